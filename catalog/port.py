@@ -198,8 +198,8 @@ class Catalog(Protocol):
     async def finish(self, op: str, lease: Lease, finish: Finish) -> Run:
         """Close the run, consume its trigger, record what is next, release the lease.
 
-        - The trigger is consumed unless the outcome is ``interrupted`` or ``fenced``: ``tick`` moves
-          the pipeline's ``tick`` forward; a ``request`` is cleared if it is still the same one;
+        - The trigger is consumed unless the outcome is ``interrupted`` or ``fenced``: ``tick``
+          moves the pipeline's ``tick`` forward; a ``request`` is cleared if it is still the same;
           ``after`` moves ``after_seen``. Every consumed run ends an outstanding ``cancel`` of its
           epoch and replaces ``retry_at`` and ``retry_streams``.
         - ``failed`` adds one to ``failures``; ``succeeded``, ``nothing_new`` and ``held`` set it

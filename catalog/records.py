@@ -44,7 +44,7 @@ class CursorKind(StrEnum):
     """What may be assumed of a cursor's values (rule 4)."""
 
     MONOTONIC = "monotonic"
-    OPAQUE_TOKEN = "opaque_token"
+    OPAQUE_TOKEN = "opaque_token"  # noqa: S105 - a kind of cursor, not a secret
     SNAPSHOT_ID = "snapshot_id"
 
 
@@ -483,7 +483,7 @@ class SetCursor:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Accept the destination as it is: the next run sets its marker to the catalog's; ends a hold."""
+    """Accept the destination as it is: the next run sets its marker to the catalog's."""
 
     pipeline: str
     stream: str
