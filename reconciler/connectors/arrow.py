@@ -1,0 +1,388 @@
+"""The Arrow types that data moves in, and how other Arrow becomes one of them.
+
+Drivers and file readers hand over Arrow of many flavours. Between source and destination there is
+one Arrow type per word of ``reconciler.schema.model``, chosen so that Parquet and DuckDB both know
+it by nature: ``uuid`` is ``arrow.uuid``, ``json`` is ``arrow.json`` over text, ``decimal`` is
+``decimal128``, an instant is ``timestamp[us, UTC]``. What no such type can hold is ``text``.
+
+``interval`` is ``month_day_nano``, which Parquet cannot hold: sources send intervals as ``text``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catalog.records import ErrorClass
+from reconciler.connectors.parse import parser
+from reconciler.connectors.ports import ConnectorError
+from reconciler.schema.model import Field, Schema
+
+MAX_PRECISION = 38
+"""Of a decimal; a wider one is ``text``, since DuckDB has none."""
+
+UUID = pa.uuid()
+JSON = pa.json_(pa.string())
+_BY_WORD: dict[str, pa.DataType] = {
+    "null": pa.null(),
+    "bool": pa.bool_(),
+    **{f"{sign}int{width}": getattr(pa, f"{sign}int{width}")()
+       for sign in ("", "u") for width in (8, 16, 32, 64)},
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "text": pa.string(),
+    "binary": pa.binary(),
+    "date": pa.date32(),
+    "time": pa.time64("us"),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "naive_timestamp": pa.timestamp("us"),
+    "uuid": UUID,
+    "json": JSON,
+    "interval": pa.month_day_nano_interval(),
+}  # fmt: skip
+_WORDS = {data_type: word for word, data_type in _BY_WORD.items()}
+_DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
+_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+# -- words and types ---------------------------------------------------------------------------
+
+
+def type_word(data_type: pa.DataType) -> str:
+    """The canonical word of a canonical Arrow type."""
+    word = _WORDS.get(data_type)
+    if word is not None:
+        return word
+    if pa.types.is_decimal128(data_type):
+        return f"decimal({data_type.precision},{data_type.scale})"
+    if pa.types.is_list(data_type):
+        return f"list<{type_word(data_type.value_type)}>"
+    if pa.types.is_struct(data_type):
+        return f"struct<{', '.join(_member(f) for f in data_type)}>"
+    return type_word(canonical(data_type))
+
+
+def _member(field: pa.Field) -> str:
+    name = field.name if _PLAIN_NAME.fullmatch(field.name) else json.dumps(field.name)
+    return f"{name}: {type_word(field.type)}"
+
+
+def arrow_type(word: str) -> pa.DataType:
+    """The Arrow type of a word. Raises ``ValueError`` that says what is allowed."""
+    data_type, rest = _parse(word.strip())
+    if rest:
+        raise ValueError(f"{word!r} is no type: {rest!r} is left over")
+    return data_type
+
+
+def _parse(text: str) -> tuple[pa.DataType, str]:
+    if text.startswith("list<"):
+        inner, rest = _parse(text[5:])
+        return pa.list_(inner), _closing(rest)
+    if text.startswith("struct<"):
+        return _parse_struct(text[7:])
+    decimal = _DECIMAL.match(text)
+    if decimal:
+        precision, scale = int(decimal[1]), int(decimal[2] or 0)
+        if not 1 <= precision <= MAX_PRECISION or scale > precision:
+            raise ValueError(
+                f"{decimal[0]!r}: precision is 1 to {MAX_PRECISION}, scale at most the precision"
+            )
+        return pa.decimal128(precision, scale), text[decimal.end() :]
+    name = re.match(r"\w*", text)
+    word = name[0] if name else ""
+    if word not in _BY_WORD:
+        known = ", ".join([*_BY_WORD, "decimal(p,s)", "list<T>", "struct<name: T, …>"])
+        raise ValueError(f"{text!r} is no type; types are {known}")
+    return _BY_WORD[word], text[len(word) :]
+
+
+def _parse_struct(text: str) -> tuple[pa.DataType, str]:
+    fields: list[pa.Field] = []
+    while not text.startswith(">"):
+        text = text.lstrip(", ")
+        if text.startswith('"'):
+            name, end = json.JSONDecoder().raw_decode(text)
+        else:
+            end = max(text.find(":"), 0)
+            name = text[:end]
+        if text[end : end + 1] != ":":
+            raise ValueError(f"{text!r}: a member of a struct is `name: type`")
+        inner, text = _parse(text[end + 1 :].lstrip())
+        fields.append(pa.field(name, inner))
+    return pa.struct(fields), _closing(text)
+
+
+def _closing(text: str) -> str:
+    if not text.startswith(">"):
+        raise ValueError(f"{text!r}: '>' is missing")
+    return text[1:]
+
+
+def to_schema(schema: pa.Schema, key: tuple[str, ...] = ()) -> Schema:
+    """An Arrow schema of any flavour in canonical words."""
+    fields = tuple(Field(f.name, type_word(canonical(f.type)), f.nullable) for f in schema)
+    return Schema(fields, tuple(key))
+
+
+def to_arrow(schema: Schema) -> pa.Schema:
+    """A schema as Arrow. Every column may be NULL: a kept or added column has to."""
+    return pa.schema([pa.field(f.name, arrow_type(f.type)) for f in schema.fields])
+
+
+# -- canonical forms ---------------------------------------------------------------------------
+
+
+def canonical(data_type: pa.DataType) -> pa.DataType:
+    """The canonical type that values of ``data_type`` move in."""
+    if data_type in _WORDS:
+        return data_type
+    if isinstance(data_type, pa.BaseExtensionType):
+        if data_type.extension_name == "arrow.json":
+            return JSON
+        return canonical(data_type.storage_type)
+    for matches, result in _RULES:
+        if matches(data_type):
+            return result(data_type) if callable(result) else result
+    return pa.string()
+
+
+def canonical_schema(schema: pa.Schema) -> pa.Schema:
+    """Names kept, types canonical, metadata dropped, every column nullable."""
+    return pa.schema([pa.field(f.name, canonical(f.type)) for f in schema])
+
+
+def _list(data_type: pa.DataType) -> pa.DataType:
+    return pa.list_(canonical(data_type.value_type))
+
+
+def _struct(data_type: pa.DataType) -> pa.DataType:
+    return pa.struct([pa.field(f.name, canonical(f.type)) for f in data_type])
+
+
+def _pair(data_type: pa.DataType) -> pa.DataType:
+    return pa.struct(
+        [("key", canonical(data_type.key_type)), ("value", canonical(data_type.item_type))]
+    )
+
+
+def _decimal(data_type: pa.DataType) -> pa.DataType:
+    if data_type.precision > MAX_PRECISION or not 0 <= data_type.scale <= data_type.precision:
+        return pa.string()
+    return pa.decimal128(data_type.precision, data_type.scale)
+
+
+def _any_binary(data_type: pa.DataType) -> bool:
+    t = pa.types
+    return bool(
+        t.is_large_binary(data_type)
+        or t.is_fixed_size_binary(data_type)
+        or t.is_binary_view(data_type)
+    )
+
+
+def _timestamp(data_type: pa.DataType) -> pa.DataType:
+    return pa.timestamp("us", "UTC" if data_type.tz else None)
+
+
+def _any_list(data_type: pa.DataType) -> bool:
+    t = pa.types
+    return bool(
+        t.is_list(data_type) or t.is_large_list(data_type) or t.is_fixed_size_list(data_type)
+    )
+
+
+_RULES: tuple[tuple[Callable[[pa.DataType], bool], Any], ...] = (
+    (pa.types.is_dictionary, lambda t: canonical(t.value_type)),
+    (pa.types.is_run_end_encoded, lambda t: canonical(t.value_type)),
+    (pa.types.is_float16, pa.float32()),
+    (pa.types.is_decimal, _decimal),
+    (_any_binary, pa.binary()),
+    (pa.types.is_date, pa.date32()),
+    (pa.types.is_time, pa.time64("us")),
+    (pa.types.is_timestamp, _timestamp),
+    (pa.types.is_duration, pa.int64()),
+    (_any_list, _list),
+    (pa.types.is_map, lambda t: pa.list_(_pair(t))),
+    (pa.types.is_struct, _struct),
+)
+
+
+# -- casting -----------------------------------------------------------------------------------
+
+Misfits = dict[int, str]
+"""Row number in the batch to reason."""
+
+
+class Caster:
+    """Brings batches of one schema into another; rows that do not fit are named, never NULLed.
+
+    Made once per read; columns that need nothing cost nothing. Raises ``ConnectorError``
+    (permanent) where no value of a column could ever become the type asked for.
+    """
+
+    def __init__(self, source: pa.Schema, target: pa.Schema | None = None) -> None:
+        self.schema = canonical_schema(source) if target is None else target
+        self._work: list[tuple[int, pa.Field]] = []
+        for i, field in enumerate(self.schema):
+            _check_possible(source.field(i), field)
+            if source.field(i).type != field.type:
+                self._work.append((i, field))
+
+    def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Misfits]:
+        """All rows in the target's types, misfits with NULL in their place, and their reasons."""
+        columns = batch.columns
+        misfits: Misfits = {}
+        for i, field in self._work:
+            columns[i], bad = cast(columns[i], field.type)
+            for row, reason in bad.items():
+                misfits.setdefault(row, f"column {field.name!r}: {reason}")
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema), misfits
+
+
+def normalize(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch in canonical types. Raises ``ConnectorError`` (permanent) for one that cannot be."""
+    result, misfits = Caster(batch.schema).apply(batch)
+    for row, reason in misfits.items():
+        raise ConnectorError(ErrorClass.PERMANENT, f"row {row}: {reason}")
+    return result
+
+
+def drop_rows(batch: pa.RecordBatch, rows: Misfits) -> pa.RecordBatch:
+    """The batch without these rows."""
+    if not rows:
+        return batch
+    return batch.filter(pa.array([i not in rows for i in range(batch.num_rows)], pa.bool_()))
+
+
+def cast(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
+    """``array`` as ``target``, exactly: a value that would lose something is a misfit.
+
+    Text is parsed: times without a zone are UTC for ``timestamp``, and those with one become UTC
+    for ``naive_timestamp``.
+    """
+    array = _plain(array)
+    if array.type == target:
+        return array, {}
+    if pa.types.is_list(target) and _any_list(array.type):
+        return _cast_list(array, target)
+    if pa.types.is_struct(target) and pa.types.is_struct(array.type):
+        return _cast_struct(array, target)
+    if target not in (UUID, JSON) and not (target == pa.bool_() and array.type != pa.string()):
+        try:
+            return _fast(array, target), {}
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            pass
+    return _by_value(array, target)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Without the driver's wrapping: dictionary, run ends, or an extension of its own."""
+    if isinstance(array, pa.ExtensionArray) and array.type not in (UUID, JSON):
+        array = array.storage
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary_decode()
+    if pa.types.is_run_end_encoded(array.type):
+        return pc.run_end_decode(array)
+    if pa.types.is_map(array.type):
+        pair = pa.struct([("key", array.type.key_type), ("value", array.type.item_type)])
+        return array.cast(pa.list_(pair))
+    return array
+
+
+def _fast(array: pa.Array, target: pa.DataType) -> pa.Array:
+    if array.type in (UUID, JSON):
+        if array.type == UUID:
+            raise pa.ArrowNotImplementedError("by value")
+        array = array.storage
+    if pa.types.is_duration(array.type):
+        return array.cast(pa.duration("us")).cast(pa.int64())
+    if pa.types.is_string(array.type) and pa.types.is_timestamp(target) and target.tz:
+        try:
+            return array.cast(target)
+        except pa.ArrowInvalid:
+            return pc.assume_timezone(array.cast(pa.timestamp("us")), "UTC")
+    # Times are of microseconds: what a finer unit holds beyond is cut, not refused.
+    finer = pa.types.is_temporal(array.type) and getattr(array.type, "unit", "") == "ns"
+    return array.cast(target, safe=not (finer and pa.types.is_temporal(target)))
+
+
+def _by_value(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
+    """Value by value, once a block has a misfit, so that only the misfits are lost."""
+    if target == JSON and pa.types.is_large_string(array.type):
+        array = array.cast(pa.string())
+    convert = parser(type_word(target))
+    values: list[Any] = []
+    misfits: Misfits = {}
+    for i, scalar in enumerate(array):
+        value = None
+        if scalar.is_valid:
+            try:
+                value = convert(_value(scalar))
+            except (ValueError, ArithmeticError, TypeError) as error:
+                misfits[i] = str(error)
+        values.append(value)
+    if target in (UUID, JSON):
+        storage = pa.array(values, target.storage_type)
+        return pa.ExtensionArray.from_storage(target, storage), misfits
+    return pa.array(values, target), misfits
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):  # a time beyond Python's years
+        return str(scalar)
+
+
+def _cast_list(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
+    if pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type):
+        array = array.cast(pa.list_(array.type.value_type))
+    values, bad = cast(array.flatten(), target.value_type)
+    lengths = pc.fill_null(pc.list_value_length(array), 0)
+    ends = pc.cumulative_sum(lengths)
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends.cast(pa.int32())])
+    result = pa.ListArray.from_arrays(offsets, values, type=target, mask=array.is_null())
+    return result, _parents(bad, ends) if bad else {}
+
+
+def _parents(bad: Misfits, ends: pa.Array) -> Misfits:
+    """From the position among all lists' values to the row whose list holds it."""
+    misfits: Misfits = {}
+    bounds = ends.to_pylist()
+    for position, reason in bad.items():
+        row = next(i for i, end in enumerate(bounds) if end > position)
+        misfits.setdefault(row, reason)
+    return misfits
+
+
+def _cast_struct(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
+    children, misfits = [], {}
+    have = {f.name: i for i, f in enumerate(array.type)}
+    flat = array.flatten()
+    for member in target:
+        if member.name not in have:
+            children.append(pa.nulls(len(array), member.type))
+            continue
+        child, bad = cast(flat[have[member.name]], member.type)
+        children.append(child)
+        misfits.update({row: f"{member.name}: {why}" for row, why in bad.items()})
+    return pa.StructArray.from_arrays(children, fields=list(target), mask=array.is_null()), misfits
+
+
+def _check_possible(source: pa.Field, target: pa.Field) -> None:
+    """Times out of numbers, and lists or structs out of anything else, are guesses: refused."""
+    number = pa.types.is_integer(source.type) or pa.types.is_floating(source.type)
+    time_like = pa.types.is_temporal(target.type)
+    nested = pa.types.is_nested(target.type) and not pa.types.is_nested(source.type)
+    if (number and time_like) or (nested and not pa.types.is_null(source.type)):
+        raise ConnectorError(
+            ErrorClass.PERMANENT,
+            f"column {source.name!r} holds {type_word(source.type)} and cannot become "
+            f"{type_word(target.type)}; name another type in `columns`, or convert it in a `query`",
+        )

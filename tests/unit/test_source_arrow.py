@@ -1,0 +1,105 @@
+"""Arrow of any flavour becomes canonical, exactly, or the row is named."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import uuid
+
+import pyarrow as pa
+import pytest
+
+from reconciler.connectors import arrow
+from reconciler.connectors.ports import ConnectorError
+
+WORDS = [
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float32", "float64", "decimal(10,2)", "decimal(38,0)", "text", "binary", "date", "time",
+    "timestamp", "naive_timestamp", "uuid", "json", "interval", "null", "list<decimal(5,1)>",
+    "list<list<uuid>>", "struct<a: int64, b: list<text>>", 'struct<"odd: name>": json>',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_each_word_has_one_arrow_type_and_back(word: str) -> None:
+    data_type = arrow.arrow_type(word)
+    assert arrow.type_word(data_type) == word
+    assert arrow.canonical(data_type) == data_type
+
+
+@pytest.mark.parametrize(
+    "word", ["string", "decimal(39,2)", "decimal(2,3)", "list<int64", "int", ""]
+)
+def test_a_word_that_is_no_type_is_refused_with_what_is_allowed(word: str) -> None:
+    with pytest.raises(ValueError, match=r"type|precision|missing"):
+        arrow.arrow_type(word)
+
+
+def test_flavours_of_other_arrow_become_canonical() -> None:
+    table = pa.table(
+        {
+            "dict": pa.array(["a", "b", None]).dictionary_encode(),
+            "large": pa.array(["a", None, "c"], pa.large_string()),
+            "ns": pa.array([1_000, 2_000, None], pa.timestamp("ns")),
+            "zone": pa.array([0, None, 1], pa.timestamp("s", "Europe/Berlin")),
+            "map": pa.array([[("k", 1)], None, []], pa.map_(pa.string(), pa.int32())),
+            "wide": pa.array([decimal.Decimal("1.5"), None, None], pa.decimal256(50, 10)),
+            "fixed": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int64(), 2)),
+        }
+    )
+    batch = arrow.normalize(table.to_batches()[0])
+    words = {f.name: f.type for f in arrow.to_schema(batch.schema).fields}
+    assert words == {
+        "dict": "text",
+        "large": "text",
+        "ns": "naive_timestamp",
+        "zone": "timestamp",
+        "map": "list<struct<key: text, value: int32>>",
+        "wide": "text",
+        "fixed": "list<int64>",
+    }
+    assert batch.column("map").to_pylist() == [[{"key": "k", "value": 1}], None, []]
+    assert batch.column("fixed").to_pylist() == [[1, 2], None, [3, 4]]
+
+
+def test_text_that_does_not_fit_is_named_by_row_and_never_null_in_silence() -> None:
+    values, bad = arrow.cast(pa.array(["1.50", "nan", None, "1.005", " 2 "]), pa.decimal128(10, 2))
+    assert set(bad) == {1, 3}
+    assert "nan" in bad[1]
+    assert "1.005" in bad[3]
+    assert values.to_pylist()[0] == decimal.Decimal("1.50")
+    assert values.to_pylist()[4] == decimal.Decimal("2.00")
+
+
+def test_text_times_take_zones_as_they_are_and_utc_where_none_is_given() -> None:
+    texts = pa.array(["2026-01-31 10:00:00", "2026-01-31T10:00:00+02:00", "soon"])
+    instants, bad = arrow.cast(texts, pa.timestamp("us", "UTC"))
+    assert instants.to_pylist()[:2] == [
+        dt.datetime(2026, 1, 31, 10, tzinfo=dt.UTC),
+        dt.datetime(2026, 1, 31, 8, tzinfo=dt.UTC),
+    ]
+    assert set(bad) == {2}
+
+
+def test_uuid_and_json_out_of_text_are_checked() -> None:
+    one = uuid.UUID(int=7)
+    ids, bad = arrow.cast(pa.array([str(one), "no", None]), arrow.UUID)
+    assert ids.to_pylist() == [one, None, None]
+    assert set(bad) == {1}
+    documents, bad = arrow.cast(pa.array(['{"a": 1}', "{", None]), arrow.JSON)
+    assert documents.to_pylist()[0] == '{"a": 1}'
+    assert set(bad) == {1}
+
+
+def test_a_misfit_within_a_list_names_the_row_that_holds_it() -> None:
+    lists = pa.array([["1"], None, [], ["2", "x"]])
+    values, bad = arrow.cast(lists, pa.list_(pa.int64()))
+    assert set(bad) == {3}
+    assert values.to_pylist()[:3] == [[1], None, []]
+
+
+def test_numbers_do_not_become_times() -> None:
+    schema = pa.schema([("n", pa.int64())])
+    target = pa.schema([("n", pa.timestamp("us"))])
+    with pytest.raises(ConnectorError, match="cannot become naive_timestamp"):
+        arrow.Caster(schema, target)
