@@ -1,0 +1,36 @@
+"""What ``check`` finds out about the place of a destination."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from reconciler.connectors.ports import Finding
+
+_LITTLE = 1 << 30
+_TOO_LITTLE = 64 << 20
+
+
+def check_folder(path: Path) -> list[Finding]:
+    """That ``path`` can be made or written, and how much room its disk has."""
+    there = path
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        return [Finding("problem", f"{there} is no folder", "name another `path`")]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [
+            Finding(
+                "problem",
+                f"{there} cannot be written by this user (uid {os.getuid()})",
+                f"give it the right, for example: chown {os.getuid()} {there}",
+            )
+        ]
+    made = "is writable" if there == path else f"will be made in {there}"
+    free = shutil.disk_usage(there).free
+    room = Finding("ok", f"{free / 2**30:.1f} GiB are free at {there}")
+    if free < _LITTLE:
+        level = "problem" if free < _TOO_LITTLE else "warning"
+        room = Finding(level, f"only {free / 2**20:.0f} MiB are free at {there}", "make room")
+    return [Finding("ok", f"{path} {made}"), room]

@@ -1,0 +1,61 @@
+"""Whether a batch may be published now: owner, number and run against the marker (B4, B5)."""
+
+from __future__ import annotations
+
+from catalog.records import ErrorClass, HoldKind
+from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, Receipt
+
+CHOICES = ("refresh", "cursor adopt", "cursor rewind --to-destination")
+
+
+def follows(receipt: Receipt, marker: tuple[Owner, int, int | None] | None) -> bool:
+    """True: the batch is the next one. False: it is published already.
+
+    ``marker``: owner, high-water seq, and the run of the batch published last (None: a person set
+    the marker); None: the table has no marker. Raises ``NeedsAnswer`` for another's table and for
+    a number that was given twice, ``ConnectorError`` (permanent) for a gap.
+    """
+    name = receipt.name
+    if marker is None:
+        return _in_order(receipt, 0)
+    owner, seq, epoch = marker
+    if owner != name.owner:
+        raise NeedsAnswer(
+            HoldKind.DESTINATION,
+            f"table {receipt.table!r} belongs to pipeline {owner.pipeline!r}, stream "
+            f"{owner.stream!r} of catalog {owner.catalog}; 'cursor adopt' takes it over, another "
+            "name in `table` leaves it alone",
+            ("cursor adopt",),
+        )
+    if name.seq > seq:
+        return _in_order(receipt, seq)
+    if epoch is not None and name.epoch > epoch:
+        raise NeedsAnswer(
+            HoldKind.DESTINATION,
+            f"table {receipt.table!r} is at batch {seq} of run {epoch}, and run {name.epoch} "
+            f"brings a batch {name.seq} that is not among them: the catalog was restored",
+            CHOICES,
+        )
+    return False
+
+
+def _in_order(receipt: Receipt, seq: int) -> bool:
+    if receipt.name.seq == seq + 1:
+        return True
+    raise ConnectorError(
+        ErrorClass.PERMANENT,
+        f"table {receipt.table!r} is at batch {seq}; batch {receipt.name.seq} does not follow it "
+        "and is not published before those between",
+    )
+
+
+def elsewhere(receipt: Receipt, here: str) -> NeedsAnswer:
+    """The words for a batch that was sealed at another destination."""
+    name = receipt.name
+    return NeedsAnswer(
+        HoldKind.DESTINATION,
+        f"batch {name.seq} of stream {name.owner.stream!r} is sealed at {receipt.destination}, and "
+        f"the destination is {here} now: name the old one again until it is published, or "
+        "`refresh` the stream to read all into the new one",
+        ("refresh", "retry"),
+    )

@@ -1,0 +1,388 @@
+"""The Parquet destination: a folder per table, appended to or replaced as a whole (E1).
+
+Promises: a sealed batch survives a loss of power; nothing unpublished ends in ``.parquet``; each
+file appears at once, and a batch as a whole appears at once through ``_view.sql``; a publish that
+was cut off anywhere is finished by publishing again. It does not merge: rows with a key are
+appended, and the view shows the latest of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from catalog.records import Cursor, ErrorClass
+from reconciler.config.desired import Mode
+from reconciler.connectors.destinations.checks import check_folder
+from reconciler.connectors.destinations.files import (
+    DISK,
+    Files,
+    disk_error,
+    make_dirs,
+    remove_tree,
+    sync_up,
+)
+from reconciler.connectors.destinations.order import elsewhere, follows
+from reconciler.connectors.destinations.parquet_table import (
+    TableFolder,
+    TableState,
+    manifest_name,
+    next_state,
+    refuse_foreign,
+    target_name,
+)
+from reconciler.connectors.destinations.partitions import Partitioning
+from reconciler.connectors.destinations.stage import FileStage
+from reconciler.connectors.destinations.staging import Staging, encode_name, lost
+from reconciler.connectors.killpoints import point
+from reconciler.connectors.ports import (
+    BatchName,
+    ConnectorError,
+    Finding,
+    Marker,
+    Owner,
+    Receipt,
+    Secrets,
+    Stage,
+    StagedFile,
+    StageRequest,
+)
+from reconciler.schema.model import Schema
+
+_OWN = ".reconciler"
+LOCK_WAIT = 30.0
+"""Seconds to wait for another publish into the same table."""
+
+
+def open_parquet(options: Mapping[str, object], secrets: Secrets) -> ParquetDestination:
+    """``options``: ``path``, the absolute folder of all tables; made with the first batch."""
+    del secrets  # a folder needs none
+    return ParquetDestination(Path(str(options["path"])))
+
+
+class ParquetDestination:
+    """See the module. One object serves one thread; several may serve the same folder."""
+
+    connector = "parquet"
+    modes = frozenset({Mode.APPEND, Mode.REPLACE})
+
+    def __init__(self, path: Path, files: Files = DISK, lock_wait: float = LOCK_WAIT) -> None:
+        self.path = path.resolve()
+        self._files = files
+        self._lock_wait = lock_wait
+        self._staging = Staging(files, self.path / _OWN / "staged", self.path)
+        self._sealed: set[BatchName] = set()
+
+    @property
+    def identity(self) -> str:
+        """Names this destination in receipts."""
+        return f"parquet:{self.path}"
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def check(self) -> list[Finding]:
+        """The folder can be written, has room, and holds no data files that no batch brought."""
+        findings = check_folder(self.path)
+        for name in self._files.listdir(self.path):
+            folder = TableFolder(self._files, self.path / name, name)
+            state = folder.state()
+            if state is None:
+                continue
+            known = set(folder.manifest(state))
+            there = set(folder.data_files())
+            if strange := sorted(there - known):
+                findings.append(_strangers(folder, strange))
+            if gone := sorted(known - there):
+                findings.append(_gone(folder, gone))
+        return findings
+
+    def marker(self, owner: Owner, table: str) -> Marker | None:
+        """(B4) The marker of the table, whoever owns it."""
+        del owner
+        with _disk():
+            return self._folder(table).marker()
+
+    def _folder(self, table: str) -> TableFolder:
+        return TableFolder(self._files, self.path / encode_name(table), table)
+
+    # -- staging -----------------------------------------------------------------------------
+
+    def stage(self, request: StageRequest) -> Stage:
+        """Begin a batch. Raises ``NeedsAnswer`` where the folder is somebody else's."""
+        if request.mode not in self.modes:
+            raise ConnectorError(
+                ErrorClass.PERMANENT,
+                f"a parquet destination cannot {request.mode.value} (table {request.table!r}): "
+                'set mode = "append" (the view shows the latest row per key) or "replace"',
+            )
+        folder = self._folder(request.table)
+        partitioning = None
+        if request.settings.partition_by:
+            partitioning = Partitioning(request.settings.partition_by, request.arrow)
+        with _disk():
+            marker = folder.marker()
+            if marker is None:
+                refuse_foreign(folder, [name for name in folder.data_files() if _is_ours(name)])
+            return FileStage(self._staging, request, self, partitioning, marker)
+
+    def sealed(self, receipt: Receipt) -> None:
+        """Told by the stage: what this process sealed it need not checksum again."""
+        self._sealed.add(receipt.name)
+
+    def staged(self, catalog: str, pipeline: str) -> list[BatchName]:
+        with _disk():
+            return self._staging.list(catalog, pipeline)
+
+    def discard(self, name: BatchName) -> None:
+        with _disk():
+            self._staging.remove(name)
+            self._sealed.discard(name)
+
+    # -- publishing --------------------------------------------------------------------------
+
+    def publish(self, receipts: Sequence[Receipt]) -> None:
+        """(B5, E1) See ``Destination.publish``."""
+        for receipt in receipts:
+            if receipt.destination != self.identity:
+                raise elsewhere(receipt, self.identity)
+            with _disk(), self._locked(receipt.table):
+                self._publish(receipt)
+
+    @contextmanager
+    def _locked(self, table: str) -> Iterator[None]:
+        locks = self.path / _OWN / "locks"
+        make_dirs(self._files, locks)
+        with self._files.lock(locks / encode_name(table), self._lock_wait):
+            yield
+
+    def _publish(self, receipt: Receipt) -> None:
+        folder = self._folder(receipt.table)
+        state = folder.state()
+        done = (state.owner, state.seq, state.epoch) if state else None
+        if follows(receipt, done):
+            targets = self._targets(receipt, state)
+            if receipt.mode is Mode.REPLACE:
+                self._replace(receipt, folder, state, targets)
+            else:
+                self._append(receipt, folder, state, targets)
+        else:
+            # Another process may have been killed between its last rename and its last flush.
+            sync_up(self._files, folder.path, self.path)
+        folder.write_view()
+        point("parquet.publish.view")
+        self._remove_replaced(receipt, folder)
+        self._staging.remove(receipt.name)
+        self._sealed.discard(receipt.name)
+        point("parquet.publish.removed")
+
+    def _targets(self, receipt: Receipt, state: TableState | None) -> dict[str, StagedFile]:
+        publish = (state.publishes if state else 0) + 1
+        batch = self._batch(receipt)
+        return {target_name(receipt, file, batch, publish): file for file in receipt.files}
+
+    def _batch(self, receipt: Receipt) -> PurePosixPath:
+        directory = self._staging.directory(receipt.name)
+        return PurePosixPath(directory.relative_to(self._staging.root))
+
+    def _append(
+        self,
+        receipt: Receipt,
+        folder: TableFolder,
+        state: TableState | None,
+        targets: Mapping[str, StagedFile],
+    ) -> None:
+        if state is None:
+            refuse_foreign(folder, list(targets))
+        make_dirs(self._files, folder.path)
+        self._move(receipt, targets, folder.path)
+        self._reject(receipt, state)
+        self._sync_targets(targets, folder.path)
+        sync_up(self._files, folder.path, self.path)
+        point("parquet.publish.moved")
+        known = folder.manifest(state) if state else []
+        has_rows = receipt.rows > 0 or (state is not None and state.has_rows)
+        after = next_state(state, receipt, list(targets), has_rows=has_rows)
+        folder.write(after, [*known, *targets])
+        point("parquet.publish.marked")
+
+    def _replace(
+        self,
+        receipt: Receipt,
+        folder: TableFolder,
+        state: TableState | None,
+        targets: Mapping[str, StagedFile],
+    ) -> None:
+        if state is None:
+            refuse_foreign(folder)
+        fresh = TableFolder(self._files, self._swap_folder(receipt), receipt.table)
+        self._move(receipt, targets, fresh.path)
+        self._reject(receipt, state)
+        after = next_state(state, receipt, list(targets), has_rows=receipt.rows > 0)
+        fresh.write(after, list(targets))
+        fresh.write_view(folder.path)
+        self._sync_targets(targets, fresh.path)
+        sync_up(self._files, fresh.path, fresh.path.parent)
+        point("parquet.replace.built")
+        if self._files.is_dir(folder.path):
+            self._files.exchange(fresh.path, folder.path)
+        else:
+            self._files.rename(fresh.path, folder.path)
+        point("parquet.replace.exchanged")
+        self._files.sync_dir(self.path)
+        self._files.sync_dir(fresh.path.parent)
+        sync_up(self._files, self.path, self.path)
+
+    def _move(self, receipt: Receipt, targets: Mapping[str, StagedFile], base: Path) -> None:
+        """Rename each staged file to where it belongs; those that an earlier try moved stay."""
+        for target, file in targets.items():
+            source, path = self._staging.root / file.path, base / target
+            staged = self._files.size(source) is not None
+            self._verify(receipt, file, source if staged else path)
+            if staged:
+                make_dirs(self._files, path.parent)
+                self._files.rename(source, path)
+                point("parquet.publish.renamed")
+
+    def _verify(self, receipt: Receipt, file: StagedFile, path: Path) -> None:
+        size = self._files.size(path)
+        if size is None:
+            raise lost(receipt, path, "is gone")
+        if size != file.size:
+            raise lost(receipt, path, f"has {size} bytes in place of {file.size}")
+        if receipt.name not in self._sealed and self._files.checksum(path) != file.checksum:
+            raise lost(receipt, path, "does not have the checksum that it was sealed with")
+
+    def _sync_targets(self, targets: Mapping[str, StagedFile], base: Path) -> None:
+        folders: set[Path] = set()
+        for target in targets:
+            inner = PurePosixPath(target).parents
+            folders.update(base / parent for parent in inner if parent != PurePosixPath("."))
+        for path in sorted(folders, reverse=True):
+            self._files.sync_dir(path)
+        sources = {(self._staging.root / file.path).parent for file in targets.values()}
+        for path in sorted(sources):
+            if self._files.is_dir(path):
+                self._files.sync_dir(path)
+
+    def _reject(self, receipt: Receipt, state: TableState | None) -> None:
+        """Move the rows set aside into ``<table>__rejected`` (C6)."""
+        if not receipt.rejected:
+            return
+        base = self.path / encode_name(f"{receipt.table}__rejected")
+        publish = (state.publishes if state else 0) + 1
+        batch = self._batch(receipt) / "rejected"
+        targets = {target_name(receipt, file, batch, publish): file for file in receipt.rejected}
+        make_dirs(self._files, base)
+        self._move(receipt, targets, base)
+        sync_up(self._files, base, self.path)
+        self._sync_targets(targets, base)
+
+    # -- the place where a replacement is built and what it replaced is removed ------------------
+
+    def _swap_places(self) -> tuple[Path, Path]:
+        """Best first: beside the folder, where no glob under it looks; or inside it."""
+        beside = self.path.with_name(f".{self.path.name}.reconciler-swap")
+        return beside, self.path / _OWN / "swap"
+
+    def _swap_folder(self, receipt: Receipt) -> Path:
+        """The folder where this batch is built; made if no earlier try did."""
+        name = _swap_name(receipt)
+        beside, inside = self._swap_places()
+        for place in (beside, inside):
+            if self._files.is_dir(place / name):
+                return place / name
+        make_dirs(self._files, inside / name)
+        try:
+            make_dirs(self._files, beside)
+            self._files.rename(inside / name, beside / name)
+        except OSError:  # no right there, or another filesystem
+            return inside / name
+        return beside / name
+
+    def _remove_replaced(self, receipt: Receipt, folder: TableFolder) -> None:
+        """Remove what the batch replaced. Files that no batch brought go back into the table."""
+        for place in self._swap_places():
+            old = TableFolder(self._files, place / _swap_name(receipt), receipt.table)
+            if self._files.is_dir(old.path):
+                self._empty(old, folder)
+                remove_tree(self._files, old.path)
+            self._files.rmdir(place)
+
+    def _empty(self, old: TableFolder, folder: TableFolder) -> None:
+        state = old.state()
+        if state is not None and self._files.size(old.path / state.manifest) is not None:
+            known = old.manifest(state)
+            for name in known:
+                self._files.unlink(old.path / name)
+            # Gone for good before the manifest goes: what is left after that is not ours.
+            for parent in sorted({(old.path / name).parent for name in known}):
+                if self._files.is_dir(parent):
+                    self._files.sync_dir(parent)
+        for name in old.data_files():
+            make_dirs(self._files, (folder.path / name).parent)
+            self._files.rename(old.path / name, folder.path / name)
+
+    # -- the marker by a person's word -----------------------------------------------------------
+
+    def adopt(self, owner: Owner, table: str, seq: int, cursor: Cursor | None) -> None:
+        """Set the marker. The table's files are then those that are there now."""
+        folder = self._folder(table)
+        with _disk(), self._locked(table):
+            old = folder.state()
+            make_dirs(self._files, folder.path)
+            there = [name for name in folder.data_files() if name.endswith(".parquet")]
+            publishes = (old.publishes if old else 0) + 1
+            state = TableState(
+                owner=owner,
+                seq=seq,
+                epoch=None,
+                cursor=cursor,
+                schema_version=old.schema_version if old else 0,
+                publishes=publishes,
+                manifest=manifest_name(publishes),
+                schema=old.schema if old else Schema(()),
+                has_rows=bool(there) and (old is None or old.has_rows),
+            )
+            folder.write(state, there)
+            folder.write_view()
+            sync_up(self._files, folder.path, self.path)
+
+
+def _swap_name(receipt: Receipt) -> str:
+    name = receipt.name
+    return f"{encode_name(receipt.table)}.{name.epoch}.{name.seq}"
+
+
+def _is_ours(name: str) -> bool:
+    """A file named as ``target_name`` names them: an append under way, or cut off."""
+    stem = PurePosixPath(name).name.removesuffix(".parquet").split("-")
+    return len(stem) == 4 and all(part.isdigit() for part in stem)
+
+
+def _strangers(folder: TableFolder, names: Sequence[str]) -> Finding:
+    return Finding(
+        "warning",
+        f"{folder.path} holds {len(names)} files that no batch brought, such as {names[0]}: the "
+        "view leaves them out, a glob does not",
+        "move them away",
+    )
+
+
+def _gone(folder: TableFolder, names: Sequence[str]) -> Finding:
+    return Finding(
+        "problem",
+        f"{folder.path} lacks {len(names)} published files, such as {names[0]}",
+        "restore them, or `cursor adopt` to go on without, or `refresh` to read all again",
+    )
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error) from error

@@ -1,0 +1,202 @@
+"""One table of a Parquet destination: its folder, marker, manifest and view (E1).
+
+The folder holds the data files, and beside them ``_reconciler.json`` (the marker, with the name of
+the manifest), ``_files-<n>.json`` (the manifest: the files of published batches) and
+``_view.sql``. A data file is named ``<n>-<epoch>-<seq>-<part>.parquet``, where ``n`` counts the
+publishes of the table: names in order are rows in order of arrival.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from catalog.records import Cursor, HoldKind
+from reconciler.connectors.destinations.files import Files, write_atomic
+from reconciler.connectors.destinations.staging import ENDING
+from reconciler.connectors.ports import Marker, NeedsAnswer, Owner, Receipt, StagedFile
+from reconciler.schema.model import Schema
+
+STATE = "_reconciler.json"
+VIEW = "_view.sql"
+_MANIFEST = re.compile(r"_files-\d+\.json(\.new)?")
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """What ``_reconciler.json`` holds: the marker, and what the next publish goes on from."""
+
+    owner: Owner
+    seq: int
+    epoch: int | None
+    """The run whose batch was published last; None: a person set the marker."""
+    cursor: Cursor | None
+    schema_version: int
+    publishes: int
+    """How many batches were published into this table; the ``n`` of its newest files."""
+    manifest: str
+    schema: Schema
+    has_rows: bool = False
+    newest: str = ""
+    """One file that is there if any is: spares a look into the manifest."""
+
+
+class TableFolder:
+    """The folder of one table. Reads are cheap; writes want the table's lock held."""
+
+    def __init__(self, files: Files, path: Path, table: str) -> None:
+        self.files = files
+        self.path = path
+        self.table = table
+
+    def state(self) -> TableState | None:
+        """What the folder says of itself; None: it has no marker, or is not there."""
+        try:
+            return msgspec.json.decode(self.files.read(self.path / STATE), type=TableState)
+        except FileNotFoundError:
+            return None
+
+    def manifest(self, state: TableState) -> list[str]:
+        """The published files, relative, in order of arrival."""
+        if not state.manifest:
+            return []
+        return msgspec.json.decode(self.files.read(self.path / state.manifest), type=list[str])
+
+    def marker(self) -> Marker | None:
+        """The marker. Its seq is 0 where every file that it speaks of is gone: an emptied table is
+        to be noticed, not carried on (B4).
+        """
+        state = self.state()
+        if state is None:
+            return None
+        emptied = state.has_rows and not self._any_file(state)
+        return Marker(
+            owner=state.owner,
+            seq=0 if emptied else state.seq,
+            cursor=None if emptied else state.cursor,
+            schema_version=state.schema_version,
+            has_rows=state.has_rows and not emptied,
+        )
+
+    def _any_file(self, state: TableState) -> bool:
+        if state.newest and self.files.size(self.path / state.newest) is not None:
+            return True
+        return any(self.files.size(self.path / name) is not None for name in self.manifest(state))
+
+    def data_files(self, folder: str = "") -> list[str]:
+        """Everything in the folder that is not bookkeeping of ours, relative, sorted."""
+        found = []
+        for name in self.files.listdir(self.path / folder):
+            relative = f"{folder}/{name}" if folder else name
+            if self.files.is_dir(self.path / relative):
+                found += self.data_files(relative)
+            elif folder or not is_bookkeeping(name):
+                found.append(relative)
+        return sorted(found)
+
+    def write(self, state: TableState, files: Sequence[str]) -> None:
+        """Move the marker, durably."""
+        write_atomic(self.files, self.path / state.manifest, msgspec.json.encode(files))
+        write_atomic(self.files, self.path / STATE, msgspec.json.encode(state))
+
+    def write_view(self, path: Path | None = None) -> None:
+        """Bring ``_view.sql`` up to the marker, if it is not, and drop the manifest before it.
+
+        ``path``: where the folder will be once it is in its place.
+        """
+        state = self.state()
+        assert state is not None
+        self.files.unlink(self.path / manifest_name(state.publishes - 1))
+        head = f"-- batch {state.seq}, publish {state.publishes}\n"
+        view = self.path / VIEW
+        if self.files.size(view) is not None and self.files.read(view).startswith(head.encode()):
+            return
+        sql = view_sql(path or self.path, self.table, self.manifest(state), state.schema.key)
+        write_atomic(self.files, view, (head + sql).encode())
+
+
+def manifest_name(publishes: int) -> str:
+    return f"_files-{publishes}.json"
+
+
+def is_bookkeeping(name: str) -> bool:
+    """A file of ours in a table's folder that holds no rows."""
+    plain = name.removesuffix(".new")
+    return plain in (STATE, VIEW) or _MANIFEST.fullmatch(name) is not None
+
+
+def next_state(
+    state: TableState | None, receipt: Receipt, files: Sequence[str], *, has_rows: bool
+) -> TableState:
+    """The state after ``receipt`` is published as ``files``."""
+    publishes = (state.publishes if state else 0) + 1
+    newest = files[-1] if files else (state.newest if state else "")
+    return TableState(
+        owner=receipt.name.owner,
+        seq=receipt.name.seq,
+        epoch=receipt.name.epoch,
+        cursor=receipt.cursor or (state.cursor if state else None),
+        schema_version=receipt.schema_version,
+        publishes=publishes,
+        manifest=manifest_name(publishes),
+        schema=receipt.schema,
+        has_rows=has_rows,
+        newest=newest,
+    )
+
+
+def target_name(receipt: Receipt, file: StagedFile, batch: PurePosixPath, publish: int) -> str:
+    """Where a staged file goes, relative to the table's folder. ``batch``: its staging folder."""
+    inside = PurePosixPath(file.path).relative_to(batch)
+    name = receipt.name
+    number = inside.name.removesuffix(ENDING)
+    return str(inside.parent / f"{publish:08d}-{name.epoch}-{name.seq}-{number}.parquet")
+
+
+def refuse_foreign(folder: TableFolder, ours: Sequence[str] = ()) -> None:
+    """Files in a folder without a marker belong to somebody else (rule 5)."""
+    foreign = [name for name in folder.data_files() if name not in set(ours)]
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+        raise NeedsAnswer(
+            HoldKind.DESTINATION,
+            f"{folder.path} holds {len(foreign)} files ({shown}) and no marker: somebody else "
+            "wrote them. 'cursor adopt' takes them as rows of this table; or move them away, or "
+            "give the stream another `table`",
+            ("cursor adopt", "retry"),
+        )
+
+
+def view_sql(folder: Path, table: str, files: Sequence[str], key: Sequence[str]) -> str:
+    """DuckDB: exactly the published rows, and of those with a key the latest of each."""
+    head = (
+        "-- Written anew with each batch, so read it anew: .read '_view.sql'\n"
+        f"CREATE OR REPLACE VIEW {quote_name(table)} AS\n"
+    )
+    if not files:
+        return f"{head}SELECT NULL AS nothing_yet WHERE false;\n"
+    paths = ",\n".join(f"  {quote_text(str(folder / name))}" for name in files)
+    options = "union_by_name = true, hive_partitioning = false"
+    if not key:
+        return f"{head}SELECT * FROM read_parquet([\n{paths}\n], {options});\n"
+    keys = ", ".join(quote_name(name) for name in key)
+    return (
+        f"{head}SELECT * EXCLUDE (_file, file_row_number) FROM read_parquet([\n{paths}\n],\n"
+        f"  {options}, filename = '_file', file_row_number = true)\n"
+        f"QUALIFY row_number() OVER (PARTITION BY {keys}\n"
+        "  ORDER BY parse_filename(_file) DESC, file_row_number DESC) = 1;\n"
+    )
+
+
+def quote_name(name: str) -> str:
+    """An SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: str) -> str:
+    """An SQL string."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,260 @@
+"""Staged batches on disk: their names, their parts, and how they are made durable (B2, B3, B8).
+
+A batch lies in ``<root>/<catalog>/<pipeline>/<stream>/<epoch>/<seq>/``. Its files end in
+``.staged``, which no reader's glob takes for data. ``sealed.json`` in it holds the receipt and is
+written last: a directory without one was never sealed. Each part of a name is made safe for a
+path; one too long for that is cut, and the directory keeps the whole in a file ``name``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import msgspec
+import pyarrow as pa
+
+from catalog.records import Cursor, ErrorClass, HoldKind
+from reconciler.config.desired import Mode
+from reconciler.connectors.destinations.files import (
+    Files,
+    make_dirs,
+    remove_tree,
+    sync_up,
+    write_atomic,
+)
+from reconciler.connectors.killpoints import point
+from reconciler.connectors.ports import (
+    BatchName,
+    ConnectorError,
+    NeedsAnswer,
+    Owner,
+    Receipt,
+    RecordBatch,
+    RejectedRow,
+    StagedFile,
+    StageRequest,
+)
+
+ENDING = ".staged"
+_LONGEST = 180
+_SEALED = "sealed.json"
+_NAME = "name"
+
+
+def encode_name(name: str, longest: int = _LONGEST) -> str:
+    """``name`` as one safe component of a path, at most ``longest`` bytes; another for each name.
+
+    Letters, digits, ``_``, ``-`` and inner dots stay, all else is percent-encoded. A long one is
+    cut and ends in ``%~`` and a hash of the whole.
+    """
+    text = quote(name, safe="")
+    text = text.replace("~", "%7E")
+    if text.startswith("."):
+        text = "%2E" + text[1:]
+    if len(text) > longest:
+        cut = text[: longest - 34]
+        text = f"{cut}%~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return text or "%"
+
+
+def _is_cut(encoded: str) -> bool:
+    return "%~" in encoded
+
+
+class Staging:
+    """The staged batches of one destination, under ``root``."""
+
+    def __init__(self, files: Files, root: Path, top: Path) -> None:
+        """``top``: directories from ``root`` up to and into the one that holds ``top`` may be
+        new, and are made durable with the first batch."""
+        self.files = files
+        self.root = root
+        self.top = top
+
+    def directory(self, name: BatchName) -> Path:
+        """Where the batch lies, made or not."""
+        return self._stream(name.owner) / str(name.epoch) / str(name.seq)
+
+    def _stream(self, owner: Owner) -> Path:
+        parts = (owner.catalog, owner.pipeline, owner.stream)
+        return self.root.joinpath(*(encode_name(part) for part in parts))
+
+    def open(self, name: BatchName) -> Path:
+        """Make the directory of a batch anew; what an earlier try left in it goes."""
+        path = self.directory(name)
+        remove_tree(self.files, path)
+        make_dirs(self.files, path)
+        parent = self.root
+        for part in (name.owner.catalog, name.owner.pipeline, name.owner.stream):
+            encoded = encode_name(part)
+            parent = parent / encoded
+            if _is_cut(encoded) and self.files.size(parent / _NAME) is None:
+                write_atomic(self.files, parent / _NAME, part.encode())
+        return path
+
+    def seal(self, receipt: Receipt) -> None:
+        """Make the batch and the way to it durable."""
+        path = self.directory(receipt.name)
+        write_atomic(self.files, path / _SEALED, msgspec.json.encode(receipt))
+        point("staging.seal.receipt")
+        sync_up(self.files, path, self.top)
+
+    def is_sealed(self, name: BatchName) -> bool:
+        """Whether ``seal`` was reached: the receipt lies with the batch."""
+        return self.files.size(self.directory(name) / _SEALED) is not None
+
+    def remove(self, name: BatchName) -> None:
+        """Remove a batch, and the directories above it that are empty then."""
+        path = self.directory(name)
+        # The receipt goes first: half removed is never again taken for sealed.
+        self.files.unlink(path / _SEALED)
+        remove_tree(self.files, path)
+        while path != self.root:
+            path = path.parent
+            if not self.files.rmdir(path):
+                break
+
+    def list(self, catalog: str, pipeline: str) -> list[BatchName]:
+        """Batches of this catalog and pipeline, in order of stream, epoch, seq."""
+        base = self.root / encode_name(catalog) / encode_name(pipeline)
+        found = []
+        for encoded in self.files.listdir(base):
+            stream = self._decode(base / encoded)
+            if stream is None:
+                continue
+            owner = Owner(catalog, pipeline, stream)
+            found += [
+                BatchName(owner, int(epoch), int(seq))
+                for epoch in self.files.listdir(base / encoded)
+                if epoch.isdigit()
+                for seq in self.files.listdir(base / encoded / epoch)
+                if seq.isdigit()
+            ]
+        return sorted(found, key=lambda name: (name.owner.stream, name.epoch, name.seq))
+
+    def _decode(self, path: Path) -> str | None:
+        if not self.files.is_dir(path):
+            return None
+        if not _is_cut(path.name):
+            return unquote(path.name) if path.name != "%" else ""
+        if self.files.size(path / _NAME) is None:
+            return None
+        return self.files.read(path / _NAME).decode()
+
+
+def flush_failed(path: Path, error: OSError) -> ConnectorError:
+    """The words for a write or flush that failed while staging."""
+    return ConnectorError(
+        ErrorClass.TRANSIENT,
+        f"{path} could not be written: {error.strerror or error}; the batch is given up and will "
+        "be read again. Look at the disk: free space, and its health in the kernel's log",
+    )
+
+
+def check_keys(key: Sequence[str], batch: RecordBatch, table: str) -> None:
+    """A NULL in a key column is held (C5): no row could ever be found again by it."""
+    for name in key:
+        column = batch.column(name)
+        if column.null_count:
+            raise NeedsAnswer(
+                HoldKind.NULL_KEY,
+                f"{column.null_count} of {batch.num_rows} rows for table {table!r} have no value "
+                f"in the key column {name!r}; fill them at the source, or choose another `key`",
+                ("retry", "refresh"),
+            )
+
+
+REJECTED_COLUMNS = (("place", pa.string()), ("reason", pa.string()), ("raw", pa.string()))
+OWN_COLUMNS = (
+    ("_run_id", pa.int64()),
+    ("_batch_id", pa.int64()),
+    ("_loaded_at", pa.timestamp("us", "UTC")),
+)
+
+
+def rejected_schema(rows: pa.Schema) -> pa.Schema:
+    """Of ``<table>__rejected``: our three columns have the types they have in the table."""
+    own = [
+        (name, rows.field(name).type if name in rows.names else standard)
+        for name, standard in OWN_COLUMNS
+    ]
+    return pa.schema([*REJECTED_COLUMNS, *own])
+
+
+def rejected_batch(schema: pa.Schema, rows: Sequence[RejectedRow], name: BatchName) -> RecordBatch:
+    """Rows set aside, stamped with the run, batch and time that brought them."""
+    count = len(rows)
+    own: list[Any] = [name.epoch, name.seq, time.time_ns() // 1_000]
+    columns = [
+        pa.array([row.place for row in rows], pa.string()),
+        pa.array([row.reason for row in rows], pa.string()),
+        pa.array([row.raw for row in rows], pa.string()),
+        *(
+            pa.repeat(pa.scalar(value, schema.field(column).type), count)
+            for value, (column, _) in zip(own, OWN_COLUMNS, strict=True)
+        ),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def empty_receipt(connector: str, destination: str, request: StageRequest) -> Receipt:
+    """The receipt of a batch that has no rows yet."""
+    return Receipt(
+        connector=connector,
+        destination=destination,
+        name=request.name,
+        table=request.table,
+        mode=request.mode,
+        key=request.schema.key,
+        schema=request.schema,
+        schema_version=request.schema_version,
+        rows=0,
+        bytes=0,
+        files=(),
+    )
+
+
+def filled(
+    receipt: Receipt,
+    files: tuple[StagedFile, ...],
+    rejected: tuple[StagedFile, ...],
+    cursor: Cursor | None,
+) -> Receipt:
+    """The receipt of the batch once all its files are durable."""
+    return replace(
+        receipt,
+        rows=sum(file.rows for file in files),
+        bytes=sum(file.size for file in (*files, *rejected)),
+        files=files,
+        rejected=rejected,
+        cursor=cursor,
+    )
+
+
+def lost(receipt: Receipt, path: Path, what: str) -> NeedsAnswer:
+    """The words for a committed batch whose files are not as they were sealed (B5)."""
+    name = receipt.name
+    return NeedsAnswer(
+        HoldKind.LOST_BATCH,
+        f"batch {name.seq} of stream {name.owner.stream!r} (run {name.epoch}) is committed but not "
+        f"published, and its file {path} {what}: restore it, or `refresh` the stream to read all "
+        "again",
+        ("refresh",),
+    )
+
+
+def refuse_empty_replace(request: StageRequest, rows: int, *, had_rows: bool) -> None:
+    """A ``replace`` of a table that had rows by none is held unless it is meant (B7)."""
+    if request.mode is Mode.REPLACE and not rows and had_rows and not request.may_empty:
+        raise NeedsAnswer(
+            HoldKind.EMPTY_REPLACE,
+            f"the source has no rows now, and table {request.table!r} has some: replacing them "
+            "by none is held; `allow_empty = true` on the stream lets it happen",
+            ("retry", "refresh"),
+        )
