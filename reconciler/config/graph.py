@@ -1,0 +1,71 @@
+"""What pipelines say of each other: ``after`` and ``renamed_from``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from reconciler.config.desired import Pipeline
+from reconciler.config.document import Document
+from reconciler.config.problems import listed, nearest
+
+
+def check_after(
+    document: Document, known: Iterable[str], pipelines: Mapping[str, Pipeline]
+) -> None:
+    """Note ``after`` that names no pipeline or leads in a circle, and wrong ``renamed_from``."""
+    names = known if isinstance(known, Mapping) else set(known)
+    taken: dict[str, str] = {}
+    for pipeline in pipelines.values():
+        for other in pipeline.after:
+            if other not in names:
+                document.add(
+                    ("pipelines", pipeline.name, "after"),
+                    f'names pipeline "{other}", which is not there',
+                    allowed=listed(names),
+                    hint=nearest(other, names),
+                )
+        if pipeline.renamed_from:
+            _check_rename(document, pipeline, names, taken)
+    for circle in _circles(pipelines):
+        document.add(
+            ("pipelines", circle[0], "after"),
+            f"leads in a circle: {' after '.join((*circle, circle[0]))}",
+            hint="take one of these away",
+        )
+
+
+def _check_rename(
+    document: Document, pipeline: Pipeline, names: Iterable[str], taken: dict[str, str]
+) -> None:
+    old, at = pipeline.renamed_from, ("pipelines", pipeline.name, "renamed_from")
+    if old in names:
+        message = f'names "{old}", which is still a pipeline of this config'
+        document.add(at, message, hint="a renamed pipeline's old table goes away")
+    elif old in taken:
+        document.add(at, f'names "{old}", as {taken[old]} does: one of the two can have been it')
+    taken.setdefault(old, pipeline.name)
+
+
+def _circles(pipelines: Mapping[str, Pipeline]) -> list[tuple[str, ...]]:
+    """Each circle once, from the first of its pipelines that was met."""
+    circles: list[tuple[str, ...]] = []
+    done: set[str] = set()
+    for start, pipeline in pipelines.items():
+        if not pipeline.after or start in done:
+            continue
+        trail: list[str] = []
+        pending = [(start, iter(pipeline.after))]
+        trail.append(start)
+        while pending:
+            name, rest = pending[-1]
+            following = next(rest, None)
+            if following is None:
+                done.add(name)
+                trail.pop()
+                pending.pop()
+            elif following in trail:
+                circles.append(tuple(trail[trail.index(following) :]))
+            elif following not in done and following in pipelines:
+                trail.append(following)
+                pending.append((following, iter(pipelines[following].after)))
+    return circles

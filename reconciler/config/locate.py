@@ -1,0 +1,111 @@
+"""Where the catalog is, in milliseconds: for commands that need nothing else of the config."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from reconciler.config.document import Document, RawTable, Source, read_source
+from reconciler.config.environment import PREFIX
+from reconciler.config.locations import absolute, catalog_url
+from reconciler.config.positions import LineIndex
+from reconciler.config.problems import ConfigError
+from reconciler.config.words import Wrong, listen, name
+
+_LARGE = 64 * 1024
+_HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
+_DAEMON = re.compile(r"^[ \t]*\[[ \t]*daemon[ \t]*\]", re.MULTILINE)
+
+
+class Located(NamedTuple):
+    """What a command needs to open the catalog and to find the daemon."""
+
+    project: str
+    state_dir: Path
+    catalog: str
+    """URL."""
+    listen: str
+
+
+def locate(path: Path, env: Mapping[str, str]) -> Located:
+    """Read just this much of the config, environment included; the rest is not checked.
+
+    Raises ``ConfigError`` as ``load`` would for these keys.
+    """
+    source = _quick(Path.cwd() / path)
+    document = Document(source, source.values, [source])
+    base = source.base
+    project = _value(document, ("project",), env, "")
+    state = _value(document, ("state_dir",), env, "state")
+    url = _value(document, ("catalog",), env, "")
+    address = _value(document, ("daemon", "listen"), env, "127.0.0.1:8790")
+    checks: dict[tuple[str, ...], Callable[[], str]] = {
+        ("project",): partial(name, project, "project"),
+        ("state_dir",): partial(absolute, state, base),
+        ("catalog",): partial(catalog_url, url, base) if url else str,
+        ("daemon", "listen"): partial(listen, address),
+    }
+    found: list[str] = []
+    for key, check in checks.items():
+        try:
+            found.append(check())
+        except Wrong as wrong:
+            document.add(key, wrong.message, allowed=wrong.allowed, hint=wrong.hint)
+    if document.problems:
+        raise ConfigError(document.problems)
+    project, state, url, address = found
+    return Located(project, Path(state), url or f"sqlite:///{state}/catalog.db", address)
+
+
+def _value(document: Document, key: tuple[str, ...], env: Mapping[str, str], default: str) -> str:
+    wanted = "__".join(key)
+    for variable in env:
+        if variable.startswith(PREFIX) and variable[len(PREFIX) :].casefold() == wanted:
+            document.overrides[key] = variable
+            return env[variable]
+    value: object = document.values
+    for part in key:
+        value = value.get(part) if isinstance(value, dict) else None
+    if value is None:
+        if not default and key == ("project",):
+            document.add(key, "is missing", hint='name of the project, such as project = "shop"')
+            return "missing"
+        return default
+    if not isinstance(value, str):
+        document.add(key, "has the wrong type", allowed="a string")
+        return default
+    return value
+
+
+def _quick(path: Path) -> Source:
+    """The file; of a large one only the keys before the first table, and [daemon]."""
+    try:
+        large = path.stat().st_size > _LARGE
+        text = path.read_text(encoding="utf-8") if large else ""
+    except (OSError, UnicodeDecodeError):
+        large, text = False, ""
+    if large and (values := _head(text)) is not None:
+        return Source(path, text, values, LineIndex(text))
+    return read_source(path)
+
+
+def _head(text: str) -> RawTable | None:
+    """Top-level keys and [daemon]; None when a string of many lines might hide a header."""
+    if '"""' in text or "'''" in text:
+        return None
+    daemons = list(_DAEMON.finditer(text))
+    first = _HEADER.search(text)
+    if len(daemons) > 1 or first is None:
+        return None
+    parts = [text[: first.start()]]
+    if daemons:
+        end = _HEADER.search(text, daemons[0].end())
+        parts.append(text[daemons[0].start() : end.start() if end else len(text)])
+    try:
+        return tomllib.loads("".join(parts))
+    except tomllib.TOMLDecodeError:
+        return None

@@ -1,0 +1,424 @@
+"""The tables of the config file as pydantic models: types, defaults and a sentence for each key.
+
+One table is checked by itself here. What two tables have to do with each other is for
+``rules`` and ``resolve``. Descriptions are what editors show, from the JSON Schema.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from reconciler.config import locations, words
+from reconciler.config.desired import SecretRef
+from reconciler.config.words import Wrong
+
+# -- kinds of values -----------------------------------------------------------------------------
+
+
+def _text(value: object, kind: str) -> str:
+    if not isinstance(value, str):
+        raise Wrong("has the wrong type", allowed=kind)
+    return value
+
+
+def _seconds(least: float) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        seconds = words.duration(_text(value, words.DURATION_ALLOWED))
+        if seconds < least:
+            raise Wrong("is too short", allowed=f"{least:g}s and longer")
+        return seconds
+
+    return check
+
+
+_DURATION_SCHEMA = {"type": "string", "pattern": words.DURATION, "examples": ["30s", "1h30m"]}
+
+
+def _span(value: object) -> float:
+    """A duration, or units of an integer cursor."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    kind = f"{words.DURATION_ALLOWED}, or a whole number for an integer cursor"
+    return words.duration(_text(value, kind))
+
+
+def _size(value: object) -> int:
+    count = words.size(_text(value, 'a size such as "10GiB"'))
+    if count < 2**20:
+        raise Wrong("is too small", allowed="1MiB and more")
+    return count
+
+
+def _many(value: object) -> object:
+    """One string is a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _each(check: Callable[[str], str]) -> PlainValidator:
+    kind = "a string, or a list of strings"
+
+    def validate(value: object) -> tuple[str, ...]:
+        many = _many(value)
+        if not isinstance(many, tuple):
+            raise Wrong("has the wrong type", allowed=kind)
+        found = tuple(check(_text(one, kind)) for one in many)
+        if len(set(found)) < len(found):
+            raise Wrong("names one twice")
+        return found
+
+    return PlainValidator(validate)
+
+
+def _pattern(text: str) -> str:
+    if not text.removeprefix("!").strip():
+        raise Wrong("has an empty pattern")
+    return text
+
+
+def _parsed(parse: Callable[[str], str]) -> PlainValidator:
+    return PlainValidator(lambda value: parse(_text(value, "a string")))
+
+
+def _placed(parse: Callable[[str, Path], object]) -> PlainValidator:
+    """Read with the directory of the file that names it, which is the validation's context."""
+
+    def validate(value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, str):
+            raise Wrong("has the wrong type", allowed="a string", secret=True)
+        base = info.context
+        assert isinstance(base, Path)
+        return parse(value, base)
+
+    return PlainValidator(validate)
+
+
+def _encoding(text: str) -> str:
+    try:
+        codecs.lookup(text)
+    except LookupError:
+        raise Wrong("is no encoding", allowed='such as "utf-8", "latin-1" or "cp1252"') from None
+    return text
+
+
+def _one_character(text: str) -> str:
+    if len(text) != 1 or text in "\r\n":
+        raise Wrong("is not one character", allowed='one character, such as ";" or "\\t"')
+    return text
+
+
+def _quote(text: str) -> str:
+    return text if text == "" else _one_character(text)
+
+
+def _column(text: str) -> str:
+    return words.label(text, "column")
+
+
+_STRING = WithJsonSchema({"type": "string"})
+_STRINGS = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+)
+_DURATION = WithJsonSchema(_DURATION_SCHEMA)
+_SPAN = WithJsonSchema({"anyOf": [_DURATION_SCHEMA, {"type": "integer", "minimum": 0}]})
+
+Name: TypeAlias = Annotated[str, StringConstraints(pattern=words.NAME)]
+Filled: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
+MaxRuns: TypeAlias = Annotated[int, Field(ge=1, le=10_000)]
+Seconds: TypeAlias = Annotated[float, PlainValidator(_seconds(0)), _DURATION]
+Timeout: TypeAlias = Annotated[float, PlainValidator(_seconds(1)), _DURATION]
+Keep: TypeAlias = Annotated[float, PlainValidator(_seconds(60)), _DURATION]
+Span: TypeAlias = Annotated[float, PlainValidator(_span), _SPAN]
+Size: TypeAlias = Annotated[
+    int, PlainValidator(_size), WithJsonSchema({"type": "string", "pattern": words.SIZE})
+]
+Strings: TypeAlias = Annotated[tuple[str, ...], _each(lambda text: text), _STRINGS]
+Columns: TypeAlias = Annotated[tuple[str, ...], _each(_column), _STRINGS]
+Names: TypeAlias = Annotated[
+    tuple[str, ...], _each(lambda text: words.name(text, "pipeline")), _STRINGS
+]
+Patterns: TypeAlias = Annotated[tuple[str, ...], _each(_pattern), _STRINGS]
+Partitions: TypeAlias = Annotated[tuple[str, ...], _each(words.partition), _STRINGS]
+TypeWord: TypeAlias = Annotated[
+    str,
+    _parsed(words.type_word),
+    WithJsonSchema({"type": "string", "examples": list(words.TYPE_WORDS)}),
+]
+Character: TypeAlias = Annotated[str, _parsed(_one_character), _STRING]
+Quote: TypeAlias = Annotated[str, _parsed(_quote), _STRING]
+Encoding: TypeAlias = Annotated[str, _parsed(_encoding), _STRING]
+TableName: TypeAlias = Annotated[str, _parsed(words.table), _STRING]
+SchemaName: TypeAlias = Annotated[str, _parsed(_column), _STRING]
+Timezone: TypeAlias = Annotated[str, _parsed(words.timezone), _STRING]
+Address: TypeAlias = Annotated[str, _parsed(words.listen), _STRING]
+PlacedPath: TypeAlias = Annotated[str, _placed(locations.absolute), _STRING]
+SourceUrl: TypeAlias = Annotated[str, _placed(locations.source_url), _STRING]
+Secret: TypeAlias = Annotated[SecretRef, _placed(locations.secret), _STRING]
+
+
+class Table(BaseModel):
+    """A table of the file: nothing is coerced, nothing unknown is passed over."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True
+    )
+
+
+# -- streams -------------------------------------------------------------------------------------
+
+
+class FormatTable(Table):
+    """How files are read."""
+
+    type: Literal["auto", "csv", "jsonl", "parquet"] | None = Field(
+        default=None, description="Kind of file; auto tells it by the name's ending."
+    )
+    delimiter: Character | None = Field(
+        default=None, description="What stands between two values of a csv line."
+    )
+    quote: Quote | None = Field(
+        default=None, description="What a csv value may be wrapped in; empty: nothing."
+    )
+    header: bool | None = Field(default=None, description="The first csv line names the columns.")
+    encoding: Encoding | None = Field(default=None, description="Encoding of csv and jsonl files.")
+    null: Strings | None = Field(
+        default=None, description="Texts of a csv value that mean: no value."
+    )
+
+
+class SchemaChangesTable(Table):
+    """The answer to each kind of schema change."""
+
+    added: Literal["add", "ignore", "hold"] | None = Field(
+        default=None, description="A new column."
+    )
+    widened: Literal["widen", "hold", "new_column", "reject"] | None = Field(
+        default=None, description="A type that holds all old values and more."
+    )
+    dropped: Literal["keep", "hold"] | None = Field(
+        default=None, description="A column that is gone."
+    )
+    narrowed: Literal["hold", "new_column", "reject", "keep"] | None = Field(
+        default=None, description="A type that holds less; keep casts values back to the old type."
+    )
+    retyped: Literal["hold", "new_column", "reject"] | None = Field(
+        default=None, description="Another type altogether."
+    )
+
+
+class StreamKeys(Table):
+    """Keys that may stand in a stream, in a pipeline for all its streams, and in [defaults]."""
+
+    mode: Literal["merge", "append", "replace"] | None = Field(
+        default=None, description="How new rows meet those at the destination."
+    )
+    cursor: Columns | None = Field(
+        default=None,
+        description="Columns to read by: the first that the table has; empty: whole table.",
+    )
+    key: Columns | None = Field(
+        default=None, description="Columns that name a row; the database's primary key without it."
+    )
+    null_cursor: Literal["hold", "skip", "reread"] | None = Field(
+        default=None, description="What becomes of rows whose cursor column is NULL."
+    )
+    changed: Literal["hold", "reread"] | None = Field(
+        default=None, description="What a file means that was read and changed afterwards."
+    )
+    lookback: Span | None = Field(
+        default=None,
+        description="Read again so far behind the cursor: a duration, or a whole number.",
+    )
+    settle: Seconds | None = Field(
+        default=None, description="Stay so far behind the clock; what suits the source without it."
+    )
+    max_wait: Seconds | None = Field(
+        default=None, description="How long an open transaction may hold a read's bound back."
+    )
+    stamped_by: Literal["database", "application"] | None = Field(
+        default=None, description="Who sets a timestamp cursor."
+    )
+    allow_empty: bool | None = Field(
+        default=None, description="An empty table may replace one that had rows."
+    )
+    format: FormatTable | None = Field(default=None, description="How files are read.")
+    columns: dict[str, TypeWord] | None = Field(
+        default=None, description="Types of columns that the source does not say."
+    )
+    partition_by: Partitions | None = Field(
+        default=None,
+        description="Directories of a Parquet table: columns, or day(column) and the like.",
+    )
+    schema_changes: SchemaChangesTable | None = Field(
+        default=None, description="The answer to each kind of schema change."
+    )
+
+
+class StreamTable(StreamKeys):
+    """One stream, where it differs from its pipeline."""
+
+    query: Filled | None = Field(
+        default=None, description="A select statement to read in place of the table."
+    )
+    table: TableName | None = Field(
+        default=None, description="The table's name at the destination; the stream's without it."
+    )
+    path: Filled | None = Field(
+        default=None, description="Glob of the stream's files, under the source's path."
+    )
+
+
+# -- pipelines -----------------------------------------------------------------------------------
+
+
+class RunKeys(StreamKeys):
+    """Keys of a pipeline's runs that [defaults] may hold too."""
+
+    parallel: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None, description="Streams read at once in one run."
+    )
+    retries: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        default=None, description="Attempts after a failure before the pipeline is parked."
+    )
+    stall_timeout: Timeout | None = Field(
+        default=None, description="A run that moves no bytes for so long is ended."
+    )
+    timeout: Timeout | None = Field(
+        default=None, description="A run that takes so long in all is ended; none without it."
+    )
+    fresh_within: Timeout | None = Field(
+        default=None, description="Data older than this is reported as stale."
+    )
+    catch_up: bool | None = Field(default=None, description="After downtime run once, at once.")
+
+
+class DefaultsTable(RunKeys):
+    """What holds for every pipeline that does not say otherwise."""
+
+
+class PipelineTable(RunKeys):
+    """One source connection to one destination connection."""
+
+    source: str = Field(description="Name of the connection to read from.")
+    destination: str = Field(description="Name of the connection to write to.")
+    schedule: str | None = Field(
+        default=None,
+        description="every 15m, or a cron line; without it only when asked, or after others.",
+    )
+    timezone: Timezone | None = Field(
+        default=None, description="IANA time zone in which a cron line is read; UTC without it."
+    )
+    after: Names | None = Field(
+        default=None, description="Pipelines: run when each of them has brought something new."
+    )
+    select: Patterns | None = Field(
+        default=None, description="Globs over the source's streams; ! takes away."
+    )
+    renamed_from: Name | None = Field(
+        default=None,
+        description="The pipeline's old name, whose cursors and history it takes over.",
+    )
+    streams: dict[str, StreamTable] = Field(
+        default={}, description="Streams by name, where they differ from the pipeline."
+    )
+
+
+# -- connections ---------------------------------------------------------------------------------
+
+
+class AnyConnection(Table):
+    """What every connection has."""
+
+    max_runs: MaxRuns | None = Field(
+        default=None, description="Runs at once on this connection, over all pipelines."
+    )
+
+
+class SqlConnection(AnyConnection):
+    """Source: a PostgreSQL or SQLite database."""
+
+    connector: Literal["sql"] = Field(description="A PostgreSQL or SQLite database, to read.")
+    url: SourceUrl = Field(
+        description="postgresql://user@host:port/database without a password, or sqlite:///path."
+    )
+    password: Secret | None = Field(
+        default=None, description="Where the password is: env:NAME, file:PATH or credential:NAME."
+    )
+    schema_: SchemaName | None = Field(
+        default=None, alias="schema", description="Schema of a stream whose name has none."
+    )
+
+
+class FilesConnection(AnyConnection):
+    """Source: files in a directory."""
+
+    connector: Literal["files"] = Field(description="Files in a directory, to read.")
+    path: PlacedPath = Field(description="The directory.")
+
+
+class HistoryConnection(AnyConnection):
+    """Source: this project's own run history, as the stream "runs"."""
+
+    connector: Literal["history"] = Field(description="This project's own run history, to read.")
+
+
+class DuckdbConnection(AnyConnection):
+    """Destination: a DuckDB file."""
+
+    connector: Literal["duckdb"] = Field(description="A DuckDB file, to write.")
+    path: PlacedPath = Field(description="The file; made when it is not there.")
+    schema_: SchemaName = Field(
+        default="main", alias="schema", description="Schema in which the tables are made."
+    )
+
+
+class ParquetConnection(AnyConnection):
+    """Destination: a directory of Parquet tables."""
+
+    connector: Literal["parquet"] = Field(description="A directory of Parquet tables, to write.")
+    path: PlacedPath = Field(description="The directory; made when it is not there.")
+
+
+ConnectionTable: TypeAlias = Annotated[
+    SqlConnection | FilesConnection | HistoryConnection | DuckdbConnection | ParquetConnection,
+    Discriminator("connector"),
+]
+
+# -- the rest ------------------------------------------------------------------------------------
+
+
+class DaemonTable(Table):
+    """The daemon itself."""
+
+    listen: Address = Field(
+        default="127.0.0.1:8790", description="Address of the page, the API, /metrics and /healthz."
+    )
+    max_runs: MaxRuns = Field(default=8, description="Runs at once in this daemon.")
+    lease_ttl: Timeout = Field(
+        default=30.0, description="How long a lease holds without being renewed."
+    )
+    grace: Seconds = Field(default=20.0, description="How long runs may take to end after SIGTERM.")
+    standby: bool = Field(
+        default=False, description="Wait for the project's holder to go away instead of giving up."
+    )
+
+
+class RetentionTable(Table):
+    """What the catalog keeps."""
+
+    runs: Keep = Field(default=90 * 86400.0, description="How long the history of runs is kept.")
