@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from destination_kit import (
+
+from reconciler.config.desired import Mode
+from reconciler.connectors.destinations.parquet import ParquetDestination, open_parquet
+from reconciler.connectors.ports import Secrets
+from tests.destination_kit import (
     OWNER,
     TABLE,
     cursor,
@@ -17,10 +21,6 @@ from destination_kit import (
     seal,
     view_rows,
 )
-
-from reconciler.config.desired import Mode
-from reconciler.connectors.destinations.parquet import ParquetDestination, open_parquet
-from reconciler.connectors.ports import Secrets
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ after a failed fsync the kernel may have dropped the pages and report success th
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -20,6 +19,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from catalog.records import ErrorClass
@@ -110,6 +110,20 @@ class Files:
         except FileNotFoundError:
             return None
 
+    def identity(self, path: Path) -> tuple[int, ...] | None:
+        """What changes when a file is written, replaced or restored; None: there is none."""
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        return (
+            found.st_dev,
+            found.st_ino,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        )
+
     def is_dir(self, path: Path) -> bool:
         return path.is_dir()
 
@@ -161,7 +175,7 @@ class Files:
         """Make the entries of a directory durable."""
         _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
-    @contextlib.contextmanager
+    @contextmanager
     def lock(self, path: Path, wait: float) -> Iterator[None]:
         """Hold the flock on ``path``, which is made if need be and holds the holder's pid.
 
@@ -251,6 +265,15 @@ def disk_error(error: OSError) -> ConnectorError:
         ErrorClass.PERMANENT if error.errno in lasting else ErrorClass.TRANSIENT,
         f"{error.filename or 'a file of the destination'}: {error.strerror or error}{hint}",
     )
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Inside, a failed file operation becomes a ``ConnectorError``."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error) from error
 
 
 def write_atomic(files: Files, path: Path, data: bytes) -> None:

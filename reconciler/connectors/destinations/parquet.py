@@ -18,7 +18,7 @@ from reconciler.connectors.destinations.checks import check_folder
 from reconciler.connectors.destinations.files import (
     DISK,
     Files,
-    disk_error,
+    disk_errors,
     make_dirs,
     remove_tree,
     sync_up,
@@ -34,7 +34,7 @@ from reconciler.connectors.destinations.parquet_table import (
 )
 from reconciler.connectors.destinations.partitions import Partitioning
 from reconciler.connectors.destinations.stage import FileStage
-from reconciler.connectors.destinations.staging import Staging, encode_name, lost
+from reconciler.connectors.destinations.staging import Staging, encode_name, verify
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
     BatchName,
@@ -103,7 +103,7 @@ class ParquetDestination:
     def marker(self, owner: Owner, table: str) -> Marker | None:
         """(B4) The marker of the table, whoever owns it."""
         del owner
-        with _disk():
+        with disk_errors():
             return self._folder(table).marker()
 
     def _folder(self, table: str) -> TableFolder:
@@ -123,7 +123,7 @@ class ParquetDestination:
         partitioning = None
         if request.settings.partition_by:
             partitioning = Partitioning(request.settings.partition_by, request.arrow)
-        with _disk():
+        with disk_errors():
             marker = folder.marker()
             if marker is None:
                 refuse_foreign(folder, [name for name in folder.data_files() if _is_ours(name)])
@@ -134,11 +134,11 @@ class ParquetDestination:
         self._sealed.add(receipt.name)
 
     def staged(self, catalog: str, pipeline: str) -> list[BatchName]:
-        with _disk():
+        with disk_errors():
             return self._staging.list(catalog, pipeline)
 
     def discard(self, name: BatchName) -> None:
-        with _disk():
+        with disk_errors():
             self._staging.remove(name)
             self._sealed.discard(name)
 
@@ -149,7 +149,7 @@ class ParquetDestination:
         for receipt in receipts:
             if receipt.destination != self.identity:
                 raise elsewhere(receipt, self.identity)
-            with _disk(), self._locked(receipt.table):
+            with disk_errors(), self._locked(receipt.table):
                 self._publish(receipt)
 
     @contextmanager
@@ -241,20 +241,12 @@ class ParquetDestination:
         for target, file in targets.items():
             source, path = self._staging.root / file.path, base / target
             staged = self._files.size(source) is not None
-            self._verify(receipt, file, source if staged else path)
+            here, ours = source if staged else path, receipt.name in self._sealed
+            verify(self._files, receipt, file, here, checksum=not ours)
             if staged:
                 make_dirs(self._files, path.parent)
                 self._files.rename(source, path)
                 point("parquet.publish.renamed")
-
-    def _verify(self, receipt: Receipt, file: StagedFile, path: Path) -> None:
-        size = self._files.size(path)
-        if size is None:
-            raise lost(receipt, path, "is gone")
-        if size != file.size:
-            raise lost(receipt, path, f"has {size} bytes in place of {file.size}")
-        if receipt.name not in self._sealed and self._files.checksum(path) != file.checksum:
-            raise lost(receipt, path, "does not have the checksum that it was sealed with")
 
     def _sync_targets(self, targets: Mapping[str, StagedFile], base: Path) -> None:
         folders: set[Path] = set()
@@ -331,7 +323,7 @@ class ParquetDestination:
     def adopt(self, owner: Owner, table: str, seq: int, cursor: Cursor | None) -> None:
         """Set the marker. The table's files are then those that are there now."""
         folder = self._folder(table)
-        with _disk(), self._locked(table):
+        with disk_errors(), self._locked(table):
             old = folder.state()
             make_dirs(self._files, folder.path)
             there = [name for name in folder.data_files() if name.endswith(".parquet")]
@@ -378,11 +370,3 @@ def _gone(folder: TableFolder, names: Sequence[str]) -> Finding:
         f"{folder.path} lacks {len(names)} published files, such as {names[0]}",
         "restore them, or `cursor adopt` to go on without, or `refresh` to read all again",
     )
-
-
-@contextmanager
-def _disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error) from error

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from catalog.records import Cursor, HoldKind
+from reconciler.connectors.destinations.duckdb_types import quote_name, quote_text
 from reconciler.connectors.destinations.files import Files, write_atomic
 from reconciler.connectors.destinations.staging import ENDING
 from reconciler.connectors.ports import Marker, NeedsAnswer, Owner, Receipt, StagedFile
@@ -190,13 +191,3 @@ def view_sql(folder: Path, table: str, files: Sequence[str], key: Sequence[str])
         f"QUALIFY row_number() OVER (PARTITION BY {keys}\n"
         "  ORDER BY parse_filename(_file) DESC, file_row_number DESC) = 1;\n"
     )
-
-
-def quote_name(name: str) -> str:
-    """An SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote_text(text: str) -> str:
-    """An SQL string."""
-    return "'" + text.replace("'", "''") + "'"

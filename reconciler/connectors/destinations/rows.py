@@ -44,10 +44,10 @@ class _Waiting:
 class _Part:
     """One staged file being written."""
 
-    def __init__(self, sink: Sink, schema: ArrowSchema) -> None:
+    def __init__(self, sink: Sink, schema: ArrowSchema, compression: str) -> None:
         self.sink = sink
         self.rows = 0
-        self._writer = pq.ParquetWriter(sink, schema, compression="zstd", compression_level=1)
+        self._writer = pq.ParquetWriter(sink, schema, compression=compression)
 
     def write(self, table: pa.Table) -> None:
         self._writer.write_table(table, row_group_size=GROUP_ROWS)
@@ -69,11 +69,23 @@ class PartFiles:
     begun. A failed write or flush ends the batch: ``ConnectorError`` (transient).
     """
 
-    def __init__(self, files: Files, root: Path, directory: Path, schema: ArrowSchema) -> None:
+    def __init__(
+        self,
+        files: Files,
+        root: Path,
+        directory: Path,
+        schema: ArrowSchema,
+        *,
+        plain_names: bool = False,
+    ) -> None:
         self._files = files
         self._root = root
         self._directory = directory
+        self._columns = schema.names
         self._schema = schema
+        if plain_names:
+            self._schema = pa.schema([field.with_name(f"c{i}") for i, field in enumerate(schema)])
+        self._compression = "snappy" if plain_names else "zstd"
         self._waiting: dict[str, _Waiting] = {}
         self._waiting_bytes = 0
         self._open: dict[str, _Part] = {}
@@ -93,7 +105,8 @@ class PartFiles:
 
     def write(self, batch: RecordBatch, folder: str = "") -> None:
         """Add rows to a folder (``a=1/b=2``, or none)."""
-        batch = batch.select(self._schema.names)
+        columns = [batch.column(name) for name in self._columns]
+        batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         waiting = self._waiting.setdefault(folder, _Waiting())
         waiting.add(batch)
         self._waiting_bytes += batch.nbytes
@@ -142,7 +155,7 @@ class PartFiles:
             self._files.mkdir(directory)
         sink = self._files.create(directory / f"{self._count:05d}{ENDING}")
         self._count += 1
-        part = self._open[folder] = _Part(sink, self._schema)
+        part = self._open[folder] = _Part(sink, self._schema, self._compression)
         return part
 
     def _finish(self, folder: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from reconciler.connectors.destinations.staging import (
 )
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
+    ArrowSchema,
     ConnectorError,
     Marker,
     Receipt,
@@ -53,7 +55,12 @@ class FileStage:
         home: _Home,
         partitioning: Partitioning | None,
         marker: Marker | None,
+        *,
+        plain_names: bool = False,
     ) -> None:
+        """``plain_names``: columns are called c0, c1 … in the files, for a reader to whom other
+        names could mean something.
+        """
         self._staging = staging
         self._request = request
         self._home = home
@@ -61,11 +68,15 @@ class FileStage:
         self._had_rows = marker is not None and marker.has_rows
         _refuse_intervals(request)
         directory = staging.open(request.name)
-        stored = stored_schema(request.arrow)
-        self._rows = PartFiles(staging.files, staging.root, directory, stored)
+        self._plain_names = plain_names
+        self._rows = self._part_files(directory, stored_schema(request.arrow))
         self._rejected_schema = rejected_schema(request.arrow)
         self._rejected: PartFiles | None = None
         self._over = False
+
+    def _part_files(self, directory: Path, schema: ArrowSchema) -> PartFiles:
+        files, root = self._staging.files, self._staging.root
+        return PartFiles(files, root, directory, schema, plain_names=self._plain_names)
 
     @property
     def bytes(self) -> int:
@@ -89,9 +100,7 @@ class FileStage:
         if self._rejected is None:
             directory = self._staging.directory(self._request.name) / "rejected"
             self._staging.files.mkdir(directory)
-            self._rejected = PartFiles(
-                self._staging.files, self._staging.root, directory, self._rejected_schema
-            )
+            self._rejected = self._part_files(directory, self._rejected_schema)
         self._rejected.write(rejected_batch(self._rejected_schema, rows, self._request.name))
 
     def seal(self, cursor: Cursor | None) -> Receipt:

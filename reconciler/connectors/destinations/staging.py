@@ -237,8 +237,21 @@ def filled(
     )
 
 
-def lost(receipt: Receipt, path: Path, what: str) -> NeedsAnswer:
-    """The words for a committed batch whose files are not as they were sealed (B5)."""
+def verify(files: Files, receipt: Receipt, file: StagedFile, path: Path, *, checksum: bool) -> None:
+    """That a committed batch's file is as it was sealed; otherwise ``NeedsAnswer`` (B5).
+
+    ``checksum``: read all of it; not needed in the process that has just written it.
+    """
+    size = files.size(path)
+    if size is None:
+        raise _lost(receipt, path, "is gone")
+    if size != file.size:
+        raise _lost(receipt, path, f"has {size} bytes in place of {file.size}")
+    if checksum and files.checksum(path) != file.checksum:
+        raise _lost(receipt, path, "does not have the checksum that it was sealed with")
+
+
+def _lost(receipt: Receipt, path: Path, what: str) -> NeedsAnswer:
     name = receipt.name
     return NeedsAnswer(
         HoldKind.LOST_BATCH,

@@ -1,0 +1,377 @@
+"""The DuckDB destination through its port: B2-B8, E2, F."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from catalog.records import ErrorClass, HoldKind
+from reconciler.config.desired import Mode
+from reconciler.connectors.destinations.duckdb import DuckdbDestination, open_duckdb
+from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, RejectedRow, Secrets
+from tests.destination_kit import (
+    OWNER,
+    TABLE,
+    batch,
+    cursor,
+    leftovers,
+    load,
+    orders,
+    request,
+    seal,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "shop.duckdb"
+
+
+@pytest.fixture
+def destination(path: Path) -> DuckdbDestination:
+    return open_duckdb({"path": str(path), "schema": "raw"}, Secrets({}))
+
+
+@contextmanager
+def holder(path: Path) -> Iterator[int]:
+    """Another process that has the database open."""
+    code = (
+        "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); "
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.stdin.close()
+
+
+def rows(path: Path, columns: str = "id, name", table: str = "raw.orders") -> list[Any]:
+    with duckdb.connect(str(path), read_only=True) as connection:
+        found = connection.execute(f"SELECT {columns} FROM {table} ORDER BY ALL").fetchall()
+    return [row[0] if len(row) == 1 else row for row in found]
+
+
+def change(path: Path, *statements: str) -> None:
+    with duckdb.connect(str(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_batches_are_appended_in_order(destination: DuckdbDestination, path: Path) -> None:
+    load(destination, request(1), orders(1, 2))
+    load(destination, request(2), orders(2, 3))
+    assert rows(path, "id") == [1, 2, 2, 3]
+    assert leftovers(path.parent) == []
+    assert destination.staged("cat-1", "shop") == []
+
+
+def test_the_marker_moves_with_the_rows(destination: DuckdbDestination) -> None:
+    assert destination.marker(OWNER, TABLE) is None
+    load(destination, request(1), orders(1))
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert (marker.owner, marker.seq, marker.cursor) == (OWNER, 1, cursor(1))
+    assert (marker.schema_version, marker.has_rows) == (1, True)
+
+
+def test_sealing_does_not_open_the_database(destination: DuckdbDestination, path: Path) -> None:
+    seal(destination, request(1), orders(1))
+    assert not path.exists()
+
+
+def test_merge_keeps_the_last_row_of_each_key(destination: DuckdbDestination, path: Path) -> None:
+    merge = {"mode": Mode.MERGE, "key": ("id",)}
+    first = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 1, "name": "c"}]
+    load(destination, request(1, **merge), first)
+    assert rows(path) == [(1, "c"), (2, "b")]
+    second = [{"id": 2, "name": "d"}, {"id": 3, "name": "e"}, {"id": 2, "name": "f"}]
+    load(destination, request(2, **merge), second)
+    assert rows(path) == [(1, "c"), (2, "f"), (3, "e")]
+
+
+def test_merge_on_several_columns_of_any_name(destination: DuckdbDestination, path: Path) -> None:
+    schema = pa.schema([("Order No", pa.int64()), ('quote"d', pa.string()), ("v", pa.int64())])
+    merge: dict[str, Any] = {
+        "mode": Mode.MERGE, "key": ("Order No", 'quote"d'), "schema": schema
+    }  # fmt: skip
+    load(destination, request(1, **merge), [{"Order No": 1, 'quote"d': "x", "v": 1}])
+    load(
+        destination,
+        request(2, **merge),
+        [{"Order No": 1, 'quote"d': "x", "v": 2}, {"Order No": 1, 'quote"d': "y", "v": 3}],
+    )
+    assert rows(path, '"Order No", "quote""d", v') == [(1, "x", 2), (1, "y", 3)]
+
+
+def test_replace_takes_the_place_of_all_rows_and_columns(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    load(destination, request(1), orders(1, 2))
+    other = pa.schema([("id", pa.string())])
+    load(destination, request(2, mode=Mode.REPLACE, schema=other, version=2), [{"id": "x"}])
+    assert rows(path, "id") == ["x"]
+    with pytest.raises(duckdb.BinderException):
+        rows(path, "name")
+
+
+def test_publishing_again_changes_nothing(destination: DuckdbDestination, path: Path) -> None:
+    receipt = load(destination, request(1), orders(1))
+    destination.publish([receipt])
+    assert rows(path, "id") == [1]
+
+
+def test_several_receipts_are_published_in_one_call(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    receipts = [seal(destination, request(n), orders(n)) for n in (1, 2, 3)]
+    destination.publish(receipts)
+    assert rows(path, "id") == [1, 2, 3]
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert marker.seq == 3
+
+
+def test_a_batch_that_does_not_follow_is_refused(destination: DuckdbDestination) -> None:
+    receipt = seal(destination, request(2), orders(1))
+    with pytest.raises(ConnectorError, match="does not follow") as refused:
+        destination.publish([receipt])
+    assert refused.value.error is ErrorClass.PERMANENT
+
+
+def test_another_owners_table_is_held(destination: DuckdbDestination, path: Path) -> None:
+    load(destination, request(1), orders(1))
+    other = Owner("cat-2", "shop", "public.orders")
+    marker = destination.marker(other, TABLE)
+    assert marker is not None
+    assert marker.owner == OWNER
+    receipt = seal(destination, request(2, owner=other), orders(9))
+    with pytest.raises(NeedsAnswer) as held:
+        destination.publish([receipt])
+    assert held.value.kind is HoldKind.DESTINATION
+    assert rows(path, "id") == [1]
+
+
+def test_a_table_without_marker_is_held_until_adopted(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    change(path, "CREATE SCHEMA raw", "CREATE TABLE raw.Orders AS SELECT 5::BIGINT AS id")
+    with pytest.raises(NeedsAnswer, match="cursor adopt") as held:
+        destination.stage(request(1))
+    assert held.value.kind is HoldKind.DESTINATION
+    destination.adopt(OWNER, TABLE, 4, cursor(4))
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert (marker.seq, marker.has_rows) == (4, True)
+    load(destination, request(5), orders(6))
+    assert rows(path) == [(5, None), (6, "n6")]
+
+
+def test_a_newer_run_with_an_old_number_is_held(destination: DuckdbDestination) -> None:
+    load(destination, request(1, epoch=1), orders(1))
+    load(destination, request(2, epoch=1), orders(2))
+    receipt = seal(destination, request(2, epoch=7), orders(3))
+    with pytest.raises(NeedsAnswer, match="restored"):
+        destination.publish([receipt])
+
+
+def test_lost_staged_files_are_held(path: Path, destination: DuckdbDestination) -> None:
+    receipt = seal(destination, request(1), orders(1))
+    (path.with_name("shop.duckdb.reconciler") / "staged" / receipt.files[0].path).unlink()
+    with pytest.raises(NeedsAnswer, match="is gone") as held:
+        destination.publish([receipt])
+    assert held.value.kind is HoldKind.LOST_BATCH
+
+
+def test_changed_staged_files_are_held_by_who_did_not_write_them(
+    path: Path, destination: DuckdbDestination
+) -> None:
+    receipt = seal(destination, request(1), orders(1))
+    file = path.with_name("shop.duckdb.reconciler") / "staged" / receipt.files[0].path
+    body = bytearray(file.read_bytes())
+    body[20] ^= 1
+    file.write_bytes(body)
+    with pytest.raises(NeedsAnswer, match="checksum"):
+        DuckdbDestination(path, "raw").publish([receipt])
+
+
+@pytest.mark.parametrize(
+    "statement", ["DROP TABLE raw.orders", "DELETE FROM raw.orders", "DROP SCHEMA raw CASCADE"]
+)
+def test_an_emptied_table_is_noticed(
+    destination: DuckdbDestination, path: Path, statement: str
+) -> None:
+    load(destination, request(1), orders(1))
+    change(path, statement)
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is None or (marker.seq, marker.has_rows) == (0, False)
+
+
+def test_a_restored_database_is_noticed(destination: DuckdbDestination, path: Path) -> None:
+    load(destination, request(1), orders(1))
+    backup = path.read_bytes()
+    load(destination, request(2), orders(2))
+    path.write_bytes(backup)
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert marker.seq == 1
+
+
+def test_an_unchanged_database_is_not_opened_for_its_markers(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    load(destination, request(1), orders(1))
+    with duckdb.connect(str(path)):  # nobody else gets in now
+        pass
+    expected = destination.marker(OWNER, TABLE)
+    again = DuckdbDestination(path, "raw", wait=0.0)
+    blocked = duckdb.connect
+    try:
+        duckdb.connect = None  # type: ignore[assignment]
+        assert again.marker(OWNER, TABLE) == expected
+    finally:
+        duckdb.connect = blocked
+
+
+def test_a_database_in_use_is_named_and_is_no_failure(
+    path: Path, destination: DuckdbDestination
+) -> None:
+    load(destination, request(1), orders(1))
+    receipt = seal(destination, request(2), orders(2))
+    with holder(path) as pid:
+        with pytest.raises(ConnectorError, match=f"process {pid}") as busy:
+            DuckdbDestination(path, "raw", wait=0.1).publish([receipt])
+        assert busy.value.busy
+        assert busy.value.error is ErrorClass.TRANSIENT
+        findings = DuckdbDestination(path, "raw", wait=0.1).check()
+        assert any(f.level == "warning" and str(pid) in f.text for f in findings)
+    destination.publish([receipt])
+    assert rows(path, "id") == [1, 2]
+
+
+def test_columns_are_added_and_widened_from_the_receipt(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    narrow = pa.schema([("id", pa.int32()), ("n", pa.int32()), ("gone", pa.string())])
+    load(destination, request(1, schema=narrow), [{"id": 1, "n": 2, "gone": "g"}])
+    wide = pa.schema([("id", pa.int64()), ("n", pa.float64()), ("new", pa.string())])
+    load(destination, request(2, schema=wide, version=2), [{"id": 2**40, "n": 0.5, "new": "x"}])
+    assert rows(path, "id, n, gone, new") == [(1, 2.0, "g", None), (2**40, 0.5, None, "x")]
+
+
+def test_a_column_that_had_no_value_yet_comes_with_its_type(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    load(destination, request(1, schema=pa.schema([("id", pa.int64()), ("v", pa.null())])),
+         [{"id": 1, "v": None}])  # fmt: skip
+    load(destination, request(2, schema=pa.schema([("id", pa.int64()), ("v", pa.string())])),
+         [{"id": 2, "v": "x"}])  # fmt: skip
+    assert rows(path, "id, v") == [(1, None), (2, "x")]
+
+
+def test_a_type_that_neither_holds_the_other_is_refused(destination: DuckdbDestination) -> None:
+    load(destination, request(1, schema=pa.schema([("id", pa.date32())])), [{"id": None}])
+    receipt = seal(destination, request(2, schema=pa.schema([("id", pa.int64())])), [{"id": 1}])
+    with pytest.raises(ConnectorError, match="neither holds") as refused:
+        destination.publish([receipt])
+    assert refused.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
+
+
+def test_columns_that_differ_in_case_alone_are_refused(destination: DuckdbDestination) -> None:
+    with pytest.raises(ConnectorError, match="upper from lower") as refused:
+        destination.stage(request(1, schema=pa.schema([("Id", pa.int64()), ("ID", pa.int64())])))
+    assert refused.value.error is ErrorClass.PERMANENT
+
+
+def test_a_null_in_a_key_is_held(destination: DuckdbDestination) -> None:
+    wanted = request(1, mode=Mode.MERGE, key=("id",))
+    stage = destination.stage(wanted)
+    with pytest.raises(NeedsAnswer, match="key column 'id'") as held:
+        stage.write(batch(wanted, [{"id": None, "name": "x"}]))
+    assert held.value.kind is HoldKind.NULL_KEY
+    stage.abort()
+    assert destination.staged("cat-1", "shop") == []
+
+
+@pytest.mark.parametrize("may_empty", [True, False])
+def test_replacing_rows_by_none_is_held_unless_meant(
+    destination: DuckdbDestination, path: Path, *, may_empty: bool
+) -> None:
+    load(destination, request(1, mode=Mode.REPLACE), orders(1))
+    stage = destination.stage(request(2, mode=Mode.REPLACE, may_empty=may_empty))
+    if may_empty:
+        destination.publish([stage.seal(None)])
+        assert rows(path, "id") == []
+        marker = destination.marker(OWNER, TABLE)
+        assert marker is not None
+        assert (marker.seq, marker.has_rows, marker.cursor) == (2, False, cursor(1))
+    else:
+        with pytest.raises(NeedsAnswer) as held:
+            stage.seal(None)
+        assert held.value.kind is HoldKind.EMPTY_REPLACE
+
+
+def test_rejected_rows_go_beside_the_table_with_the_batch(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    bad = [RejectedRow("a.csv:7", "no number", "x;y")]
+    receipt = load(destination, request(1, epoch=3), orders(1), bad)
+    destination.publish([receipt])
+    load(destination, request(2, epoch=3), [], bad)
+    columns = "place, reason, raw, _run_id, _batch_id"
+    assert rows(path, columns, "raw.orders__rejected") == [
+        ("a.csv:7", "no number", "x;y", 3, 1),
+        ("a.csv:7", "no number", "x;y", 3, 2),
+    ]
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path, destination: DuckdbDestination) -> None:
+    path.write_bytes(b"not a database" * 400)
+    with pytest.raises(ConnectorError, match="is not a DuckDB database") as refused:
+        destination.marker(OWNER, TABLE)
+    assert refused.value.error is ErrorClass.PERMANENT
+
+
+def test_a_schema_named_like_the_file_is_not_ambiguous(tmp_path: Path) -> None:
+    path = tmp_path / "raw.duckdb"
+    load(DuckdbDestination(path, "raw"), request(1), orders(1))
+    assert rows(path, "id", '"raw"."raw"."orders"') == [1]
+
+
+def test_two_schemas_of_one_file_do_not_see_each_other(path: Path) -> None:
+    one, two = DuckdbDestination(path, "one"), DuckdbDestination(path, "two")
+    load(one, request(1), orders(1))
+    load(two, request(1), orders(2))
+    load(one, request(2), orders(3))
+    for destination, seq in ((one, 2), (two, 1)):
+        marker = destination.marker(OWNER, TABLE)
+        assert marker is not None
+        assert marker.seq == seq
+
+
+def test_a_receipt_of_another_destination_is_refused(path: Path) -> None:
+    receipt = seal(DuckdbDestination(path, "one"), request(1), orders(1))
+    with pytest.raises(NeedsAnswer, match="is sealed at"):
+        DuckdbDestination(path, "two").publish([receipt])
+
+
+def test_names_of_every_kind_are_kept(destination: DuckdbDestination, path: Path) -> None:
+    names = ["file_row_number", "file_index", "filename", "two words", 'a"b', "Käse", "😀", "c1"]
+    schema = pa.schema([(name, pa.int64()) for name in names])
+    key = ("file_row_number",)
+    wanted = request(1, mode=Mode.MERGE, key=key, schema=schema)
+    twice: Sequence[dict[str, int]] = [{n: i for i, n in enumerate(names)}] * 2
+    load(destination, wanted, twice)
+    quoted = ", ".join('"' + n.replace('"', '""') + '"' for n in names)
+    assert rows(path, quoted) == [tuple(range(len(names)))]
