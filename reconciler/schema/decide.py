@@ -1,0 +1,354 @@
+"""The answer to a proposed schema: go on, and how; or hold until a person answers. Pure.
+
+Each change gets its answer from the config's policy. Where that is ``hold`` a person's recorded
+decision counts: the one about exactly this proposal from exactly this version, else the latest
+about the very same change (column, old and new type), so that nothing is asked twice. A column
+that is gone is asked about once. The key is never changed without a person.
+
+The target is what the table has: it only grows or widens, so that every row already there fits
+it (see ``types.common``); what the source dropped stays and becomes NULL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from catalog.records import Decision, Hold, HoldKind, Micros, SchemaVersion
+from reconciler.config.desired import Answer, SchemaPolicy
+from reconciler.schema import asking
+from reconciler.schema.changes import Change, ChangeKind, compare, dump_changes, load_changes
+from reconciler.schema.model import Field, Schema, dump, fingerprint, load
+from reconciler.schema.own import reserved, reserved_text
+from reconciler.schema.types import BadType, common, parse, same
+
+POLICY = "policy"
+"""Who decided, in a ``Decision`` that no person made."""
+
+ALLOWED: Mapping[ChangeKind, tuple[Answer, ...]] = {
+    "added": ("add", "ignore", "hold"),
+    "widened": ("widen", "hold", "new_column", "reject"),
+    "dropped": ("keep", "hold"),
+    "narrowed": ("hold", "new_column", "reject", "keep"),
+    "retyped": ("hold", "new_column", "reject"),
+}
+"""The answers that a policy may give to each kind of change."""
+
+Settled: TypeAlias = Literal["evolve", "refuse", "new_column", "keep", "hold"]
+_SETTLED: Mapping[Answer, Settled] = {
+    "add": "evolve",
+    "widen": "evolve",
+    "ignore": "refuse",
+    "reject": "refuse",
+    "new_column": "new_column",
+    "keep": "keep",
+    "hold": "hold",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRule:
+    """How a column of the source becomes one of the target.
+
+    ``as_is``: types agree. ``cast``: to the target's type; a row whose value does not fit is set
+    aside with its reason. ``ignore``: not written; ``target`` is empty. A column of the target
+    that no rule names is NULL.
+    """
+
+    source: str
+    target: str
+    action: Literal["as_is", "cast", "ignore"]
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """Go on with ``version`` (the current one, or a new one that the next commit records)."""
+
+    version: SchemaVersion
+    target: Schema
+    columns: tuple[ColumnRule, ...]
+    decisions: tuple[Decision, ...] = ()
+    """Made by policy just now, and not recorded before: the next commit records them."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOn:
+    """End the stream at its last committed batch and wait for a person (F)."""
+
+    hold: Hold
+
+
+Verdict: TypeAlias = GoOn | HoldOn
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    """What is asked, and what was answered before."""
+
+    stream: str
+    version: int
+    current: Schema
+    proposed: Schema
+    fingerprint: str
+    decisions: tuple[Decision, ...]
+
+    def asked(self, decision: Decision) -> bool:
+        """Whether a decision is about this very proposal (F)."""
+        return (
+            decision.stream == self.stream
+            and decision.from_version == self.version
+            and decision.fingerprint == self.fingerprint
+        )
+
+
+def decide(
+    stream: str,
+    current: SchemaVersion | None,
+    proposed: Schema,
+    policy: SchemaPolicy,
+    decisions: Sequence[Decision],
+    now: Micros,
+) -> Verdict:
+    """How a stream goes on with the schema its source has now (F). Never raises for a schema.
+
+    ``current`` is the stream's last version, None before its first commit; ``decisions`` all that
+    were recorded for it, oldest first. The same call gives the same answer, and an answered
+    proposal proposed again keeps the version that it led to.
+    """
+    version = 0 if current is None else current.version
+    if (unusable := _unusable(proposed)) is not None:
+        return HoldOn(
+            Hold(
+                HoldKind.SCHEMA,
+                f"{unusable}; then `approve` to look again",
+                now,
+                ("approve",),
+                version,
+                fingerprint(proposed),
+                asking.detail(proposed, ()),
+            )
+        )
+    if current is None:
+        return _first(proposed, now)
+    known = load(current.body)
+    proposal = _Proposal(stream, version, known, proposed, fingerprint(proposed), tuple(decisions))
+    # Columns that hold what was kept aside are ours: the source never had them to drop.
+    changes = tuple(c for c in compare(known, proposed) if not _kept_aside(c, known))
+    answers = _answers(changes, policy, proposal)
+    held = tuple(c for c, answer in answers.items() if answer == "hold")
+    if held:
+        return HoldOn(_hold(proposal, held, now))
+    target, columns = _shape(known, proposed, answers)
+    made = _by_policy(proposal, answers, policy, now)
+    if compare(known, target) == ():
+        return GoOn(current, known, columns, made)
+    grown = SchemaVersion(version + 1, fingerprint(target), dump(target), now)
+    return GoOn(grown, target, columns, made)
+
+
+def _first(proposed: Schema, now: Micros) -> GoOn:
+    target = Schema(tuple(Field(f.name, f.type) for f in proposed.fields), proposed.key)
+    columns = tuple(ColumnRule(f.name, f.name, "as_is") for f in target.fields)
+    return GoOn(SchemaVersion(1, fingerprint(target), dump(target), now), target, columns)
+
+
+def _unusable(proposed: Schema) -> str | None:
+    """Why no table could have this schema, whatever anybody answers; None: one could."""
+    if taken := reserved(proposed):
+        return reserved_text(taken)
+    seen: dict[str, str] = {}
+    for field in proposed.fields:
+        if (other := seen.setdefault(field.name.casefold(), field.name)) is not field.name:
+            return (
+                f"the source's columns {other!r} and {field.name!r} differ in case alone or not at "
+                "all, which a table cannot hold; rename one with a `query` for the stream"
+            )
+        try:
+            parse(field.type)
+        except BadType as error:
+            return f"column {field.name!r}: {error}"
+    names = {f.name for f in proposed.fields}
+    if missing := [column for column in proposed.key if column not in names]:
+        return (
+            f"key column {', '.join(map(repr, missing))} is not among the source's columns "
+            f"({', '.join(names)}); name another `key` for the stream"
+        )
+    return None
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+def _answers(
+    changes: Sequence[Change], policy: SchemaPolicy, proposal: _Proposal
+) -> dict[Change, Settled]:
+    persons = [d for d in proposal.decisions if d.by != POLICY]
+    exact = [d.answer for d in persons if proposal.asked(d)]
+    told = exact[-1] if exact else ""
+    told_before = {c: d.answer for d in persons for c in _changes(d)}
+    gone = {c.column for d in proposal.decisions for c in _changes(d) if c.kind == "dropped"}
+    answers: dict[Change, Settled] = {}
+    for change in changes:
+        answer = _policy_answer(change, policy, proposal)
+        if answer == "hold" and (by_person := told or told_before.get(change)):
+            answer = _told(change, by_person, proposal)
+        elif answer == "hold" and change.kind == "dropped" and change.column in gone:
+            answer = "keep"
+        answers[change] = answer
+    return answers
+
+
+def _told(change: Change, answer: str, proposal: _Proposal) -> Settled:
+    if change.kind == "dropped":
+        return "keep"
+    if answer == "approved":
+        return "evolve"
+    if change.kind == "key_changed" and not asking.old_key_remains(
+        proposal.current, proposal.proposed
+    ):
+        return "hold"
+    return "refuse"
+
+
+def _policy_answer(change: Change, policy: SchemaPolicy, proposal: _Proposal) -> Settled:
+    if change.kind == "key_changed":
+        return "hold"
+    chosen: Answer = getattr(policy, change.kind)
+    if chosen not in ALLOWED[change.kind]:
+        return "hold"
+    if chosen == "new_column" and change.column in proposal.current.key:
+        return "hold"  # a row without its key could not be merged
+    if chosen == "keep" and change.kind == "narrowed":
+        return "refuse"
+    return _SETTLED[chosen]
+
+
+def _changes(decision: Decision) -> tuple[Change, ...]:
+    try:
+        return load_changes(decision.changes)
+    except msgspec.MsgspecError:
+        return ()  # a person's words in place of a list: it still answers its exact proposal
+
+
+def _by_policy(
+    proposal: _Proposal, answers: Mapping[Change, Settled], policy: SchemaPolicy, now: Micros
+) -> tuple[Decision, ...]:
+    """The policy's part of the answer, unless it is on record already."""
+    if any(d.by == POLICY and proposal.asked(d) for d in proposal.decisions):
+        return ()
+    mine = [
+        change
+        for change in answers
+        if _policy_answer(change, policy, proposal) != "hold"
+        and not (change.kind == "dropped" and _on_record(change, proposal))
+    ]
+    if not mine:
+        return ()
+    evolves = any(answers[change] in ("evolve", "new_column", "keep") for change in mine)
+    return (
+        Decision(
+            stream=proposal.stream,
+            from_version=proposal.version,
+            fingerprint=proposal.fingerprint,
+            answer="approved" if evolves else "rejected",
+            changes=dump_changes(mine),
+            by=POLICY,
+            why="; ".join(
+                f"{change}: {change.kind} = {getattr(policy, change.kind)!r}" for change in mine
+            ),
+            at=now,
+        ),
+    )
+
+
+def _on_record(change: Change, proposal: _Proposal) -> bool:
+    return any(change in _changes(decision) for decision in proposal.decisions)
+
+
+# -- what becomes of the columns -----------------------------------------------------------------
+
+
+def _shape(
+    known: Schema, proposed: Schema, answers: Mapping[Change, Settled]
+) -> tuple[Schema, tuple[ColumnRule, ...]]:
+    """The target, and how each column of the source gets there.
+
+    Every column of the target may be NULL: rows from before it was added have no value for it.
+    """
+    target = {f.name: f.type for f in known.fields}
+    settled = {change.column: (change, answer) for change, answer in answers.items()}
+    rules: list[ColumnRule] = []
+    for field in proposed.fields:
+        change, answer = settled.get(field.name, (None, "keep"))
+        if change is None:
+            rules.append(_into(field, target))
+        elif answer == "new_column":
+            aside = _aside_name(field, target, proposed)
+            target[aside] = field.type
+            rules.append(ColumnRule(field.name, aside, "as_is"))
+        elif answer == "evolve":
+            target[field.name] = (
+                common(target[field.name], field.type) if field.name in target else field.type
+            )
+            rules.append(_into(field, target))
+        elif change.kind == "added":
+            rules.append(ColumnRule(field.name, "", "ignore"))
+        else:
+            rules.append(_into(field, target))
+    key_change = next((a for c, a in answers.items() if c.kind == "key_changed"), None)
+    key = proposed.key if key_change == "evolve" else known.key
+    return Schema(tuple(Field(n, t) for n, t in target.items()), key), tuple(rules)
+
+
+def _into(field: Field, target: Mapping[str, str]) -> ColumnRule:
+    agree = target[field.name] == field.type
+    return ColumnRule(field.name, field.name, "as_is" if agree else "cast")
+
+
+def _suffix(word: str) -> str:
+    return "__" + re.sub(r"\W+", "_", word).strip("_")
+
+
+def _aside_name(field: Field, target: Mapping[str, str], proposed: Schema) -> str:
+    """Where values of another type go: ``amount__text``; with a number where that is taken."""
+    plain = field.name + _suffix(field.type)
+    theirs = {f.name.casefold() for f in proposed.fields}
+    name, number = plain, 2
+    while name.casefold() in theirs or (name in target and not same(target[name], field.type)):
+        name, number = f"{plain}_{number}", number + 1
+    return name
+
+
+def _kept_aside(change: Change, known: Schema) -> bool:
+    if change.kind != "dropped":
+        return False
+    plain = re.sub(r"_\d+$", "", change.column)
+    suffix = _suffix(change.old)
+    return any(
+        name.endswith(suffix) and known.field(name.removesuffix(suffix)) is not None
+        for name in (change.column, plain)
+    )
+
+
+# -- asking --------------------------------------------------------------------------------------
+
+
+def _hold(proposal: _Proposal, held: tuple[Change, ...], now: Micros) -> Hold:
+    current, proposed = proposal.current, proposal.proposed
+    stuck = any(c.kind == "key_changed" for c in held) and not asking.old_key_remains(
+        current, proposed
+    )
+    choices = ("approve",) if stuck else ("approve", "reject")
+    return Hold(
+        kind=HoldKind.SCHEMA,
+        reason=asking.question(current, held, choices),
+        at=now,
+        choices=choices,
+        from_version=proposal.version,
+        fingerprint=proposal.fingerprint,
+        detail=asking.detail(proposed, held),
+    )
