@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reconciler.config.changes import ChangeKind, ConfigChange, changes
 from reconciler.config.desired import Project, SecretRef
 from reconciler.config.document import find_config
 from reconciler.config.locate import Located, locate
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from reconciler.config.explaining import Explained
 
 __all__ = [
+    "ChangeKind",
+    "ConfigChange",
     "ConfigError",
     "Located",
     "Place",
     "Problem",
+    "changes",
     "explain",
     "find_config",
     "json_schema",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,29 @@ from reconciler.config.tables import attempt, note
 
 def load(path: Path, env: Mapping[str, str], *, secrets: bool) -> Project:
     """See ``reconciler.config.load``."""
-    resolution = open_config(path, env)
-    project = resolution.project()
+    with _collector_paused():
+        resolution = open_config(path, env)
+        project = resolution.project()
     if secrets:
         _check_secrets(resolution.document, project, env)
     refuse_problems(resolution.document)
     return project
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No search for cycles: a load makes millions of objects and no cycle, and takes a third less.
+
+    What the interpreter did before it does again afterwards, whatever happens.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def open_config(path: Path, env: Mapping[str, str]) -> Resolution:

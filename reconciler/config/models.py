@@ -334,7 +334,7 @@ class PipelineTable(RunKeys):
         description="The pipeline's old name, whose cursors and history it takes over.",
     )
     streams: dict[str, StreamTable] = Field(
-        default={}, description="Streams by name, where they differ from the pipeline."
+        default_factory=dict, description="Streams by name, where they differ from the pipeline."
     )
 
 

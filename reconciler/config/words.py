@@ -103,6 +103,8 @@ def stream_name(text: str) -> str:
 
 def label(text: str, what: str) -> str:
     """One line of text, not empty, without control characters."""
+    if 0 < len(text) <= 200 and text.isprintable():
+        return text
     odd = any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in text)
     if not text or len(text) > 200 or odd:
         raise Wrong(
