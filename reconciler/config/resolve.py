@@ -22,7 +22,7 @@ from reconciler.config.desired import (
 from reconciler.config.document import Document
 from reconciler.config.graph import check_after
 from reconciler.config.locations import absolute, catalog_url
-from reconciler.config.positions import KeyPath
+from reconciler.config.positions import KeyPath, dotted
 from reconciler.config.problems import listed, nearest
 from reconciler.config.rules import (
     DESTINATIONS,
@@ -190,7 +190,7 @@ class Resolution:
         text, zone = table.schedule, table.timezone
         if text is not None:
             found: Schedule | None = attempt(
-                self.document, (*at, "schedule"), lambda: words.schedule(text, zone), text
+                self.document, (*at, "timezone"), lambda: words.schedule(text, zone), zone
             )
             return found
         if zone is not None:
@@ -203,7 +203,7 @@ class Resolution:
             self.document.add(
                 (*at, "select"),
                 "has no meaning for a files source: files have no names of streams",
-                hint='name each in [pipelines.NAME.streams.STREAM] with path = "*.csv"',
+                hint=f'name each in [{dotted(at)}.streams.NAME] with path = "*.csv"',
             )
         elif table.select and not selects:
             self.document.add(
@@ -213,7 +213,7 @@ class Resolution:
             self.document.add(
                 at,
                 "reads nothing: it names no stream and selects none",
-                hint='say select = ["*"], or name streams in [pipelines.NAME.streams.STREAM]',
+                hint=f'say select = ["*"], or name streams in [{dotted(at)}.streams.NAME]',
             )
         if source == "history":
             for name in table.streams:

@@ -18,13 +18,10 @@ from reconciler.config.models import (
     ConnectionTable,
     DaemonTable,
     DefaultsTable,
-    Filled,
-    Name,
     PipelineTable,
     RetentionTable,
-    Size,
-    Strings,
 )
+from reconciler.config.values import Filled, Name, Size, Strings
 
 
 class Given(PydanticBaseSettingsSource):

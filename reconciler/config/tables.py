@@ -17,7 +17,7 @@ from reconciler.config.settings import Settings
 from reconciler.config.words import NAME_ALLOWED, Wrong
 
 Model = TypeVar("Model")
-_SECRET_KEYS = {"password", "url", "catalog"}
+_SHOWN_OF_CONNECTIONS = {"connector", "path", "schema", "max_runs"}
 _ONLY_IN_STREAM = {"query", "table", "path"}
 _OWN_OF_PIPELINE = {"schedule", "timezone", "source", "destination", "after", "select", "streams"}
 _KINDS = {
@@ -50,6 +50,8 @@ def note(error: ValidationError, document: Document, at: KeyPath) -> list[KeyPat
     paths: list[KeyPath] = []
     for detail in error.errors(include_url=False):
         path = at + _keys(detail["loc"], at)
+        if detail["type"].startswith("union_tag_"):
+            path += ("connector",)
         paths.append(path)
         document.add(path, **_sentence(detail, path, document))
     return paths
@@ -65,8 +67,7 @@ def _keys(loc: tuple[int | str, ...], at: KeyPath) -> KeyPath:
 def _sentence(detail: Mapping[str, Any], path: KeyPath, document: Document) -> dict[str, str]:
     kind, context = detail["type"], detail.get("ctx", {})
     if (wrong := context.get("error")) is not None and isinstance(wrong, Wrong):
-        hidden = wrong.secret or path[-1] in _SECRET_KEYS
-        found = "" if hidden else shown(detail["input"])
+        found = "" if wrong.secret or _hidden(path) else shown(detail["input"])
         return {
             "message": wrong.message,
             "found": found,
@@ -78,9 +79,16 @@ def _sentence(detail: Mapping[str, Any], path: KeyPath, document: Document) -> d
     if kind == "missing":
         return {"message": "is missing", "hint": _description(path)}
     if kind == "union_tag_not_found":
-        return {"message": "is missing", "allowed": _connectors(), "hint": "connector names it"}
-    found = "" if path[-1] in _SECRET_KEYS else shown(detail["input"])
+        return {"message": "is missing", "allowed": _connectors()}
+    found = "" if _hidden(path) else shown(detail["input"])
     return {"found": found} | _plain(kind, context, detail)
+
+
+def _hidden(path: KeyPath) -> bool:
+    """Whether a secret may stand there, be it by a slip."""
+    return path[-1] == "catalog" or (
+        path[0] == "connections" and path[-1] not in _SHOWN_OF_CONNECTIONS
+    )
 
 
 def _plain(kind: str, context: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, str]:

@@ -125,8 +125,8 @@ def schedule(text: str, timezone: str | None) -> Schedule:
     if text.startswith("every ") or text == "every":
         if timezone is not None:
             raise Wrong(
-                "has a timezone, but every ... is counted from the epoch and knows none",
-                hint="take timezone away, or write a cron line",
+                "has no meaning for a schedule of every ..., which is counted from the epoch",
+                hint="take it away, or write a cron line",
             )
         return _every(text)
     return _cron(text, timezone or "UTC")
