@@ -16,7 +16,7 @@ def old_key_remains(current: Schema, proposed: Schema) -> bool:
     return all(proposed.field(c) is not None for c in current.key)
 
 
-def question(current: Schema, held: Sequence[Change], choices: Sequence[str]) -> str:
+def question(held: Sequence[Change], choices: Sequence[str]) -> str:
     """What changed, then a sentence for each answer that can be given."""
     parts = [_sentence("; ".join(map(str, held)))]
     if "approve" in choices:

@@ -345,7 +345,7 @@ def _hold(proposal: _Proposal, held: tuple[Change, ...], now: Micros) -> Hold:
     choices = ("approve",) if stuck else ("approve", "reject")
     return Hold(
         kind=HoldKind.SCHEMA,
-        reason=asking.question(current, held, choices),
+        reason=asking.question(held, choices),
         at=now,
         choices=choices,
         from_version=proposal.version,

@@ -16,10 +16,8 @@ import msgspec
 _SIGNED = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 _UNSIGNED = {"uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
 _TIMES = ("date", "time", "timestamp", "naive_timestamp", "interval")
-SIMPLE = frozenset(
-    ("bool", *_SIGNED, *_UNSIGNED, "float32", "float64", "text", "binary", *_TIMES)
-    + ("uuid", "json", "null")
-)
+_NUMBERS = (*_SIGNED, *_UNSIGNED, "float32", "float64")
+SIMPLE = frozenset((*_NUMBERS, *_TIMES, "bool", "text", "binary", "uuid", "json", "null"))
 _DIGITS = {8: 3, 16: 5, 32: 10, 64: 19}
 _PLAIN = re.compile(r"[A-Za-z_]\w*")
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")

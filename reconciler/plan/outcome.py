@@ -1,0 +1,56 @@
+"""From the outcomes of streams to that of their run (A9). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from catalog.records import ErrorClass, Outcome, StreamResult
+
+_RANK = {outcome: rank for rank, outcome in enumerate(Outcome)}
+_GRAVEST = (
+    ErrorClass.AUTH_EXPIRED,
+    ErrorClass.CURSOR_EXPIRED,
+    ErrorClass.SCHEMA_INCOMPATIBLE,
+    ErrorClass.PERMANENT,
+    ErrorClass.RATE_LIMITED,
+    ErrorClass.TRANSIENT,
+)
+"""Those that a person must see come before those that waiting mends."""
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Fenced, interrupted, cancelled, failed, held, succeeded, nothing_new; of none the last."""
+    return min(outcomes, key=_RANK.__getitem__, default=Outcome.NOTHING_NEW)
+
+
+def run_outcome(results: Sequence[StreamResult]) -> tuple[Outcome, str, ErrorClass | None]:
+    """A run's outcome, a sentence about it, and the gravest error class among failed streams."""
+    outcome = worst(result.outcome for result in results)
+    errors = {r.error or ErrorClass.TRANSIENT for r in results if r.outcome is Outcome.FAILED}
+    error = None
+    if outcome is Outcome.FAILED:
+        error = next(kind for kind in _GRAVEST if kind in errors)
+    return outcome, _sentence(outcome, error, results), error
+
+
+def _sentence(outcome: Outcome, error: ErrorClass | None, results: Sequence[StreamResult]) -> str:
+    if not results:
+        return "no stream was selected"
+    if outcome is Outcome.NOTHING_NEW:
+        return "nothing new"
+    if outcome is Outcome.SUCCEEDED:
+        rows = sum(result.rows for result in results)
+        brought = sum(result.outcome is Outcome.SUCCEEDED for result in results)
+        return f"{_count(rows, 'row')} in {_count(brought, 'stream')}"
+    those = [result for result in results if result.outcome is outcome]
+    # The one whose class decides what happens next is the one to read first.
+    those.sort(key=lambda result: (result.error or ErrorClass.TRANSIENT) is not error)
+    first = those[0]
+    text = f"{first.stream}: {first.reason or outcome.value}"
+    if len(results) == 1:
+        return text
+    return f"{len(those)} of {_count(len(results), 'stream')} {outcome.value}; {text}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
