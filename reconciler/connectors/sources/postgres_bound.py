@@ -1,0 +1,195 @@
+"""The bound of a read from PostgreSQL, found before its snapshot (C1, C2).
+
+A transaction stamps its rows with the time it began and shows them when it commits. So a row may
+appear below any clock reading that is later than the start of a transaction still open: the bound
+stays below the start of the oldest.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from catalog.records import ErrorClass
+from reconciler.connectors.ports import ConnectorError, Stopped
+from reconciler.connectors.sources import moments
+from reconciler.connectors.sources.relation import Bound, Wanted, quote
+from reconciler.connectors.sources.session import Session
+
+if TYPE_CHECKING:
+    from reconciler.connectors.sources.postgres import Postgres
+
+BY_CLOCK = frozenset({"timestamp", "naive_timestamp", "date"})
+"""Tags read half-open, below a clock's reading."""
+SETTLE = 1.0
+SETTLE_BY_CLOCK_ALONE = 10.0
+"""Where open transactions cannot be looked at or do not matter: C1."""
+_POLL_SECONDS = 0.02
+_CLOCK = """
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_is_in_recovery(),
+       pg_has_role('pg_read_all_stats', 'USAGE'),
+       z.reset_val::text,
+       (extract(epoch FROM (clock_timestamp() AT TIME ZONE z.reset_val)
+                           - (clock_timestamp() AT TIME ZONE 'UTC')))::int8
+FROM pg_settings z WHERE z.name = 'TimeZone'
+"""
+_OPEN = """
+SELECT pid::int8, (extract(epoch FROM xact_start) * 1000000)::int8, coalesce(state, ''),
+       backend_xid IS NOT NULL, coalesce(usename::text, '')
+FROM pg_stat_activity
+WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()
+  AND datid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND backend_type NOT IN ('autovacuum worker', 'walsender')
+ORDER BY xact_start
+"""
+_PREPARED = """
+SELECT gid::text, (extract(epoch FROM prepared) * 1000000)::int8
+FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
+"""
+_VIRTUAL = """
+SELECT l.virtualtransaction::text, l.pid::int8
+FROM pg_locks l
+WHERE l.locktype = 'virtualxid' AND l.granted AND l.pid <> pg_backend_pid()
+  AND EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = l.pid
+              AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    now: int
+    replica: bool
+    sees_others: bool
+    zone: str
+    offset: int
+    """Of the server's zone, in microseconds east of UTC."""
+
+
+def find(session: Session, dialect: Postgres, wanted: Wanted) -> Bound:
+    """Where a read by this column may end. Raises ``ConnectorError`` or ``Stopped`` if it waits."""
+    if wanted.column.tag in BY_CLOCK:
+        return _by_time(session, wanted)
+    return _by_greatest(session, dialect, wanted)
+
+
+def _by_greatest(session: Session, dialect: Postgres, wanted: Wanted) -> Bound:
+    """The greatest value there is: exact only if rows become visible in its order (C2)."""
+    from reconciler.connectors.sources.postgres import parse_value
+
+    column, settings = wanted.column, wanted.settings
+    operand, far = dialect.operand(column), ""
+    where = f"{quote(column.name)} IS NOT NULL"
+    if column.tag == "decimal":
+        version = int(session.value("SELECT current_setting('server_version_num')"))
+        top = "'Infinity'" if version >= 140_000 else "'NaN'"
+        where = f"{quote(column.name)} < {top}::numeric"
+        far = f"{quote(column.name)} >= {top}::numeric"
+    text = session.value(
+        f"SELECT {quote(column.name)}::text FROM {wanted.relation.source} WHERE {where} "
+        f"ORDER BY {operand} DESC LIMIT 1"
+    )
+    notes: tuple[str, ...] = ()
+    if not settings.lookback:
+        notes = (
+            f"cursor {column.name!r} is exact only if rows become visible in its order: a "
+            "transaction that takes a value early and commits late is passed over; "
+            "`lookback` with mode merge reads such rows again",
+        )
+    value = None if text is None else parse_value(column.tag, text)
+    return Bound(value, far=far, notes=notes)
+
+
+def _by_time(session: Session, wanted: Wanted) -> Bound:
+    settings = wanted.settings
+    clock = _Clock(*session.rows(_CLOCK)[0])
+    alone = clock.replica or settings.stamped_by == "application"
+    settle = settings.settle
+    if settle is None:
+        settle = SETTLE_BY_CLOCK_ALONE if alone else SETTLE
+    micros, notes, stuck = clock.now, [], ""
+    if alone:
+        why = "this is a replica" if clock.replica else "the application stamps the rows"
+        notes.append(f"{why}: rows that appear more than {settle:g} s late are passed over")
+    else:
+        micros, notes, stuck = _below_open(session, clock, wanted)
+    micros -= round(settle * moments.SECOND)
+    value, far, zone_note = _in_column(wanted.column.tag, micros, clock)
+    name = quote(wanted.column.name)
+    notes += zone_note
+    return Bound(value, far=f"{name} > {far}", notes=tuple(notes), stuck=stuck)
+
+
+def _in_column(tag: str, micros: int, clock: _Clock) -> tuple[Any, str, list[str]]:
+    """The bound as a value of the column, a literal for what no clock has reached, notes."""
+    if tag == "timestamp":
+        return micros, f"'{moments.iso(clock.now)}+00'::timestamptz", []
+    # Whichever of UTC and the server's own zone is behind, so that neither reading is passed.
+    behind, ahead = min(0, clock.offset), max(0, clock.offset)
+    notes = []
+    if clock.offset or clock.zone.upper() not in ("UTC", "ETC/UTC", "GMT"):
+        notes.append(
+            f"the column has no zone: its bound is the earlier of UTC and the server's own zone "
+            f"({clock.zone}); where clocks go back an hour, rows of that hour may be passed over"
+        )
+    else:
+        notes.append("the column has no zone: it is compared with the clock in UTC")
+    local = micros + behind
+    if tag == "naive_timestamp":
+        return local, f"'{moments.iso(clock.now + ahead)}'::timestamp", notes
+    notes.append("a date is read once its day is over")
+    return moments.day(local), f"'{moments.day(clock.now + ahead).isoformat()}'::date", notes
+
+
+def _below_open(session: Session, clock: _Clock, wanted: Wanted) -> tuple[int, list[str], str]:
+    """The clock, or the start of the oldest open transaction if that is earlier."""
+    max_wait = round(wanted.settings.max_wait * moments.SECOND)
+    micros, notes, stuck = clock.now, [], ""
+    if clock.sees_others:
+        for pid, start, state, wrote, user in session.rows(_OPEN):
+            age = clock.now - start
+            who = f"pid {pid} ({user}, {state}, transaction open for {age / 1e6:.0f} s)"
+            if age > max_wait and not wrote:
+                notes.append(
+                    f"{who} has written nothing for longer than max_wait: the read goes on "
+                    "without it; rows that it still writes with its start as their time are lost"
+                )
+                continue
+            if start < micros:
+                micros = start
+                notes += [f"held back by {who}"] if age > moments.SECOND else []
+                stuck = who if age > max_wait else ""
+            break
+    else:
+        _wait_for_others(session, wanted)
+    for gid, prepared in session.rows(_PREPARED)[:1]:
+        # Postgres does not say when a prepared transaction began.
+        micros = min(micros, prepared - max_wait)
+        age = (clock.now - prepared) / 1e6
+        who = f"prepared transaction {gid!r} (prepared {age:.0f} s ago)"
+        notes.append(f"held back by {who}, taken to have begun max_wait before that")
+        stuck = stuck or (who if age > wanted.settings.max_wait else "")
+    return micros, notes, stuck
+
+
+def _wait_for_others(session: Session, wanted: Wanted) -> None:
+    """Wait till no transaction is left that was open when the clock was read.
+
+    For roles that may not see when others' transactions began: any role sees that they are there.
+    """
+    waiting = dict(session.rows(_VIRTUAL))
+    deadline = time.monotonic() + wanted.settings.max_wait
+    while waiting:
+        if wanted.stopped():
+            raise Stopped
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(pid) for pid in sorted(set(waiting.values())))
+            raise ConnectorError(
+                ErrorClass.TRANSIENT,
+                f"connection {session.name!r}: held back for {wanted.settings.max_wait:g} s by "
+                f"open transactions of pid {pids}: end them, or grant pg_read_all_stats to this "
+                "role so that rows older than those transactions can be read meanwhile",
+            )
+        time.sleep(_POLL_SECONDS)
+        still = dict(session.rows(_VIRTUAL))
+        waiting = {v: pid for v, pid in waiting.items() if v in still}

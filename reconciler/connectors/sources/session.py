@@ -1,0 +1,168 @@
+"""One ADBC connection, warm between runs, whose failures are classed and name no secret."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+from adbc_driver_manager import Error as AdbcError
+
+from catalog.records import ErrorClass
+from reconciler.connectors.ports import ConnectorError
+
+_STATE = re.compile(r"SQLSTATE:? ([0-9A-Z]{5})")
+_QUERY_WAS = re.compile(r"\n*Query was:.*", re.DOTALL)
+_LINE = re.compile(r"\nLINE \d+:.*", re.DOTALL)
+_URL_PASSWORD = re.compile(r"(://[^:@/\s]*):[^@/\s]*@")
+_AUTH = (
+    "password authentication failed",
+    "no password supplied",
+    "authentication failed",
+    "pg_hba.conf",
+    "role ",
+)
+_PERMANENT_CONNECT = ("database ", "invalid connection option", "invalid URI", "invalid port")
+_PERMANENT_SQLITE = (
+    "no such table",
+    "no such column",
+    "syntax error",
+    "file is not a database",
+    "malformed",
+    "has no column",
+    "readonly database",
+    "Type mismatch",
+)
+
+
+class Session:
+    """Runs statements one after another. Opens at first use and again once it is broken.
+
+    Every failure is a ``ConnectorError`` that starts with ``name`` (of the connection).
+    """
+
+    def __init__(self, name: str, connect: Callable[[], Any], secrets: tuple[str, ...]) -> None:
+        self.name = name
+        self._connect = connect
+        self._secrets = tuple(s for s in secrets if s)
+        self._connection: Any = None
+        self._cursor: Any = None
+        self._reading = False
+        self.opened = 0
+        """How often it connected: what a caller remembers of one connection ends with it."""
+
+    def ensure(self) -> None:
+        """Connect unless it is connected."""
+        if self._connection is None:
+            with self._classed(connecting=True):
+                self._connection = self._connect()
+                self._cursor = self._connection.cursor()
+            self.opened += 1
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """All rows of a small answer."""
+        self.ensure()
+        with self._classed():
+            self._cursor.execute(sql)
+            found: list[tuple[Any, ...]] = self._cursor.fetchall()
+            return found
+
+    def value(self, sql: str) -> Any:
+        """The first value of the first row; None without one."""
+        rows = self.rows(sql)
+        return rows[0][0] if rows else None
+
+    def run(self, sql: str) -> None:
+        """A statement without an answer."""
+        self.rows(sql)
+
+    def schema(self, sql: str) -> pa.Schema:
+        """What a statement would return; it is not run."""
+        self.ensure()
+        with self._classed():
+            return self._cursor.adbc_execute_schema(sql)
+
+    def batches(self, sql: str, options: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+        """A large answer, streamed. Other statements wait until it is exhausted or closed."""
+        self.ensure()
+        with self._classed():
+            cursor = self._connection.cursor()
+            try:
+                cursor.adbc_statement.set_options(**dict(options))
+                cursor.execute(sql)
+                reader = cursor.fetch_record_batch()
+                try:
+                    yield from reader
+                finally:
+                    reader.close()
+            finally:
+                cursor.close()
+
+    def quietly(self, sql: str) -> None:
+        """A statement that ends something (``ROLLBACK``): a failure closes the connection."""
+        if self._connection is None:
+            return
+        try:
+            self.run(sql)
+        except ConnectorError:
+            self.close()
+
+    def close(self) -> None:
+        """Cursor first, then connection; never raises. Usable again afterwards."""
+        cursor, connection = self._cursor, self._connection
+        self._cursor = self._connection = None
+        for handle in (cursor, connection):
+            if handle is not None:
+                with contextlib.suppress(Exception):
+                    handle.close()
+
+    @contextlib.contextmanager
+    def _classed(self, *, connecting: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except (AdbcError, OSError, pa.ArrowException) as error:
+            raise self._translate(error, connecting=connecting) from None
+
+    def _translate(self, error: Exception, *, connecting: bool) -> ConnectorError:
+        text = str(error)
+        state = getattr(error, "sqlstate", None) or ""
+        found = _STATE.search(text)
+        if not state and found:
+            state = found[1]
+        kind = _connect_class(text) if connecting else error_class(state, text)
+        if kind in (ErrorClass.TRANSIENT, ErrorClass.AUTH_EXPIRED):
+            self.close()
+        return ConnectorError(kind, f"connection {self.name!r}: {self._clean(text)}")
+
+    def _clean(self, text: str) -> str:
+        text = _LINE.sub("", _QUERY_WAS.sub("", text))
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        text = _URL_PASSWORD.sub(r"\1:***@", text)
+        return " ".join(text.split()).removesuffix(".")
+
+
+def _connect_class(text: str) -> ErrorClass:
+    fatal = text.partition("FATAL:")[2]
+    if any(word in fatal for word in _AUTH):
+        return ErrorClass.AUTH_EXPIRED
+    if any(word in fatal or word in text for word in _PERMANENT_CONNECT if word != "database "):
+        return ErrorClass.PERMANENT
+    if 'database "' in fatal and "does not exist" in fatal:
+        return ErrorClass.PERMANENT
+    return ErrorClass.TRANSIENT
+
+
+def error_class(state: str, text: str) -> ErrorClass:
+    """The class of a failed statement, by SQLSTATE, or by its words where there is none."""
+    if state in ("28P01", "28000"):
+        return ErrorClass.AUTH_EXPIRED
+    if state[:2] in ("08", "40", "53", "55", "57", "58", "72", "XX") or state == "25006":
+        return ErrorClass.TRANSIENT
+    if state:
+        return ErrorClass.PERMANENT
+    if any(words in text for words in _PERMANENT_SQLITE):
+        return ErrorClass.PERMANENT
+    return ErrorClass.TRANSIENT

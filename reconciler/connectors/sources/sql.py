@@ -1,0 +1,185 @@
+"""The source behind ``connector = "sql"``: PostgreSQL and SQLite, read as Arrow batches."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from catalog.records import ErrorClass
+from reconciler.config.desired import Mode, StreamSettings
+from reconciler.connectors import arrow
+from reconciler.connectors.ports import (
+    ConnectorError,
+    Finding,
+    FoundStream,
+    Read,
+    ReadRequest,
+    Secrets,
+)
+from reconciler.connectors.sources import postgres, sqlite
+from reconciler.connectors.sources.relation import Dialect, Relation
+from reconciler.connectors.sources.session import Session
+from reconciler.connectors.sources.sql_plan import cursor_column, plan
+from reconciler.connectors.sources.sql_read import SqlRead
+from reconciler.schema.model import Field, Schema
+
+_CURSOR_NAMES = re.compile(
+    r"(?i)(updated|modified|changed|last_update|mtime|inserted|created)(_?(at|on|time|date|ts))?$"
+)
+_CURSOR_TYPES = frozenset({"timestamp", "naive_timestamp", "int64", "int32"})
+
+
+def open_sql(name: str, options: Mapping[str, Any], secrets: Secrets) -> SqlSource:
+    """The source for a URL ``postgresql://…`` or ``sqlite:///path``.
+
+    Raises ``ConnectorError`` (permanent) for any other; connects at first use.
+    """
+    url = str(options.get("url", ""))
+    scheme = url.partition(":")[0]
+    if scheme in ("postgresql", "postgres"):
+        password = secrets.get("password")
+        inside = unquote(urlsplit(url).password or "")
+        session = Session(name, postgres.connector(url, password), (password or "", inside))
+        return SqlSource(postgres.Postgres(session, url))
+    if scheme == "sqlite":
+        path = Path("/" + url.removeprefix("sqlite:").lstrip("/"))
+        session = Session(name, sqlite.connector(name, path), ())
+        return SqlSource(sqlite.Sqlite(session, path))
+    raise ConnectorError(
+        ErrorClass.PERMANENT,
+        f"connection {name!r}: url has the scheme {scheme!r}; "
+        "allowed are postgresql://user@host/database and sqlite:///path",
+    )
+
+
+class SqlSource:
+    """One database. Used by one thread; reads one stream at a time."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    def check(self, streams: Mapping[str, StreamSettings]) -> list[Finding]:
+        """Connect, then look at each stream: its table, its key, its cursor and the index on it."""
+        try:
+            findings = [Finding("ok", text) for text in self._dialect.check()]
+        except ConnectorError as error:
+            return [Finding("problem", str(error))]
+        for stream, settings in streams.items():
+            try:
+                relation = self._dialect.relation(stream, settings)
+                findings += _check_stream(stream, settings, relation)
+            except ConnectorError as error:
+                findings.append(Finding("problem", str(error)))
+        return findings
+
+    def discover(
+        self, select: Sequence[str], named: Mapping[str, StreamSettings]
+    ) -> list[FoundStream]:
+        """Tables that match ``select``, and the tables, views and queries named."""
+        names = [n for n in self._dialect.streams(views=False) if selected(n, select)]
+        names += [n for n in named if n not in names]
+        return [self._found(name, named.get(name, StreamSettings())) for name in names]
+
+    def _found(self, name: str, settings: StreamSettings) -> FoundStream:
+        relation = self._dialect.relation(name, settings)
+        candidates = sorted(
+            (
+                c
+                for c in relation.columns
+                if c.type in _CURSOR_TYPES or _CURSOR_NAMES.search(c.name)
+            ),
+            key=lambda c: (
+                not (_CURSOR_NAMES.search(c.name) and "int" not in c.type),
+                "int" in c.type,
+                c.name not in relation.indexed,
+                c.tag == "int" and c.name not in relation.key,
+            ),
+        )
+        cursors = tuple(c.name for c in candidates if c.tag)
+        schema = Schema(
+            tuple(
+                Field(c.name, _word(c.type, c.name, settings), c.nullable) for c in relation.columns
+            ),
+            settings.key or relation.key,
+        )
+        indexed = tuple(c for c in cursors if c in relation.indexed)
+        return FoundStream(name, schema, cursors, indexed, relation.rows)
+
+    def read(self, request: ReadRequest) -> Read:
+        """Fix the bound, open the snapshot, and look whether there is anything (C1)."""
+        try:
+            return SqlRead(self._dialect, plan(self._dialect, request))
+        except BaseException:
+            self._dialect.end()
+            raise
+
+    def close(self) -> None:
+        self._dialect.session.close()
+
+
+def selected(name: str, select: Iterable[str]) -> bool:
+    """Whether globs take a name; ``!`` takes away, and the last that matches decides."""
+    taken = False
+    for glob in select:
+        if fnmatch.fnmatchcase(name, glob.removeprefix("!")):
+            taken = not glob.startswith("!")
+    return taken
+
+
+def _word(native: str, name: str, settings: StreamSettings) -> str:
+    return dict(settings.columns).get(name, native)
+
+
+def _check_stream(stream: str, settings: StreamSettings, relation: Relation) -> list[Finding]:
+    findings = []
+    key = settings.key or relation.key
+    arrow_problems = _check_types(stream, settings)
+    if settings.mode is Mode.MERGE and not key:
+        findings.append(
+            Finding(
+                "problem",
+                f"{stream}: the database declares no key to merge on",
+                'set `key = ["column"]`, or mode = "append" or "replace"',
+            )
+        )
+    column = cursor_column(relation, settings)
+    if column is None and settings.mode is Mode.APPEND:
+        findings.append(
+            Finding(
+                "problem",
+                f"{stream}: no cursor column, so each run would append the whole table again",
+                'name a cursor, or use mode = "replace" or "merge"',
+            )
+        )
+    elif column is None:
+        findings.append(Finding("ok", f"{stream}: the whole table is read each time"))
+    elif column.name not in relation.indexed:
+        findings.append(
+            Finding(
+                "warning",
+                f"{stream}: no index leads with the cursor {column.name!r}: each run scans the "
+                "table, and is one commit",
+                f"CREATE INDEX ON {relation.source} ({column.name})",
+            )
+        )
+    else:
+        findings.append(Finding("ok", f"{stream}: cursor {column.name!r}, indexed"))
+    if settings.lookback and settings.mode is Mode.APPEND:
+        findings.append(
+            Finding("problem", f"{stream}: `lookback` with mode append would double rows")
+        )
+    return arrow_problems + findings
+
+
+def _check_types(stream: str, settings: StreamSettings) -> list[Finding]:
+    findings = []
+    for name, word in settings.columns:
+        try:
+            arrow.arrow_type(word)
+        except ValueError as error:
+            findings.append(Finding("problem", f"{stream}: columns: {name}: {error}"))
+    return findings

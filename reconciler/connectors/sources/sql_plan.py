@@ -1,0 +1,253 @@
+"""What one read of a table will be, decided before its first row (C1 to C5)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from catalog import position
+from catalog.records import Cursor, CursorKind, ErrorClass, HoldKind
+from reconciler.config.desired import Mode, StreamSettings
+from reconciler.connectors import arrow
+from reconciler.connectors.ports import ConnectorError, NeedsAnswer, ReadRequest
+from reconciler.connectors.sources.definition import definition, refuse_other
+from reconciler.connectors.sources.nearest import no_such
+from reconciler.connectors.sources.relation import Bound, Column, Dialect, Relation, Wanted, quote
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A read with its snapshot open (unless it has no news)."""
+
+    relation: Relation
+    column: Column | None
+    key: tuple[str, ...]
+    schema: pa.Schema
+    whole: bool
+    ordered: bool
+    definition: str
+    cursor: Cursor | None
+    """Where to go on once all is committed."""
+    closed: bool
+    has_news: bool = True
+    statements: tuple[str, ...] = ()
+    refuse_null_key: bool = False
+    notes: tuple[str, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    stopped: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """The rows of one read, as conditions on the cursor column."""
+
+    read: str
+    news: str
+    empty: bool
+
+
+def cursor_column(relation: Relation, settings: StreamSettings) -> Column | None:
+    """The first of the cursors named that the relation has; None: it is read as a whole.
+
+    Raises ``ConnectorError`` (permanent) for one that has no exact order (C4).
+    """
+    if settings.mode is Mode.REPLACE:
+        return None
+    found = next((c for c in map(relation.column, settings.cursor) if c is not None), None)
+    if found is not None and not found.tag:
+        raise ConnectorError(
+            ErrorClass.PERMANENT,
+            f"{relation.identity}: {found.name!r} cannot be a cursor: {found.why_not}",
+        )
+    return found
+
+
+def plan(dialect: Dialect, request: ReadRequest) -> Plan:
+    """Fix the bound, open the snapshot, look for news. Raises as ``Source.read`` says."""
+    settings = request.settings
+    relation = dialect.relation(request.stream, settings)
+    column = cursor_column(relation, settings)
+    key = settings.key or relation.key
+    _check(dialect, relation, column, settings, key)
+    notes = tuple(c.note for c in relation.columns if c.note and not _overridden(c, settings))
+    closed = column is not None and dialect.closed(column)
+    body = definition(dialect.identity(), relation, column, key, settings, closed=closed)
+    if request.cursor is not None and not (column is None and settings.mode is Mode.REPLACE):
+        refuse_other(request.stream, request.cursor.definition, body)
+    base = Plan(
+        relation=relation,
+        column=column,
+        key=key,
+        schema=_schema(relation, settings),
+        whole=column is None or request.refresh,
+        ordered=column is not None and column.name in relation.indexed and not request.refresh,
+        definition=body,
+        cursor=None,
+        closed=closed,
+        refuse_null_key=settings.mode is Mode.MERGE,
+        stopped=request.stopped,
+    )
+    if column is None:
+        return _whole(dialect, base, notes)
+    return _incremental(dialect, base, column, request, notes)
+
+
+def _overridden(column: Column, settings: StreamSettings) -> bool:
+    return any(name == column.name for name, _ in settings.columns)
+
+
+def _schema(relation: Relation, settings: StreamSettings) -> pa.Schema:
+    words = {c.name: c.type for c in relation.columns} | dict(settings.columns)
+    return pa.schema([pa.field(c.name, arrow.arrow_type(words[c.name])) for c in relation.columns])
+
+
+def _check(
+    dialect: Dialect,
+    relation: Relation,
+    column: Column | None,
+    settings: StreamSettings,
+    key: tuple[str, ...],
+) -> None:
+    known, where = [c.name for c in relation.columns], dialect.session.name
+    for name in (*key, *(name for name, _ in settings.columns)):
+        if name not in known:
+            raise no_such(f"column of {relation.identity}", name, known, where)
+    for name, word in settings.columns:
+        try:
+            arrow.arrow_type(word)
+        except ValueError as error:
+            raise ConnectorError(
+                ErrorClass.PERMANENT, f"{relation.identity}: columns: {name}: {error}"
+            ) from None
+    if settings.mode is not Mode.APPEND:
+        return
+    if column is None:
+        raise ConnectorError(
+            ErrorClass.PERMANENT,
+            f"{relation.identity} has none of the cursor columns "
+            f"{', '.join(map(repr, settings.cursor)) or '(none is named)'}: with mode append each "
+            "run would add the whole table again; name a cursor, or use mode replace or merge",
+        )
+    if settings.lookback or settings.null_cursor == "reread":
+        which = "lookback" if settings.lookback else 'null_cursor = "reread"'
+        raise ConnectorError(
+            ErrorClass.PERMANENT,
+            f"{relation.identity}: {which} reads rows again, which mode append would double; "
+            "use mode merge",
+        )
+
+
+def _whole(dialect: Dialect, base: Plan, notes: tuple[str, ...]) -> Plan:
+    dialect.begin()
+    now = position.encode("snapshot", time.time_ns() // 1_000)
+    return replace(
+        base,
+        cursor=Cursor(CursorKind.SNAPSHOT_ID, base.definition, now),
+        statements=(dialect.statement(base.relation, None, "", ""),),
+        notes=notes,
+    )
+
+
+def _incremental(
+    dialect: Dialect, base: Plan, column: Column, request: ReadRequest, notes: tuple[str, ...]
+) -> Plan:
+    settings = request.settings
+    last = None if request.cursor is None else position.decode(request.cursor.position)
+    bound = dialect.bound(Wanted(base.relation, column, settings, request.stopped))
+    span = _range(dialect, column, settings, last, bound)
+    dialect.begin()
+    nulls, far, news = _survey(dialect, base, column, bound, span)
+    if nulls and settings.null_cursor == "hold":
+        raise NeedsAnswer(
+            HoldKind.NULL_CURSOR,
+            f"{base.relation.identity}: {nulls} rows or more have no value in the cursor column "
+            f"{column.name!r}, so no run would ever read them: fill them, or set "
+            '`null_cursor` to "skip" or (with mode merge) "reread"',
+            ("null_cursor = skip", "null_cursor = reread", "retry"),
+        )
+    reread = bool(nulls) and settings.null_cursor == "reread"
+    if not (news or reread):
+        dialect.end()
+        if bound.stuck:
+            raise ConnectorError(
+                ErrorClass.TRANSIENT,
+                f"{base.relation.identity}: nothing can be read: held back for longer than "
+                f"max_wait ({settings.max_wait:g} s) by {bound.stuck}; end it, or have it commit",
+            )
+    statements = []
+    order = dialect.operand(column) if base.ordered else ""
+    if news:
+        statements.append(dialect.statement(base.relation, column, f"WHERE {span.read}", order))
+    if reread:
+        where = f"WHERE {quote(column.name)} IS NULL"
+        statements.append(dialect.statement(base.relation, column, where, ""))
+    cursor = request.cursor
+    if bound.value is not None and (last is None or bound.value > last):
+        place = position.encode(column.tag, bound.value)
+        cursor = Cursor(CursorKind.MONOTONIC, base.definition, place)
+    return replace(
+        base,
+        cursor=cursor,
+        has_news=news or reread,
+        statements=tuple(statements),
+        notes=notes + bound.notes + _warnings(column, base, far),
+        counts={"null_cursor": 0 if reread else nulls, "beyond_bound": far},
+    )
+
+
+def _warnings(column: Column, base: Plan, far: int) -> tuple[str, ...]:
+    notes = ["deletes, and rows whose key changed, are not seen by a cursor"]
+    if far:
+        notes.append(
+            f"{far} rows have a {column.name!r} that lies in the future or is no place in an "
+            "order (infinity, NaN): they are left out and do not move the cursor"
+        )
+    if not base.ordered and column.name not in base.relation.indexed:
+        notes.append(
+            f"no index leads with {column.name!r}: each run scans the table, in one commit"
+        )
+    return tuple(notes)
+
+
+def _range(
+    dialect: Dialect, column: Column, settings: StreamSettings, last: Any, bound: Bound
+) -> _Range:
+    name, closed = dialect.operand(column), dialect.closed(column)
+    if bound.value is None or (last is not None and bound.value <= last):
+        return _Range("false", "false", empty=True)
+    upper = f"{name} {'<=' if closed else '<'} {dialect.literal(column, bound.value)}"
+    if last is None:
+        return _Range(upper, upper, empty=False)
+    above = ">" if closed else ">="
+    news = f"{name} {above} {dialect.literal(column, last)} AND {upper}"
+    if not settings.lookback:
+        return _Range(news, news, empty=False)
+    start = dialect.literal(column, dialect.behind(column, last, settings.lookback))
+    return _Range(f"{name} {above} {start} AND {upper}", news, empty=False)
+
+
+def _survey(
+    dialect: Dialect, base: Plan, column: Column, bound: Bound, span: _Range
+) -> tuple[int, int, bool]:
+    """NULL cursors, values no clock has reached, and whether there are new rows.
+
+    With an index three small look-ups; without one a single scan.
+    """
+    source, session = base.relation.source, dialect.session
+    null, far = f"{quote(column.name)} IS NULL", bound.far or "false"
+    if column.name not in base.relation.indexed:
+        found = session.rows(
+            f"SELECT count(*) FILTER (WHERE {null}), count(*) FILTER (WHERE {far}), "
+            f"count(*) FILTER (WHERE {span.news}) FROM {source}"
+        )[0]
+        return int(found[0]), int(found[1]), bool(found[2])
+    nulls = session.value(f"SELECT count(*) FROM {source} WHERE {null}") if column.nullable else 0
+    beyond = session.value(f"SELECT count(*) FROM {source} WHERE {far}") if bound.far else 0
+    news = not span.empty and bool(
+        session.rows(f"SELECT 1 FROM {source} WHERE {span.news} LIMIT 1")
+    )
+    return int(nulls), int(beyond), news

@@ -1,0 +1,417 @@
+"""SQLite as a source: types by declaration, checked value by value, since SQLite keeps any."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote as url_quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catalog.records import ErrorClass, Micros
+from reconciler.config.desired import StreamSettings
+from reconciler.connectors import arrow
+from reconciler.connectors.arrow import Misfits
+from reconciler.connectors.ports import ConnectorError
+from reconciler.connectors.sources import moments
+from reconciler.connectors.sources.nearest import no_such
+from reconciler.connectors.sources.relation import (
+    CURSOR,
+    MISFIT,
+    Bound,
+    Column,
+    Relation,
+    Wanted,
+    quote,
+    quote_text,
+)
+from reconciler.connectors.sources.session import Session
+
+SETTLE = 1.0
+SETTLE_BY_APPLICATION = 10.0
+_BUSY_MS = 5_000
+_BATCH_BYTES = 8 * 1024 * 1024
+_SIZED = re.compile(r"(?:DECIMAL|NUMERIC)\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
+_NAMED = {
+    "BOOLEAN": "bool",
+    "BOOL": "bool",
+    "DATE": "date",
+    "TIME": "time",
+    "UUID": "uuid",
+    "GUID": "uuid",
+    "UNIQUEIDENTIFIER": "uuid",
+    "JSON": "json",
+}
+_AFFINITY = (
+    (("INT",), "int64"),
+    (("CHAR", "CLOB", "TEXT"), "text"),
+    (("BLOB",), "binary"),
+    (("REAL", "FLOA", "DOUB"), "float64"),
+)
+_TIME_TEXT = re.compile(r"\d{4}-\d\d-\d\d(?:([T ])\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?")
+_SAME_FORM = r"^\d{4}-\d\d-\d\d(?:SEPARATOR\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?$"
+_DUMMY = {"int64": "0", "float64": "0.0", "binary": "x''"}
+
+
+def connector(name: str, path: Path) -> Callable[[], Any]:
+    """What opens the file, to read only."""
+
+    def connect() -> Any:
+        from adbc_driver_sqlite import dbapi
+
+        if not path.is_file():
+            raise ConnectorError(
+                ErrorClass.PERMANENT,
+                f"connection {name!r}: there is no file {str(path)!r}; it is not made here",
+            )
+        connection = dbapi.connect(f"file:{url_quote(str(path))}?mode=ro", autocommit=True)
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        return connection
+
+    return connect
+
+
+class Sqlite:
+    """The dialect of SQLite."""
+
+    def __init__(self, session: Session, path: Path) -> None:
+        self.session = session
+        self._path = path
+        self._known: dict[tuple[str, str], Relation] = {}
+        self._known_at: tuple[int, int] = (0, 0)
+        self._form = ""
+
+    def identity(self) -> str:
+        return f"sqlite://{self._path.resolve()}"
+
+    # -- what is there -------------------------------------------------------------------------
+
+    def streams(self, *, views: bool) -> list[str]:
+        kinds = "('table', 'view')" if views else "('table')"
+        return [
+            row[0]
+            for row in self.session.rows(
+                f"SELECT name FROM sqlite_schema WHERE type IN {kinds} "
+                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY 1"
+            )
+        ]
+
+    def relation(self, stream: str, settings: StreamSettings) -> Relation:
+        version = self.session.value("PRAGMA schema_version")
+        state = (self.session.opened, version)
+        if state != self._known_at:
+            self._known, self._known_at = {}, state
+        wanted = (stream, settings.query)
+        if wanted not in self._known:
+            self._known[wanted] = (
+                self._query(settings.query) if settings.query else self._table(stream)
+            )
+        return self._known[wanted]
+
+    def _query(self, query: str) -> Relation:
+        text = query.strip().rstrip(";")
+        view = quote("reconciler_query_" + str(len(self._known)))
+        self.session.run(f"DROP VIEW IF EXISTS temp.{view}")
+        self.session.run(f"CREATE TEMP VIEW {view} AS {text}")
+        columns, _ = self._columns(f"temp.{view}", view, strict=False)
+        return Relation(f"temp.{view}", "the query", columns, misfit=_misfit(columns))
+
+    def _table(self, stream: str) -> Relation:
+        found = self.session.rows(f"PRAGMA main.table_list({quote_text(stream)})")
+        if not found:
+            raise no_such("table", stream, self.streams(views=True), self.session.name)
+        kind, without_rowid, strict = found[0][2], bool(found[0][4]), bool(found[0][5])
+        columns, key = self._columns(f"main.{quote(stream)}", quote(stream), strict=strict)
+        source = f"main.{quote(stream)}"
+        return Relation(
+            source,
+            stream,
+            columns,
+            key=key,
+            indexed=self._indexed(stream, columns, key, kind),
+            rows=None
+            if kind != "table" or without_rowid
+            else self.session.value(f"SELECT max(rowid) FROM {source}") or 0,
+            misfit="" if strict else _misfit(columns),
+        )
+
+    def _columns(
+        self, source: str, name: str, *, strict: bool
+    ) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+        schema = "temp" if source.startswith("temp.") else "main"
+        rows = [
+            row for row in self.session.rows(f"PRAGMA {schema}.table_xinfo({name})") if row[6] != 1
+        ]
+        key = sorted((row[5], row[1]) for row in rows if row[5])
+        columns = tuple(
+            _column(row[1], row[2] or "", required=bool(row[3]), strict=strict) for row in rows
+        )
+        return columns, tuple(column for _, column in key)
+
+    def _indexed(
+        self, stream: str, columns: tuple[Column, ...], key: tuple[str, ...], kind: str
+    ) -> frozenset[str]:
+        leading = set()
+        for index in self.session.rows(f"PRAGMA main.index_list({quote_text(stream)})"):
+            if index[4]:  # partial
+                continue
+            parts = self.session.rows(f"PRAGMA main.index_xinfo({quote_text(index[1])})")
+            if parts and parts[0][2] is not None and parts[0][4] == "BINARY":
+                leading.add(parts[0][2])
+        types = {c.name: c.type for c in columns}
+        if kind == "table" and len(key) == 1 and types[key[0]] == "int64":
+            leading.add(key[0])  # the rowid, or indexed in any case
+        return frozenset(leading)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def bound(self, wanted: Wanted) -> Bound:
+        column, source = wanted.column, wanted.relation.source
+        operand = self.operand(column)
+        self._form = ""
+        top = self._greatest(source, operand, "''" if column.tag == "int" else "x''")
+        if column.tag == "int":
+            note = (
+                f"cursor {column.name!r} is exact while SQLite assigns it in rising order, inside "
+                "the transaction that writes the row"
+            )
+            value = None if top is None else int(top)
+            return Bound(value, far=f"{operand} >= ''", notes=(note,))
+        timed = isinstance(top, str) and _TIME_TEXT.fullmatch(top)
+        if top is None or not timed:
+            if top is not None and column.type != "text":
+                raise self._no_order(column, top)
+            note = f"cursor {column.name!r} is exact only if rows become visible in its order"
+            return Bound(top, far=f"{operand} >= x''", notes=(note,))
+        assert isinstance(top, str)
+        return self._time_bound(wanted, top, timed[1] or "")
+
+    def _time_bound(self, wanted: Wanted, top: str, separator: str) -> Bound:
+        """The newest whole time that the clock has passed by ``settle``, as it is stored (C2).
+
+        SQLite has one writer: what is committed later was stamped no earlier than what is visible
+        now. So the newest stored value is a bound; only those of the running second wait.
+        """
+        column, source, settings = wanted.column, wanted.relation.source, wanted.settings
+        operand = self.operand(column)
+        by_application = settings.stamped_by == "application"
+        settle = settings.settle
+        if settle is None:
+            settle = SETTLE_BY_APPLICATION if by_application else SETTLE
+        now = int(self.session.value("SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)"))
+        width = min(len(top.rstrip("Z")), 19)
+        clock = moments.iso((now - round(settle * 1_000)) * 1_000, separator or " ")[:width]
+        present = moments.iso(now * 1_000, separator or " ")[:width]
+        if separator == "T":
+            day = quote_text(top[:10] + " "), quote_text(top[:10] + "!")
+            others = f"{operand} >= {day[0]} AND {operand} < {day[1]}"
+            if self.session.rows(f"SELECT 1 FROM {source} WHERE {others} LIMIT 1"):
+                raise self._mixed(column.name)
+        self._form = _SAME_FORM.replace("SEPARATOR", separator or "[T ]")
+        notes = [f"cursor {column.name!r} is compared as the text that is stored, with UTC"]
+        if by_application:
+            notes.append(f"rows that appear more than {settle:g} s late are passed over")
+        return Bound(
+            self._greatest(source, operand, quote_text(clock)),
+            far=f"{operand} > {quote_text(present + '~')}",
+            notes=tuple(notes),
+        )
+
+    def _greatest(self, source: str, operand: str, below: str) -> Any:
+        return self.session.value(
+            f"SELECT {operand} FROM {source} WHERE {operand} < {below} "
+            f"ORDER BY {operand} DESC LIMIT 1"
+        )
+
+    def _no_order(self, column: Column, found: Any) -> ConnectorError:
+        return ConnectorError(
+            ErrorClass.PERMANENT,
+            f"connection {self.session.name!r}: cursor {column.name!r} is declared a "
+            f"{column.type}, but holds {found!r}, which does not sort as a time: have the "
+            "application store 'YYYY-MM-DD HH:MM:SS' in UTC, or name another cursor",
+        )
+
+    def _mixed(self, name: str) -> ConnectorError:
+        return ConnectorError(
+            ErrorClass.PERMANENT,
+            f"connection {self.session.name!r}: cursor {name!r} mixes ways to write a time, which "
+            "do not sort together: store one form ('YYYY-MM-DD HH:MM:SS', or with a T), or name "
+            "another cursor",
+        )
+
+    def begin(self) -> None:
+        self.session.run("BEGIN")
+
+    def end(self) -> None:
+        self.session.quietly("ROLLBACK")
+
+    def operand(self, column: Column) -> str:
+        return f"{quote(column.name)} COLLATE BINARY"
+
+    def closed(self, _column: Column) -> bool:
+        return True
+
+    def literal(self, column: Column, value: Any) -> str:
+        return str(int(value)) if column.tag == "int" else quote_text(value)
+
+    def options(self, relation: Relation) -> Mapping[str, str]:
+        """The driver's batches are of so many rows, however wide: about 8 MiB of them."""
+        widths = " + ".join(
+            f"coalesce(length({quote(c.name)}), 0)"
+            for c in relation.columns
+            if c.type in ("text", "binary", "json")
+        )
+        width = 0
+        if widths:
+            width = self.session.value(
+                f"SELECT max(n) FROM (SELECT {widths} AS n FROM {relation.source} LIMIT 100)"
+            )
+        rows = _BATCH_BYTES // ((width or 0) + 8 * len(relation.columns))
+        return {"adbc.sqlite.query.batch_rows": str(min(max(rows, 16), 16_384))}
+
+    def statement(self, relation: Relation, column: Column | None, rest: str, order: str) -> str:
+        """The first row is of our own: it fixes the types, which the driver takes from it."""
+        selected = [f"{c.select} AS {quote(c.name)}" for c in relation.columns]
+        first = [f"{_DUMMY.get(c.type, _EMPTY)} AS {quote(c.name)}" for c in relation.columns]
+        if relation.misfit:
+            selected.append(f"{relation.misfit} AS {MISFIT}")
+            first.append(f"'' AS {MISFIT}")
+        if column is not None:
+            selected.append(f"{quote(column.name)} AS {CURSOR}")
+            first.append(f"NULL AS {CURSOR}")
+        order_by = f" ORDER BY {CURSOR} COLLATE BINARY" if order else ""
+        return (
+            f"SELECT {', '.join(first)} UNION ALL "
+            f"SELECT {', '.join(selected)} FROM {relation.source} {rest}{order_by}"
+        )
+
+    def finish(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, Misfits]]:
+        skip = 1
+        for batch in batches:
+            rest = batch.slice(skip)
+            skip = 0
+            self._check_form(rest)
+            yield rest, {}
+
+    def _check_form(self, batch: pa.RecordBatch) -> None:
+        index = batch.schema.get_field_index(CURSOR)
+        if not self._form or index < 0 or not batch.num_rows:
+            return
+        matches = pc.match_substring_regex(batch.column(index), self._form)
+        if pc.any(pc.invert(matches)).as_py():
+            raise self._mixed("the stream's cursor")
+
+    def behind(self, column: Column, value: Any, lookback: float) -> Any:
+        if column.tag == "int":
+            return value - int(lookback)
+        instant = moments.micros(value)
+        if instant is None:
+            return value
+        separator = value[10:11] or " "
+        earlier = moments.iso(instant - round(lookback * moments.SECOND), separator)
+        return earlier[: min(len(value), 19)]
+
+    def data_at(self, column: Column, value: Any) -> Micros | None:
+        if column.tag == "int" or not _TIME_TEXT.fullmatch(value):
+            return None
+        return moments.micros(value)
+
+    def check(self) -> list[str]:
+        return [f"SQLite {self.session.value('SELECT sqlite_version()')}, {self._path}"]
+
+
+_EMPTY = "''"
+
+
+def _word(declared: str) -> str:
+    """The canonical word for a declared type; SQLite's own rules of affinity for all others."""
+    upper = declared.upper().strip()
+    sized = _SIZED.fullmatch(upper)
+    if sized:
+        precision, scale = int(sized[1]), int(sized[2] or 0)
+        fits = 1 <= precision <= arrow.MAX_PRECISION and scale <= precision
+        return f"decimal({precision},{scale})" if fits else "text"
+    base = upper.partition("(")[0].strip()
+    if base in _NAMED:
+        return _NAMED[base]
+    if base.startswith(("DATETIME", "TIMESTAMP")):
+        zoned = "TZ" in base or ("ZONE" in upper and "WITHOUT" not in upper)
+        return "timestamp" if zoned else "naive_timestamp"
+    for parts, word in _AFFINITY:
+        if any(part in upper for part in parts):
+            return word
+    return "text"
+
+
+def _column(name: str, declared: str, *, required: bool, strict: bool) -> Column:
+    word = _word(declared)
+    quoted = quote(name)
+    note = ""
+    if word == "text" and not any(p in declared.upper() for p in ("CHAR", "CLOB", "TEXT")):
+        note = (
+            f"column {name!r} is declared {declared or 'without a type'} and arrives as text; "
+            "name its type in `columns` to have another"
+        )
+    if strict and word in ("int64", "float64", "binary"):
+        select = quoted
+    elif word == "int64":
+        select = f"CASE typeof({quoted}) WHEN 'integer' THEN {quoted} END"
+    elif word == "float64":
+        select = f"CASE WHEN typeof({quoted}) IN ('real', 'integer') THEN {quoted} + 0.0 END"
+    elif word == "binary":
+        select = f"CASE typeof({quoted}) WHEN 'blob' THEN {quoted} END"
+    elif word == "uuid":
+        select = (
+            f"CASE typeof({quoted}) WHEN 'text' THEN {quoted} "
+            f"WHEN 'blob' THEN lower(hex({quoted})) ELSE CAST({quoted} AS TEXT) END"
+        )
+    elif word.startswith("decimal"):
+        # 15 digits are what a double keeps of a decimal: 0.1 + 0.2 is 0.3 then, as it was meant.
+        select = (
+            f"CASE typeof({quoted}) WHEN 'text' THEN {quoted} WHEN 'blob' THEN NULL "
+            f"WHEN 'real' THEN format('%!.15g', {quoted}) ELSE CAST({quoted} AS TEXT) END"
+        )
+    else:
+        select = (
+            f"CASE typeof({quoted}) WHEN 'text' THEN {quoted} WHEN 'blob' THEN NULL "
+            f"ELSE CAST({quoted} AS TEXT) END"
+        )
+    tag, why_not = _tag(word, declared)
+    return Column(name, word, select, tag, why_not, not required, note)
+
+
+def _tag(word: str, declared: str) -> tuple[str, str]:
+    if word == "int64":
+        return "int", ""
+    if not declared:
+        return "", "it has no declared type: CAST it in the query, or declare one"
+    if word in ("text", "date", "naive_timestamp", "timestamp", "uuid", "time"):
+        return "text", ""
+    return "", f"a {word} has no order that a cursor could follow exactly"
+
+
+_FITS = {
+    "int64": "('integer', 'null')",
+    "float64": "('real', 'integer', 'null')",
+    "binary": "('blob', 'null')",
+}
+
+
+def _misfit(columns: tuple[Column, ...]) -> str:
+    """Names the first column of a row that holds what its declaration does not say."""
+    cases = []
+    for column in columns:
+        if column.type == "uuid":
+            continue
+        name = quote(column.name)
+        fits = _FITS.get(column.type)
+        test = f"typeof({name}) NOT IN {fits}" if fits else f"typeof({name}) = 'blob'"
+        what = quote_text(f"column {column.name!r} is read as {column.type}, but holds a ")
+        cases.append(
+            f"WHEN {test} THEN {what} || typeof({name}) || ': ' || quote(substr({name}, 1, 100))"
+        )
+    return f"CASE {' '.join(cases)} END" if cases else ""

@@ -1,0 +1,139 @@
+"""Real servers for tests, private to the session: own data folder, own port, ended by pid."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",
+    "max_prepared_transactions": "8",
+    "max_connections": "50",
+    "shared_buffers": "32MB",
+    "wal_level": "logical",
+    "autovacuum": "off",
+}
+
+
+class PostgresServer:
+    """A running server; ``postgres`` is its superuser, and everybody is trusted."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def url(self, user: str = "postgres", database: str = "postgres") -> str:
+        """A URL without a password."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, user: str = "postgres", database: str = "postgres") -> psycopg.Connection:
+        """A connection in autocommit; the caller closes it (``with``)."""
+        return psycopg.connect(self.url(user, database), autocommit=True)
+
+    def execute(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run statements, each in a transaction of its own; the rows of the last."""
+        rows: list[tuple[Any, ...]] = []
+        with self.connect(database=database) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement)
+                rows = cursor.fetchall() if cursor.description else []
+        return rows
+
+    def new_database(self, name: str) -> str:
+        """Make an empty database; its name."""
+        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
+        return name
+
+
+def postgres_programs() -> Path | None:
+    """The folder of ``initdb`` and ``postgres``: from PATH, or as Debian installs them."""
+    found = shutil.which("initdb")
+    if found and shutil.which("postgres"):
+        return Path(found).parent
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    return folders[0].parent if folders else None
+
+
+def _account() -> tuple[int, int] | None:
+    """Who runs the server: it refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return entry.pw_uid, entry.pw_gid
+    return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_ready(server: PostgresServer, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            server.connect().close()
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the PostgreSQL server did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for the whole session; each test makes a database or tables of its own."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("needs initdb and postgres, in PATH or under /usr/lib/postgresql")
+    account = _account()
+    if os.geteuid() == 0 and account is None:
+        pytest.skip("PostgreSQL refuses to run as root, and there is no user to run it as")
+    folder = Path(tempfile.mkdtemp(prefix="reconciler-postgres-"))
+    who: dict[str, Any] = {}
+    if account is not None:
+        os.chown(folder, *account)
+        who = {"user": account[0], "group": account[1], "extra_groups": []}
+    data, log = folder / "data", folder / "server.log"
+    try:
+        subprocess.run(
+            [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E",
+             "UTF8", "--locale=C.UTF-8"],
+            check=True, capture_output=True, cwd=folder, **who,
+        )  # fmt: skip
+        port = _free_port()
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [programs / "postgres", "-D", data, "-p", str(port), *settings],
+                stdout=output, stderr=output, cwd=folder, **who,
+            )  # fmt: skip
+        server = PostgresServer(port)
+        try:
+            _wait_until_ready(server, process, log)
+            yield server
+        finally:
+            process.send_signal(signal.SIGINT)  # a fast shutdown, clients are disconnected
+            process.wait(timeout=30)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
