@@ -6,7 +6,7 @@ the specification, ``catalog.memory`` its reference model.
 
 **Operation ids (A5).** Every mutating verb takes ``op``, an id that its caller made up
 (``new_operation_id``). The same id again gives the first answer without doing it again, also after
-a restart, for at least a day. A *refusal* is not remembered: nothing happened, so trying again is
+a restart, for at least a day; for another verb it is a ``BadRequest``. A *refusal* is not remembered: nothing happened, so trying again is
 a new try. What may raise ``Unknown`` says so by raising it; the caller resends the same id.
 
 **Cancellation.** A write that still waits in a queue is withdrawn when its caller is cancelled.
@@ -156,14 +156,15 @@ class Catalog(Protocol):
           may be taken when its holder is in ``dead`` (their locks are free: they never come back,
           A7), was of another boot of this machine, or let its time pass;
         - one of its connections has as many open runs as ``limits`` allows, those claimed earlier
-          in this call included; a connection not in ``limits`` is unlimited:
+          in this call included and those whose lease may be taken left out (nothing would ever
+          close them if their pipeline is paused); a connection not in ``limits`` is unlimited:
           ``NotClaimed("connection_full")``;
         - otherwise the next epoch of the catalog's one counter is issued, any open run of an older
           epoch of this pipeline is closed as ``interrupted`` (its trigger stays unconsumed), the
           run is opened and ``Claimed``. A pipeline the catalog did not know is created.
 
-        The holder's heartbeat is set to now + ``ttl`` seconds in the same transaction: a lease is
-        never seen without one. A holder never has a ``claim`` and a ``renew`` under way at once.
+        The holder's heartbeat is set to now + ``ttl`` seconds first, in the same transaction, also
+        when nothing is claimed: a lease is never seen without one. A holder never has a ``claim`` and a ``renew`` under way at once.
         """
         ...
 
@@ -185,7 +186,8 @@ class Catalog(Protocol):
         """Record sealed batches: the commit point (rule 2). All of them, or none.
 
         ``published`` moves streams' published marks forward first (never back, never above the
-        last commit); it needs no flush of its own since publish may be repeated (B5).
+        last commit); it needs no flush of its own since publish may be repeated (B5). A batch of
+        ``PIPELINE_SCOPE`` has no receipt, so it counts as published at once.
 
         Refusals: ``Fenced``; ``Conflict`` when ``follows`` is not the stream's last seq;
         ``WentBack`` when a monotonic cursor would be lower than the stored one (equal is fine);
@@ -204,8 +206,8 @@ class Catalog(Protocol):
           epoch and replaces ``retry_at`` and ``retry_streams``.
         - ``failed`` adds one to ``failures``; ``succeeded``, ``nothing_new`` and ``held`` set it
           to 0; the others leave it.
-        - A run that committed rows (its commits sum to more than 0) and did not end ``failed``,
-          ``interrupted`` or ``fenced`` adds one to ``news``.
+        - A run that did not end ``failed``, ``interrupted`` or ``fenced`` sets ``news`` to the
+          pipeline's ``rows``: what an earlier run committed before it failed counts then too.
         - Each ``StreamResult`` sets the stream's last outcome and reason, its hold if it has one
           (``held``), and ends the directive ``adopt`` if it was carried out. A stream never seen
           is created.
@@ -231,8 +233,11 @@ class Catalog(Protocol):
         - ``Refresh``, ``SetCursor``, ``Adopt``, ``Release``: ``NotFound`` for an unknown stream
           (``Refresh`` and ``SetCursor`` create it), ``Leased`` while a live lease is held
           (a run would overwrite the edit), and for ``SetCursor`` and ``Adopt`` ``Unpublished``
-          while a batch is unpublished. Each ends the stream's hold.
-        - ``SetCursor``: the seq becomes at least ``seq_at_least``, published with it.
+          while a batch is unpublished (for ``PIPELINE_SCOPE``: of any stream). Each ends the
+          stream's hold. A lapsed lease ends with them, its run closed as ``interrupted``, so that
+          its late holder is fenced and does not overwrite the edit.
+        - ``SetCursor``: the seq becomes at least ``seq_at_least``, published with it; a directive
+          ``refresh`` ends, since the newest wish counts.
         """
         ...
 
@@ -241,9 +246,10 @@ class Catalog(Protocol):
     async def retain(self, op: str, keep: Retention) -> int:
         """Delete what may go, at most ``limit`` rows; returns how many went. 0: all done.
 
-        Goes: finished runs and edits older than ``runs_before`` (a pipeline's last finished run
-        stays), operation ids older than ``operations_before``, published commits whose run went
-        or would go, lapsed holders without leases. Stays: unpublished commits, a stream's last
+        Goes, in this order, oldest first: finished runs older than ``runs_before`` (a pipeline's
+        last finished run stays), published commits older than it whose run is gone, edits older
+        than it, operation ids older than ``operations_before``, lapsed holders without leases.
+        Stays: unpublished commits, a stream's last
         commit, schema versions and decisions, the file ledger, the counter.
         """
         ...

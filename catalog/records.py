@@ -210,7 +210,7 @@ class PipelineState:
     """A failed run is tried again then; None: not before its next trigger."""
     retry_streams: tuple[str, ...] = ()
     news: int = 0
-    """How many runs brought something new, for ``after``."""
+    """``rows`` when a run last ended well: what ``after`` pipelines compare with ``after_seen``."""
     after_seen: tuple[tuple[str, int], ...] = ()
     """The upstreams' ``news`` that a finished run of this pipeline has answered."""
     held: tuple[str, ...] = ()
@@ -350,7 +350,7 @@ class Decision:
     fingerprint: str
     answer: Literal["approved", "rejected"]
     changes: str
-    """JSON list of the typed differences."""
+    """JSON: the typed differences; for a person's answer the hold's ``detail``."""
     by: str
     why: str
     at: Micros = 0

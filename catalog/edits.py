@@ -1,0 +1,228 @@
+"""What a person's edit does, as one pure function over records; shared by every backend.
+
+Validation first: a refusal has changed nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from catalog.errors import Leased, NotFound, Stale, Unpublished
+from catalog.records import (
+    PIPELINE_SCOPE,
+    Adopt,
+    AnswerSchema,
+    CancelRun,
+    Decision,
+    Edit,
+    EditAction,
+    HoldKind,
+    Mark,
+    Micros,
+    Pause,
+    PipelineState,
+    Refresh,
+    Release,
+    Request,
+    RequestRun,
+    Resume,
+    Run,
+    SetCursor,
+    StreamState,
+)
+from catalog.rules import interrupt
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the catalog says before an edit."""
+
+    pipeline: PipelineState
+    """As seen, with ``lapsed`` filled in; ``version`` 0 where there is none."""
+    streams: Mapping[str, StreamState]
+    """All of the pipeline's."""
+    open_run: Run | None
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """The records to write after an edit. ``edit.id`` is 0: the backend numbers it."""
+
+    pipeline: PipelineState
+    stream: StreamState | None
+    """The stream that changed, perhaps a new one."""
+    interrupted: Run | None
+    """The open run of a lapsed lease, closed because the edit took the lease away."""
+    decision: Decision | None
+    edit: Edit
+
+
+def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros) -> Edited:
+    """Check an edit against what stands and say what it changes; see ``Catalog.edit``.
+
+    Raises:
+        NotFound, Leased, Stale, Unpublished: as ``Catalog.edit`` says; nothing is changed.
+    """
+    match action:
+        case Pause() | Resume() | RequestRun() | CancelRun():
+            pipeline = _edit_pipeline(by, why, action, at, now)
+            stream, interrupted, decision = None, None, None
+        case AnswerSchema():
+            stream, decision = _answer(by, why, action, at, now)
+            pipeline, interrupted = at.pipeline, None
+        case Refresh() | SetCursor() | Adopt() | Release():
+            stream, decision = _edit_stream(action, at), None
+            pipeline, interrupted = _take_lapsed(by, at, now)
+        case _:
+            assert_never(action)
+    if stream:
+        held = {*pipeline.held} - {stream.stream}
+        pipeline = replace(pipeline, held=tuple(sorted(held)))
+    pipeline = replace(pipeline, lease_expires_at=None, lapsed=False)
+    old, new = _difference(at, pipeline, stream)
+    edit = Edit(
+        id=0,
+        at=now,
+        by=by,
+        why=why,
+        action=action_name(action),
+        pipeline=action.pipeline,
+        stream=getattr(action, "stream", ""),
+        old=old,
+        new=new,
+    )
+    return Edited(pipeline, stream, interrupted, decision, edit)
+
+
+def action_name(action: EditAction) -> str:
+    """An action's name in the audit: ``SetCursor`` is ``set_cursor``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(action).__name__).lower()
+
+
+def _edit_pipeline(
+    by: str, why: str, action: Pause | Resume | RequestRun | CancelRun, at: Standing, now: Micros
+) -> PipelineState:
+    pipeline = at.pipeline
+    match action:
+        case Pause():
+            return replace(pipeline, paused=Mark(by, now, why))
+        case RequestRun():
+            request = Request(action.request, by, now, action.streams)
+            cleared = replace(pipeline, parked=None, retry_at=None, retry_streams=())
+            return replace(cleared, request=request)
+        case Resume():
+            if not pipeline.version:
+                raise NotFound(f"the catalog has no pipeline {pipeline.name!r} to resume")
+            return replace(pipeline, paused=None, parked=None, failures=0)
+        case CancelRun():
+            run = at.open_run
+            if run is None or action.epoch not in (0, run.epoch):
+                which = f"run {action.epoch}" if action.epoch else "run"
+                raise NotFound(f"pipeline {pipeline.name!r} has no open {which} to cancel")
+            return replace(pipeline, cancel=run.epoch)
+
+
+def _answer(
+    by: str, why: str, action: AnswerSchema, at: Standing, now: Micros
+) -> tuple[StreamState, Decision]:
+    where = f"{action.pipeline}.{action.stream}"
+    stream = at.streams.get(action.stream)
+    hold = stream.hold if stream else None
+    if stream is None or hold is None or hold.kind is not HoldKind.SCHEMA:
+        raise NotFound(f"{where} waits for no answer to a schema change")
+    if hold.fingerprint != action.fingerprint:
+        raise Stale(
+            f"{where}: the answer is to proposal {action.fingerprint}, but the source moved on and "
+            f"proposal {hold.fingerprint} waits now; look at it and answer that one"
+        )
+    decision = Decision(
+        stream=action.stream,
+        from_version=hold.from_version,
+        fingerprint=hold.fingerprint,
+        answer=action.answer,
+        changes=hold.detail,
+        by=by,
+        why=why,
+        at=now,
+    )
+    return replace(stream, hold=None), decision
+
+
+def _edit_stream(action: Refresh | SetCursor | Adopt | Release, at: Standing) -> StreamState:
+    where = f"{action.pipeline}.{action.stream}"
+    stream = at.streams.get(action.stream)
+    if stream is None:
+        if isinstance(action, Adopt | Release):
+            raise NotFound(f"the catalog knows no stream {where}")
+        stream = StreamState(action.pipeline, action.stream)
+    if at.open_run and not at.pipeline.lapsed:
+        raise Leased(
+            f"{where}: run {at.open_run.epoch} of holder {at.open_run.holder} is under way and "
+            "would overwrite the edit; cancel the run or wait for its end"
+        )
+    if isinstance(action, SetCursor | Adopt):
+        _check_published(where, action.stream, at.streams)
+    match action:
+        case Refresh():
+            return replace(stream, directive="refresh", hold=None)
+        case Adopt():
+            return replace(stream, directive="adopt", hold=None)
+        case Release():
+            return replace(stream, hold=None)
+        case SetCursor():
+            seq = max(stream.seq, action.seq_at_least)
+            # The newest wish counts: reading all again would make this edit void. A marker that is
+            # to follow the catalog is to follow it still.
+            adopts = action.adopt or stream.directive == "adopt"
+            return replace(
+                stream,
+                cursor=action.cursor,
+                seq=seq,
+                published=seq,
+                directive="adopt" if adopts else "",
+                hold=None,
+            )
+
+
+def _check_published(where: str, name: str, streams: Mapping[str, StreamState]) -> None:
+    """A cursor of pipeline scope stands for all streams, so it waits for all of them (B5)."""
+    for stream in streams.values():
+        waits = stream.published < stream.seq
+        if waits and name in (stream.stream, PIPELINE_SCOPE):
+            raise Unpublished(
+                f"{where}: {stream.seq - stream.published} committed batches of "
+                f"{stream.stream!r} are not yet published; run the pipeline once, then edit"
+            )
+
+
+def _take_lapsed(by: str, at: Standing, now: Micros) -> tuple[PipelineState, Run | None]:
+    """A lapsed lease ends with the edit, so that its late holder cannot overwrite it (rule 1)."""
+    if at.open_run is None:
+        return at.pipeline, None
+    why = f"holder {at.open_run.holder} stopped renewing its lease; {by} edited the pipeline"
+    return interrupt(at.pipeline, at.open_run, why, now)
+
+
+def _difference(
+    at: Standing, pipeline: PipelineState, stream: StreamState | None
+) -> tuple[str, str]:
+    """The fields that changed, old and new, as two JSON objects (rule 8)."""
+    old, new = _fields(replace(at.pipeline, lease_expires_at=None, lapsed=False)), _fields(pipeline)
+    if stream:
+        before = at.streams.get(stream.stream, StreamState(stream.pipeline, stream.stream))
+        old |= _fields(before)
+        new |= _fields(stream)
+    changed = [key for key in new if old[key] != new[key]]
+    return (
+        json.dumps({key: old[key] for key in changed}, default=bytes.hex, ensure_ascii=False),
+        json.dumps({key: new[key] for key in changed}, default=bytes.hex, ensure_ascii=False),
+    )
+
+
+def _fields(record: PipelineState | StreamState) -> dict[str, object]:
+    return dataclasses.asdict(record)
