@@ -1,0 +1,264 @@
+"""Verbs that look back: runs, show, logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from catalog.port import Catalog
+from catalog.records import Commit, Edit, Outcome, Run, RunQuery, StreamState
+from reconciler.cli import desk, options, output
+from reconciler.cli.desk import Place
+from reconciler.cli.failure import Exit, Failure
+from reconciler.cli.grammar import verb
+from reconciler.cli.holds import tell_hold
+from reconciler.cli.target import Target, parse, parse_pipeline, unmatched
+
+_PANEL = "Look"
+_RECENT = 5
+
+
+@verb("runs", _PANEL, "runs shop --outcome failed --limit 5")
+def runs(
+    pipeline: Annotated[
+        str, typer.Argument(metavar="PIPELINE", help="A pipeline.", show_default=False)
+    ] = "",
+    outcome: Annotated[
+        Outcome | None, typer.Option(help="Only runs that ended so.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 20,
+    config: options.Config = None,
+    json: options.Json = False,
+) -> int:
+    """List runs, newest first. Consecutive runs with nothing new are one line with a count."""
+    place = desk.find(config)
+
+    async def read(catalog: Catalog) -> tuple[Run, ...]:
+        if pipeline:
+            await desk.must_know(place, catalog, parse_pipeline(pipeline))
+        return await catalog.runs(RunQuery(pipeline=pipeline, outcome=outcome, limit=limit))
+
+    found = desk.with_catalog(place, read)
+    if json:
+        output.emit([output.run_record(run) for run in found])
+    elif found:
+        _run_table(found)
+    else:
+        output.note("No such run." if pipeline or outcome else "No runs yet.")
+    return Exit.GOOD if found else Exit.NOTHING
+
+
+def _run_table(found: tuple[Run, ...]) -> None:
+    now = desk.now_us()
+    output.table(
+        ("run", "pipeline", "outcome", "started", "took", "rows", "count", "reason"),
+        [
+            (
+                run.epoch,
+                run.pipeline,
+                run.outcome or "running",
+                output.ago(run.started_at, now),
+                output.span(((run.finished_at or now) - run.started_at) / 1e6),
+                f"{run.rows:,}",
+                run.count,
+                run.reason,
+            )
+            for run in found
+        ],
+    )
+
+
+@verb("show", _PANEL, "show shop.public.orders")
+def show(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|PIPELINE[.STREAM]",
+            help="A run by its number, a pipeline's last run, or a stream.",
+            show_default=False,
+        ),
+    ],
+    config: options.Config = None,
+    json: options.Json = False,
+) -> int:
+    """Show one run, a pipeline's last run, or all that is known of a stream."""
+    place = desk.find(config)
+    if not what.isdigit() and parse(what).stream:
+        return _show_stream(place, parse(what), as_json=json)
+    run = desk.with_catalog(place, lambda catalog: _run_of(place, catalog, what))
+    if json:
+        output.emit(output.run_record(run))
+    else:
+        tell_run(run)
+    return Exit.GOOD
+
+
+async def _run_of(place: Place, catalog: Catalog, what: str) -> Run:
+    if what.isdigit():
+        run = await catalog.run(int(what))
+        if run is None:
+            raise Failure(
+                f"No run has the number {what}; it may be folded into a later one with nothing "
+                "new, or past retention.",
+                Exit.NOTHING,
+                "List them: reconciler runs",
+            )
+        return run
+    target = parse(what)
+    await desk.must_know(place, catalog, target)
+    newest = await catalog.runs(RunQuery(pipeline=target.pipeline, limit=1))
+    if not newest:
+        raise Failure(
+            f"{target} has not run yet.", Exit.NOTHING, f"Run it: reconciler run {target}"
+        )
+    return newest[0]
+
+
+def tell_run(run: Run) -> None:
+    """A run in full, for people."""
+    took = ((run.finished_at or desk.now_us()) - run.started_at) / 1e6
+    rejected = output.count(run.rejected, "row") if run.rejected else ""
+    output.pairs(
+        (
+            ("run", run.epoch),
+            ("pipeline", run.pipeline),
+            ("outcome", run.outcome or "running"),
+            ("reason", run.reason),
+            ("error", run.error),
+            ("trigger", run.trigger.kind),
+            ("started", output.iso(run.started_at)),
+            ("finished", output.iso(run.finished_at)),
+            ("took", output.span(took)),
+            ("rows", f"{run.rows:,}"),
+            ("bytes", output.size(run.bytes)),
+            ("rejected", rejected),
+            ("holder", run.holder),
+            ("count", f"{run.count} runs with nothing new" if run.count > 1 else ""),
+            ("since", output.iso(run.first_started_at) if run.count > 1 else ""),
+        )
+    )
+    if run.streams:
+        output.print_line()
+        output.table(
+            ("stream", "outcome", "rows", "bytes", "rejected", "reason"),
+            [
+                (s.stream, s.outcome, f"{s.rows:,}", output.size(s.bytes), s.rejected, s.reason)
+                for s in run.streams
+            ],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamStory:
+    stream: StreamState
+    commits: tuple[Commit, ...]
+    edits: tuple[Edit, ...]
+
+
+def _show_stream(place: Place, target: Target, *, as_json: bool) -> int:
+    async def read(catalog: Catalog) -> _StreamStory:
+        stream = await must_know_stream(place, catalog, target)
+        commits = await catalog.commits(target.pipeline, target.stream, limit=_RECENT)
+        edits = await catalog.edits(target.pipeline, limit=100)
+        mine = tuple(e for e in edits if e.stream in ("", target.stream))[:_RECENT]
+        return _StreamStory(stream, commits, mine)
+
+    story = desk.with_catalog(place, read)
+    if as_json:
+        record = output.plain(story)
+        output.emit({**record.pop("stream"), **record})
+        return Exit.GOOD
+    _tell_stream(story.stream)
+    if story.commits:
+        output.print_line("\nlast batches")
+        output.table(
+            ("batch", "run", "rows", "rejected", "schema", "committed", "published"),
+            [
+                (
+                    c.seq,
+                    c.epoch,
+                    f"{c.rows:,}",
+                    c.rejected,
+                    c.schema_version,
+                    output.iso(c.committed_at),
+                    "yes" if c.published else "not yet marked",
+                )
+                for c in story.commits
+            ],
+        )
+    if story.edits:
+        output.print_line("\nlast edits")
+        output.table(
+            ("when", "by", "what", "why"),
+            [(output.iso(e.at), e.by, e.action, e.why) for e in story.edits],
+        )
+    tell_hold(story.stream)
+    return Exit.GOOD
+
+
+def _tell_stream(stream: StreamState) -> None:
+    cursor = stream.cursor
+    output.pairs(
+        (
+            ("pipeline", stream.pipeline),
+            ("stream", stream.stream),
+            ("last run", stream.last_outcome),
+            ("reason", stream.last_reason),
+            ("rows", f"{stream.rows:,}"),
+            ("batch", f"{stream.seq} committed, {stream.published} published"),
+            ("cursor", cursor.position.text if cursor else "none"),
+            ("cursor is", f"{cursor.kind}: {cursor.definition}" if cursor else ""),
+            ("schema", f"version {stream.schema_version}" if stream.schema_version else ""),
+            ("data up to", output.iso(stream.data_at)),
+            ("next run will", stream.directive),
+        )
+    )
+
+
+async def must_know_stream(place: Place, catalog: Catalog, target: Target) -> StreamState:
+    """The catalog's record of the target's stream; raises ``Failure`` with the nearest name."""
+    await desk.must_know(place, catalog, target)
+    streams = {s.stream: s for s in await catalog.streams(target.pipeline)}
+    if target.stream not in streams:
+        names = {f"{target.pipeline}.{name}" for name in streams}
+        raise unmatched("stream", str(target), names)
+    return streams[target.stream]
+
+
+@verb("logs", _PANEL, "logs shop")
+def logs(
+    pipeline: options.PipelineName,
+    run: Annotated[
+        int | None,
+        typer.Option("--run", metavar="RUN", help="Of this run; else of the last that printed."),
+    ] = None,
+    config: options.Config = None,
+    json: options.Json = False,
+) -> int:
+    """Print what a run's worker printed. Most runs print nothing and leave no log."""
+    from reconciler.daemon import runlogs
+
+    place = desk.find(config)
+    target = parse_pipeline(pipeline)
+    desk.with_catalog(place, lambda catalog: desk.must_know(place, catalog, target))
+    if run is None:
+        folder = runlogs.path(place.state_dir, pipeline, 0).parent
+        kept = [int(f.stem) for f in folder.glob("*.log") if f.stem.isdigit()]
+        if not kept:
+            raise Failure(
+                f"No run of {pipeline} printed anything.",
+                Exit.NOTHING,
+                f"How it ended: reconciler show {pipeline}",
+            )
+        run = max(kept)
+    path = runlogs.path(place.state_dir, pipeline, run)
+    if not path.exists():
+        raise Failure(f"Run {run} of {pipeline} printed nothing.", Exit.NOTHING)
+    text = path.read_text(errors="replace")
+    if json:
+        output.emit({"pipeline": pipeline, "id": run, "path": str(path), "text": text})
+    else:
+        output.print_line(text.rstrip("\n"))
+    return Exit.GOOD

@@ -1,0 +1,103 @@
+"""The entry of the command ``reconciler``: dispatch, and what becomes of errors.
+
+Nothing heavy is imported here. ``run`` in its plain form goes straight to its work, without the
+argument parser: it is the command that is typed most, and a new shell is its starting point.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from reconciler.cli.failure import Exit, Failure, describe
+
+INTERRUPTED = 130
+"""After Ctrl-C, as shells have it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command line (None: this process's) and return its exit code.
+
+    Never raises and never shows a traceback, unless ``RECONCILER_DEBUG=1`` asks for it.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.GOOD
+    except BaseException as error:
+        if isinstance(error, GeneratorExit | SystemExit):
+            raise
+        return _failed(error)
+    return code
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args:
+        from reconciler.cli.start import welcome
+
+        return welcome()
+    plain = plain_run(args)
+    if plain is not None:
+        from reconciler.cli.running import run_target
+
+        return run_target(plain.target, plain.config, as_json=plain.json)
+    from reconciler.cli.app import invoke
+
+    return invoke(args)
+
+
+class PlainRun(NamedTuple):
+    """``run TARGET`` with no other options than ``--config`` and ``--json``."""
+
+    target: str
+    config: Path | None
+    json: bool
+
+
+def plain_run(args: Sequence[str]) -> PlainRun | None:
+    """The command line read as a plain ``run``; None: it is something for the parser."""
+    words: list[str] = []
+    config: Path | None = None
+    as_json = False
+    rest = iter(args)
+    for arg in rest:
+        if arg == "--config":
+            path = next(rest, None)
+            if path is None:
+                return None
+            config = Path(path)
+        elif arg.startswith("--config="):
+            config = Path(arg.partition("=")[2])
+        elif arg == "--json" and words:
+            as_json = True
+        elif arg.startswith("-"):
+            return None
+        else:
+            words.append(arg)
+    if len(words) != 2 or words[0] != "run":
+        return None
+    return PlainRun(words[1], config, as_json)
+
+
+def _failed(error: BaseException) -> int:
+    if os.environ.get("RECONCILER_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    failure = describe(error) or Failure(
+        f"Something went wrong that nobody foresaw: {type(error).__name__}: {error}",
+        hint="Type it again with RECONCILER_DEBUG=1 in front to see where.",
+    )
+    sys.stderr.write(f"reconciler: {failure}\n")
+    if failure.hint:
+        sys.stderr.write(f"{failure.hint}\n")
+    return failure.code

@@ -1,0 +1,126 @@
+"""The verb ``run``: by the daemon where one is up, else here; then what arrived, and where.
+
+The way of a run that finds nothing new, with the daemon up, loads neither the whole config nor
+rich nor the argument parser.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from catalog.port import Catalog
+from catalog.records import Outcome, Run
+from reconciler.cli import desk, output
+from reconciler.cli.desk import Place
+from reconciler.cli.failure import Exit
+from reconciler.cli.target import Target, parse, unmatched
+
+_CODES = {
+    Outcome.SUCCEEDED: Exit.GOOD,
+    Outcome.NOTHING_NEW: Exit.GOOD,
+    Outcome.HELD: Exit.HELD,
+    Outcome.FENCED: Exit.LEASED,
+}
+
+
+def run_target(text: str, config: Path | None, *, as_json: bool) -> int:
+    """Run ``pipeline`` or ``pipeline.stream`` now and say what came of it; its exit code."""
+    target = parse(text)
+    place = desk.find(config)
+    run = _by_daemon(place, target) if place.daemon_up() else _here(place, target)
+    if as_json:
+        output.emit(output.run_record(run))
+    else:
+        _tell(place, run)
+    return _CODES.get(run.outcome, Exit.FAILED) if run.outcome else Exit.FAILED
+
+
+def would_run(text: str, config: Path | None, *, as_json: bool) -> int:
+    """Say who would run it; change nothing."""
+    target = parse(text)
+    place = desk.find(config)
+    state = desk.with_catalog(place, lambda catalog: desk.must_know(place, catalog, target))
+    by = "daemon" if place.daemon_up() else "this process"
+    if as_json:
+        output.emit({"dry_run": True, "run": str(target), "by": by})
+        return Exit.GOOD
+    output.print_line(f"Nothing was done. {target} would be run by {by}.")
+    if state.paused:
+        output.print_line(f"But it is paused by {state.paused.by}.")
+    return Exit.GOOD
+
+
+def _by_daemon(place: Place, target: Target) -> Run:
+    from reconciler.cli.progress import Progress
+    from reconciler.cli.waiting import ask_and_wait
+
+    async def work(catalog: Catalog) -> Run:
+        with Progress(str(target)) as progress:
+            return await ask_and_wait(place, catalog, target, progress)
+
+    try:
+        return desk.with_catalog(place, work)
+    except KeyboardInterrupt:
+        output.note(f"\nThe daemon goes on with {target}. Look at it, or end it:")
+        output.note(f"  reconciler status {target.pipeline}")
+        output.note(f"  reconciler cancel {target.pipeline}")
+        raise
+
+
+def _here(place: Place, target: Target) -> Run:
+    import asyncio
+
+    from reconciler.cli.progress import Progress
+    from reconciler.daemon.once import run_here
+
+    project = place.load(secrets=True)
+    if target.pipeline not in project.pipelines:
+        raise unmatched("pipeline", target.pipeline, set(project.pipelines))
+    streams = (target.stream,) if target.stream else ()
+
+    async def work() -> Run:
+        with Progress(str(target)) as progress:
+            return await run_here(
+                project, target.pipeline, streams, by=desk.who(), on_moved=progress.moved
+            )
+
+    try:
+        return asyncio.run(work())
+    except KeyboardInterrupt:
+        output.note(f"\nThe run of {target} was ended. What it committed stays; go on with:")
+        output.note(f"  reconciler run {target}")
+        raise
+
+
+def _tell(place: Place, run: Run) -> None:
+    took = output.span(((run.finished_at or run.started_at) - run.started_at) / 1e6)
+    what = (run.outcome or "running").replace("_", " ")
+    output.print_line(f"{run.pipeline}: {what} in {took}, run {run.epoch}")
+    if run.outcome is Outcome.NOTHING_NEW:
+        return
+    if run.rows or run.rejected:
+        from reconciler.cli.arrival import tell_arrival
+
+        tell_arrival(place.load(), run)
+    if run.outcome is not Outcome.SUCCEEDED:
+        _tell_trouble(run)
+
+
+def _tell_trouble(run: Run) -> None:
+    from reconciler.plan.why import commands
+
+    sys.stdout.flush()
+    output.print_line(run.reason)
+    shown: list[str] = []
+    for stream in run.streams:
+        name = f"{run.pipeline}.{stream.stream}"
+        if stream.hold is not None:
+            output.print_line(f"{name} is held: {stream.hold.reason}")
+            shown += commands(name, stream.hold.choices)
+        elif stream.outcome in (Outcome.FAILED, Outcome.CANCELLED) and stream.reason != run.reason:
+            output.print_line(f"{name}: {stream.reason}")
+    if not shown:
+        shown = [f"reconciler why {run.pipeline}", f"reconciler logs {run.pipeline}"]
+    output.print_line("Next:")
+    output.next_step(*shown)

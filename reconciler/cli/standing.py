@@ -1,0 +1,113 @@
+"""How a pipeline stands: what the catalog says, and what the plan makes of it now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from catalog.port import Catalog
+from catalog.records import Micros, PipelineState
+from reconciler.cli import desk, output
+from reconciler.cli.desk import Place
+
+if TYPE_CHECKING:
+    from reconciler.config.desired import Project
+    from reconciler.plan.plan import Action
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One line of ``status``. ``word``: running, paused, parked, held, waiting, idle, orphaned."""
+
+    state: PipelineState
+    word: str
+    reason: str
+    next_at: Micros | None = None
+
+    def record(self) -> dict[str, Any]:
+        """For ``--json``: the pipeline's record, with ``state``, ``why`` and ``next_at``."""
+        return {
+            "pipeline": self.state.name,
+            "state": self.word,
+            "why": self.reason,
+            "next_at": output.iso(self.next_at),
+            **output.plain(self.state),
+        }
+
+
+async def standings(place: Place, catalog: Catalog, only: str = "") -> list[Standing]:
+    """Every pipeline of config and catalog by name, or ``only`` one.
+
+    With a config that cannot be read the catalog's side is shown all the same, and the mistake is
+    said: a daemon may be going on with the config that it has.
+    """
+    states = await desk.all_states(catalog)
+    project = _project(place)
+    names = set(states) | set(project.pipelines if project else ())
+    now = desk.now_us()
+    return [
+        _standing(states.get(name, PipelineState(name)), project, states, now)
+        for name in sorted(names)
+        if only in ("", name)
+    ]
+
+
+def _project(place: Place) -> Project | None:
+    from reconciler.config import ConfigError
+
+    try:
+        return place.load()
+    except ConfigError as error:
+        output.note(f"{error}\nThe config cannot be read as it is; the catalog says:\n")
+        return None
+
+
+def _standing(
+    state: PipelineState,
+    project: Project | None,
+    states: Mapping[str, PipelineState],
+    now: Micros,
+) -> Standing:
+    if project is None:
+        return Standing(state, _word(state, None), state.last_reason)
+    action = plan_one(project, state, states, now)
+    return Standing(state, _word(state, action), action.reason.text, _next_at(action, now))
+
+
+def plan_one(
+    project: Project, state: PipelineState, states: Mapping[str, PipelineState], now: Micros
+) -> Action:
+    """What the plan says of one pipeline now, as one who only looks on sees it."""
+    from reconciler.plan.plan import decide, orphaned
+
+    pipeline = project.pipelines.get(state.name)
+    if pipeline is None:
+        return orphaned()
+    news = {up: states[up].news if up in states else 0 for up in pipeline.after}
+    return decide(pipeline, state, news, now, running=False)
+
+
+def _word(state: PipelineState, action: Action | None) -> str:
+    from reconciler.plan.plan import Code, Dispatch
+
+    if state.holder and not state.lapsed:
+        return "running"
+    if action is not None and action.reason.code is Code.ORPHANED:
+        return "orphaned"
+    if state.paused:
+        return "paused"
+    if state.parked:
+        return "parked"
+    if state.held:
+        return "held"
+    waiting = isinstance(action, Dispatch) or state.retry_at is not None
+    return "waiting" if waiting else "idle"
+
+
+def _next_at(action: Action, now: Micros) -> Micros | None:
+    from reconciler.plan.plan import Dispatch, Wait
+
+    if isinstance(action, Wait):
+        return action.until
+    return now if isinstance(action, Dispatch) else None

@@ -1,0 +1,113 @@
+"""Config text: what ``init`` writes, and what ``discover`` prints to be pasted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reconciler.connectors.ports import FoundStream
+
+_HEAD = """\
+# Check it with:  reconciler check
+# Every key:      reconciler config schema, and the documentation
+project = "shop"
+state_dir = "state"                  # the catalog lives here: back it up, keep it off NFS
+"""
+
+_SOURCES = {
+    "sqlite": """\
+[connections.shop_db]
+connector = "sql"
+url = "sqlite:///shop.sqlite"        # relative to this file; four slashes: absolute
+""",
+    "postgres": """\
+[connections.shop_db]
+connector = "sql"
+url = "postgresql://reader@localhost:5432/shop"
+password = "env:SHOP_DB_PASSWORD"    # env:NAME, file:PATH or credential:NAME; never the secret
+""",
+    "csv": """\
+[connections.inbox]
+connector = "files"
+path = "inbox"                       # the directory that files arrive in
+""",
+}
+
+_DESTINATION = """\
+[connections.warehouse]
+connector = "duckdb"
+path = "shop.duckdb"                 # made when it is not there
+schema = "raw"
+"""
+
+_TABLES = """\
+[pipelines.shop]
+source = "shop_db"
+destination = "warehouse"
+schedule = "every 15m"               # or five cron fields; without one it runs when asked to
+select = ["*"]                       # streams; "!name" takes one away
+cursor = ["updated_at"]              # the first that the table has; none of them: the whole table
+mode = "merge"                       # the newest row per key wins; or "append", "replace"
+"""
+
+_FILES = """\
+[pipelines.shop]
+source = "inbox"
+destination = "warehouse"
+schedule = "every 1m"                # or five cron fields; without one it runs when asked to
+mode = "append"
+
+[pipelines.shop.streams.orders]
+path = "orders_*.csv"                # in the directory of the connection
+format = { type = "csv", delimiter = "," }
+columns = {}                         # such as { amount = "decimal(18,2)" }; else all is text
+"""
+
+
+def config_for(kind: str) -> str:
+    """A whole small config for a source of this kind: ``sqlite``, ``postgres`` or ``csv``."""
+    pipeline = _FILES if kind == "csv" else _TABLES
+    return "\n".join((_HEAD, _SOURCES[kind], _DESTINATION, pipeline))
+
+
+def pipeline_for(connection: str, found: Sequence[FoundStream]) -> str:
+    """A pipeline with every stream found, ready to be pasted into the config."""
+    lines = [
+        f"# {len(found)} streams found. Paste this, name a destination, take away what you do",
+        "# not want. A cursor marked 'index' is read in order and committed on the way.",
+        f"[pipelines.{connection}]",
+        f"source = {_text(connection)}",
+        'destination = "DESTINATION"',
+        'schedule = "every 15m"',
+    ]
+    for stream in found:
+        lines += ["", *_stream_lines(connection, stream)]
+    return "\n".join(lines) + "\n"
+
+
+def _stream_lines(connection: str, stream: FoundStream) -> list[str]:
+    rows = "" if stream.rows is None else f"   # about {stream.rows:,} rows"
+    lines = [f"[pipelines.{connection}.streams.{_key(stream.name)}]{rows}"]
+    if stream.schema.key:
+        lines.append(f"# key: {', '.join(stream.schema.key)} (from the source)")
+    else:
+        lines.append("# no key: give `key`, or read it with mode append or replace")
+    if not stream.cursors:
+        lines.append('mode = "replace"   # no column that could be a cursor: the whole table')
+        return lines
+    marked = [f"{c} (index)" if c in stream.indexed else c for c in stream.cursors]
+    lines.append(f"cursor = [{_text(stream.cursors[0])}]   # candidates: {', '.join(marked)}")
+    lines.append(f"mode = {_text('merge' if stream.schema.key else 'append')}")
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _text(name)
+
+
+def _text(value: str) -> str:
+    # A TOML basic string and a JSON string agree on everything that names can hold, but for DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
