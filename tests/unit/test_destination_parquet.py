@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import errno
+import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode
+from reconciler.connectors.destinations import rows as rows_module
+from reconciler.connectors.destinations.files import DISK
 from reconciler.connectors.destinations.parquet import ParquetDestination, open_parquet
-from reconciler.connectors.ports import Secrets
+from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, RejectedRow, Secrets
 from tests.destination_kit import (
     OWNER,
     TABLE,
+    batch,
     cursor,
     glob_ids,
     leftovers,
@@ -21,6 +30,22 @@ from tests.destination_kit import (
     seal,
     view_rows,
 )
+
+
+def write_foreign(path: Path, value: int) -> None:
+    """A data file that no batch brought."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": [value]}), path)
+
+
+def flip(path: Path) -> None:
+    body = bytearray(path.read_bytes())
+    body[20] ^= 1
+    path.write_bytes(body)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
 
 
 @pytest.fixture
@@ -72,3 +97,322 @@ def test_replace_takes_the_place_of_all_rows(destination: ParquetDestination, la
     load(destination, request(3), orders(8))
     assert view_rows(lake / TABLE) == [7, 8]
     assert sorted(p.name for p in lake.parent.iterdir()) == ["lake"]
+
+
+def test_publishing_again_changes_nothing(destination: ParquetDestination, lake: Path) -> None:
+    receipt = load(destination, request(1), orders(1))
+    destination.publish([receipt])
+    assert glob_ids(lake) == view_rows(lake / TABLE) == [1]
+
+
+def test_a_batch_that_does_not_follow_is_refused(destination: ParquetDestination) -> None:
+    receipt = seal(destination, request(2), orders(1))
+    with pytest.raises(ConnectorError, match="does not follow") as refused:
+        destination.publish([receipt])
+    assert refused.value.error is ErrorClass.PERMANENT
+
+
+def test_another_owners_table_is_held(destination: ParquetDestination, lake: Path) -> None:
+    load(destination, request(1), orders(1))
+    receipt = seal(destination, request(2, owner=Owner("cat-2", "p", "s")), orders(9))
+    with pytest.raises(NeedsAnswer) as held:
+        destination.publish([receipt])
+    assert held.value.kind is HoldKind.DESTINATION
+    assert glob_ids(lake) == [1]
+
+
+@pytest.mark.parametrize("mode", [Mode.APPEND, Mode.REPLACE])
+def test_a_folder_without_marker_is_held_until_adopted(
+    destination: ParquetDestination, lake: Path, mode: Mode
+) -> None:
+    write_foreign(lake / TABLE / "theirs.parquet", 5)
+    with pytest.raises(NeedsAnswer, match=r"theirs\.parquet") as held:
+        destination.stage(request(1, mode=mode))
+    assert held.value.kind is HoldKind.DESTINATION
+    destination.adopt(OWNER, TABLE, 4, cursor(4))
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert (marker.seq, marker.cursor, marker.has_rows) == (4, cursor(4), True)
+    assert view_rows(lake / TABLE) == [5]
+    load(destination, request(5, mode=mode), orders(6))
+    assert view_rows(lake / TABLE) == ([5, 6] if mode is Mode.APPEND else [6])
+
+
+def test_a_foreign_file_that_comes_before_publish_is_held(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    receipt = seal(destination, request(1, mode=Mode.REPLACE), orders(1))
+    write_foreign(lake / TABLE / "theirs.parquet", 5)
+    with pytest.raises(NeedsAnswer):
+        destination.publish([receipt])
+    assert glob_ids(lake) == [5]
+
+
+def test_replace_keeps_files_that_no_batch_brought_and_check_names_them(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    load(destination, request(1, mode=Mode.REPLACE), orders(1))
+    write_foreign(lake / TABLE / "sub" / "theirs.parquet", 5)
+    load(destination, request(2, mode=Mode.REPLACE), orders(2))
+    assert glob_ids(lake) == [2, 5]
+    assert view_rows(lake / TABLE) == [2]
+    assert any("sub/theirs.parquet" in f.text for f in destination.check() if f.level == "warning")
+
+
+def test_removed_files_are_named_by_check(destination: ParquetDestination, lake: Path) -> None:
+    load(destination, request(1), orders(1))
+    load(destination, request(2), orders(2))
+    next(lake.glob("**/*.parquet")).unlink()
+    assert any("lacks 1 published" in f.text for f in destination.check() if f.level == "problem")
+
+
+def test_an_emptied_table_is_noticed(destination: ParquetDestination, lake: Path) -> None:
+    load(destination, request(1), orders(1))
+    for file in lake.glob("**/*.parquet"):
+        file.unlink()
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert (marker.seq, marker.has_rows) == (0, False)
+    destination.adopt(OWNER, TABLE, 1, cursor(1))
+    load(destination, request(2), orders(2))
+    assert view_rows(lake / TABLE) == [2]
+
+
+def test_lost_and_changed_staged_files_are_held(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    for mend, words in ((lambda f: f.unlink(), "is gone"), (flip, "checksum"), (cut, "in place")):
+        receipt = seal(destination, request(1), orders(1))
+        mend(lake / ".reconciler" / "staged" / receipt.files[0].path)
+        with pytest.raises(NeedsAnswer, match=words) as held:
+            ParquetDestination(lake).publish([receipt])
+        assert held.value.kind is HoldKind.LOST_BATCH
+
+
+def test_abort_removes_what_was_never_sealed_and_nothing_else(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    stage = destination.stage(request(1))
+    stage.write(batch(request(1), orders(1)))
+    stage.abort()
+    assert destination.staged("cat-1", "shop") == []
+    stage = destination.stage(request(1))
+    stage.write(batch(request(1), orders(1)))
+    receipt = stage.seal(None)
+    stage.abort()
+    assert destination.staged("cat-1", "shop") == [receipt.name]
+    destination.publish([receipt])
+    assert glob_ids(lake) == [1]
+
+
+def test_merge_is_refused_with_the_modes_that_work(destination: ParquetDestination) -> None:
+    with pytest.raises(ConnectorError, match='mode = "append"'):
+        destination.stage(request(1, mode=Mode.MERGE, key=("id",)))
+
+
+def test_the_view_shows_the_latest_row_of_each_key(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    first = [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}, {"id": 2, "name": "c"}]
+    load(destination, request(1, key=("id",)), first)
+    for seq in range(2, 12):
+        load(destination, request(seq, epoch=seq, key=("id",)), [{"id": 2, "name": f"v{seq}"}])
+    assert view_rows(lake / TABLE, "id, name") == [(1, "b"), (2, "v11")]
+
+
+def test_the_view_leaves_out_a_batch_that_is_half_published(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    load(destination, request(1), orders(1))
+    write_foreign(lake / TABLE / "00000002-1-2-00000.parquet", 2)
+    assert glob_ids(lake) == [1, 2]
+    assert view_rows(lake / TABLE) == [1]
+
+
+def test_the_view_follows_columns_that_come_and_go(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    load(destination, request(1), orders(1))
+    wide = pa.schema([("id", pa.int64()), ("more", pa.float64())])
+    load(destination, request(2, schema=wide), [{"id": 2, "more": 0.5}])
+    assert view_rows(lake / TABLE, "id, name, more") == [(1, "n1", None), (2, None, 0.5)]
+
+
+@pytest.mark.parametrize("may_empty", [True, False])
+def test_replacing_rows_by_none_is_held_unless_meant(
+    destination: ParquetDestination, lake: Path, *, may_empty: bool
+) -> None:
+    load(destination, request(1, mode=Mode.REPLACE), orders(1))
+    stage = destination.stage(request(2, mode=Mode.REPLACE, may_empty=may_empty))
+    if may_empty:
+        destination.publish([stage.seal(None)])
+        assert view_rows(lake / TABLE) == []
+        marker = destination.marker(OWNER, TABLE)
+        assert marker is not None
+        assert (marker.seq, marker.has_rows) == (2, False)
+    else:
+        with pytest.raises(NeedsAnswer) as held:
+            stage.seal(None)
+        assert held.value.kind is HoldKind.EMPTY_REPLACE
+
+
+def test_rejected_rows_go_beside_the_table_with_the_batch(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    bad = [RejectedRow("a.csv:7", "no number", "x;y")]
+    receipt = load(destination, request(1, epoch=3), orders(1), bad)
+    destination.publish([receipt])
+    load(destination, request(2, epoch=3, mode=Mode.REPLACE), orders(2), bad)
+    found = pq.read_table(lake / "orders__rejected").drop_columns("_loaded_at").to_pylist()
+    assert found == [
+        {"place": "a.csv:7", "reason": "no number", "raw": "x;y", "_run_id": 3, "_batch_id": n}
+        for n in (1, 2)
+    ]
+
+
+# -- names and partitions ------------------------------------------------------------------------
+
+NAMES = ["a/b", "..", ".", "", 'it\'s "q"', "😀", "x" * 300, "ü" * 90, "a%2Fb", "name", "~", "%~"]
+
+
+def test_staged_batches_of_any_name_are_found_and_kept_apart(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    names = [seal(destination, request(1, owner=Owner("c", "p/.", n)), orders(1)).name
+             for n in NAMES]  # fmt: skip
+    assert destination.staged("c", "p/.") == sorted(names, key=lambda n: n.owner.stream)
+    assert {p.name for p in lake.parent.iterdir()} == {"lake"}
+    for name in names:
+        destination.discard(name)
+    assert destination.staged("c", "p/.") == []
+
+
+def test_tables_of_any_name_are_kept_apart(destination: ParquetDestination, lake: Path) -> None:
+    for i, name in enumerate(NAMES):
+        load(destination, request(1, table=name, owner=Owner("c", "p", name)), orders(i))
+    assert glob_ids(lake, "*/*.parquet") == list(range(len(NAMES)))
+    assert {p.name for p in lake.parent.iterdir()} == {"lake"}
+
+
+def test_partition_values_are_safe_and_come_back(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    values = [*NAMES, None, "__HIVE_DEFAULT_PARTITION__", "a=b"]
+    rows = [{"id": i, "name": value} for i, value in enumerate(values)]
+    load(destination, request(1, partition_by=("name",)), rows)
+    assert view_rows(lake / TABLE, "id, name") == list(enumerate(values))
+    folders = sorted(p.name for p in (lake / TABLE).iterdir() if p.is_dir())
+    assert len(folders) == len(values)
+    assert all(folder.startswith("name=") and len(folder.encode()) < 256 for folder in folders)
+    assert "name=__HIVE_DEFAULT_PARTITION__" in folders
+
+
+def test_partitions_by_parts_of_a_date_and_several_columns(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    schema = pa.schema([("id", pa.int64()), ("on", pa.date32()), ("at", pa.timestamp("us", "UTC"))])
+    rows = [
+        {"id": 1, "on": dt.date(2026, 1, 31), "at": dt.datetime(2026, 2, 1, tzinfo=dt.UTC)},
+        {"id": 2, "on": None, "at": dt.datetime(2025, 2, 1, tzinfo=dt.UTC)},
+    ]
+    by = ("day(on)", "month(at)")
+    load(destination, request(1, schema=schema, partition_by=by), rows)
+    load(destination, request(2, schema=schema, partition_by=by, mode=Mode.REPLACE), rows)
+    assert sorted(str(p.parent.relative_to(lake)) for p in lake.glob("**/*.parquet")) == [
+        "orders/on_day=2026-01-31/at_month=2026-02",
+        "orders/on_day=__HIVE_DEFAULT_PARTITION__/at_month=2025-02",
+    ]
+    assert view_rows(lake / TABLE) == [1, 2]
+    assert leftovers(lake) == []
+
+
+def test_too_many_partitions_are_refused(destination: ParquetDestination) -> None:
+    wanted = request(1, partition_by=("id",))
+    stage = destination.stage(wanted)
+    with pytest.raises(ConnectorError, match="more than 1000 partitions") as refused:
+        stage.write(batch(wanted, orders(*range(1001))))
+    assert refused.value.error is ErrorClass.PERMANENT
+    stage.abort()
+    assert destination.staged("cat-1", "shop") == []
+
+
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [("nope", "no column"), ("day(id)", "wants a date"), ("tags", "cannot name folders")],
+)
+def test_a_wrong_partition_by_says_what_is_allowed(
+    destination: ParquetDestination, by: str, words: str
+) -> None:
+    schema = pa.schema([("id", pa.int64()), ("tags", pa.list_(pa.string()))])
+    with pytest.raises(ConnectorError, match=words):
+        destination.stage(request(1, schema=schema, partition_by=(by,)))
+
+
+# -- sizes, errors, locks ------------------------------------------------------------------------
+
+
+def test_small_batches_become_one_row_group_and_files_roll(
+    destination: ParquetDestination, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "GROUP_ROWS", 100)
+    monkeypatch.setattr(rows_module, "PART_BYTES", 4_000)
+    wanted = request(1)
+    stage = destination.stage(wanted)
+    for i in range(60):
+        stage.write(batch(wanted, orders(*range(i * 10, i * 10 + 10))))
+    destination.publish([stage.seal(None)])
+    files = sorted((lake / TABLE).glob("*.parquet"))
+    assert len(files) > 1
+    groups = [pq.read_metadata(f).row_group(g).num_rows
+              for f in files for g in range(pq.read_metadata(f).num_row_groups)]  # fmt: skip
+    assert groups == [100] * 6
+    assert view_rows(lake / TABLE) == list(range(600))
+
+
+def test_a_failed_flush_gives_the_batch_up(
+    destination: ParquetDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = destination.stage(request(1))
+    stage.write(batch(request(1), orders(1)))
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(ConnectorError, match="will be read again") as failed:
+            stage.seal(None)
+    assert failed.value.error is ErrorClass.TRANSIENT
+    stage.abort()
+    assert destination.staged("cat-1", "shop") == []
+
+
+def test_a_publish_under_way_is_waited_for_then_named(lake: Path) -> None:
+    destination = ParquetDestination(lake, lock_wait=0.05)
+    receipt = seal(destination, request(1), orders(1))
+    locks = lake / ".reconciler" / "locks"
+    locks.mkdir()
+    with DISK.lock(locks / TABLE, 0):
+        with pytest.raises(ConnectorError, match=f"process {os.getpid()}") as busy:
+            destination.publish([receipt])
+        assert busy.value.busy
+    destination.publish([receipt])
+    assert glob_ids(lake) == [1]
+
+
+def test_replace_works_where_nothing_can_be_made_beside_the_folder(
+    destination: ParquetDestination, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(destination, request(1, mode=Mode.REPLACE), orders(1))
+    lake.with_name(".lake.reconciler-swap").write_text("in the way")
+    load(destination, request(2, mode=Mode.REPLACE), orders(2))
+    assert glob_ids(lake) == view_rows(lake / TABLE) == [2]
+
+
+def test_a_disk_without_the_right_to_write_is_a_lasting_error(tmp_path: Path) -> None:
+    (tmp_path / "lake").write_text("a file")
+    destination = ParquetDestination(tmp_path / "lake")
+    with pytest.raises(ConnectorError) as failed:
+        destination.stage(request(1))
+    assert failed.value.error is ErrorClass.PERMANENT
+    assert any(f.level == "problem" for f in destination.check())

@@ -15,7 +15,12 @@ from pathlib import Path
 from catalog.records import Cursor, ErrorClass, HoldKind
 from reconciler.config.desired import Mode
 from reconciler.connectors.destinations.checks import check_folder
-from reconciler.connectors.destinations.duckdb_file import DuckdbFile, Look
+from reconciler.connectors.destinations.duckdb_file import (
+    MEMORY_LIMITS,
+    DuckdbFile,
+    Look,
+    OutOfMemory,
+)
 from reconciler.connectors.destinations.duckdb_table import MarkerRow, OpenSchema
 from reconciler.connectors.destinations.duckdb_types import fold, refuse_equal_names
 from reconciler.connectors.destinations.files import DISK, Files, disk_errors
@@ -165,10 +170,20 @@ class DuckdbDestination:
         for receipt in receipts:
             if receipt.destination != self.identity:
                 raise elsewhere(receipt, self.identity)
+        for memory in MEMORY_LIMITS:
+            try:
+                self._publish_all(receipts, memory)
+            except OutOfMemory:
+                if memory == MEMORY_LIMITS[-1]:
+                    raise
+            else:
+                return
+
+    def _publish_all(self, receipts: Sequence[Receipt], memory: str) -> None:
         with disk_errors(), self._file.locked():
-            kept = dict(self._file.known())
-            look = kept.get(fold(self.schema))
-            with self._file.open() as connection:
+            with self._file.open(memory=memory) as connection:
+                kept = dict(self._file.known())  # now that nobody else can change it
+                look = kept.get(fold(self.schema))
                 schema = OpenSchema(connection, self.schema)
                 for receipt in receipts:
                     connection.begin()

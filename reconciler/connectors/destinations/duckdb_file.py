@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import duckdb
 import msgspec
+import pyarrow as pa
 
 from catalog.records import ErrorClass
 from reconciler.connectors.destinations.files import Files, make_dirs, write_atomic
@@ -27,10 +28,15 @@ from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import ConnectorError, Marker
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
-MEMORY_LIMIT = "512MB"
+MEMORY_LIMITS = ("256MB", "1GB", "4GB")
+"""Tried in turn: the first is enough for all but rows of megabytes, and keeps a worker small."""
 THREADS = 2
 _POLL = 0.05
 _HELD_BY = re.compile(r"held in (.*?) \(PID (\d+)\)")
+
+
+class OutOfMemory(ConnectorError):
+    """DuckDB came to its limit; with a higher one it may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,9 @@ class DuckdbFile:
             yield
 
     @contextmanager
-    def open(self, *, read_only: bool = False) -> Iterator[Connection]:
+    def open(
+        self, *, read_only: bool = False, memory: str = MEMORY_LIMITS[0]
+    ) -> Iterator[Connection]:
         """Open the database, made if it is not there; wait for another that holds it.
 
         Raises ``ConnectorError``: transient and ``busy`` naming the holder, permanent for a file
@@ -80,7 +88,7 @@ class DuckdbFile:
         """
         if not read_only and not self.exists:
             self._make()
-        connection = self._connect(read_only)
+        connection = self._connect(memory, read_only=read_only)
         try:
             yield connection
         except duckdb.Error as error:
@@ -88,12 +96,14 @@ class DuckdbFile:
         finally:
             connection.close()
 
-    def _connect(self, read_only: bool) -> Connection:  # noqa: FBT001 - private, one caller
+    def _connect(self, memory: str, *, read_only: bool) -> Connection:
         settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": MEMORY_LIMIT,
+            "memory_limit": memory,
             "threads": THREADS,
             "temp_directory": str(self.beside / "tmp"),
         }
+        # What staging has left in Arrow's pool would stand beside what DuckDB is about to take.
+        pa.default_memory_pool().release_unused()
         until = time.monotonic() + self._wait
         while True:
             try:
@@ -168,9 +178,10 @@ def translated(error: duckdb.Error, path: Path) -> ConnectorError:
         return ConnectorError(
             ErrorClass.PERMANENT, f"{path} is not a DuckDB database; name another `path`"
         )
+    if isinstance(error, duckdb.OutOfMemoryException) or "failed to pin block" in text:
+        return OutOfMemory(ErrorClass.TRANSIENT, f"{path}: {text}")
     kinds: tuple[tuple[Any, ErrorClass, str], ...] = (
         (duckdb.ConversionException, ErrorClass.SCHEMA_INCOMPATIBLE, ""),
-        (duckdb.OutOfMemoryException, ErrorClass.TRANSIENT, "; make room on the disk for it"),
         (duckdb.IOException, ErrorClass.TRANSIENT, "; look at the disk: room, and its health"),
         (duckdb.ProgrammingError, ErrorClass.PERMANENT, ""),
         (duckdb.NotSupportedError, ErrorClass.PERMANENT, ""),

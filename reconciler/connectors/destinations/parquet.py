@@ -87,6 +87,8 @@ class ParquetDestination:
     def check(self) -> list[Finding]:
         """The folder can be written, has room, and holds no data files that no batch brought."""
         findings = check_folder(self.path)
+        if any(finding.level == "problem" for finding in findings):
+            return findings
         for name in self._files.listdir(self.path):
             folder = TableFolder(self._files, self.path / name, name)
             state = folder.state()
@@ -302,7 +304,8 @@ class ParquetDestination:
             if self._files.is_dir(old.path):
                 self._empty(old, folder)
                 remove_tree(self._files, old.path)
-            self._files.rmdir(place)
+            if self._files.is_dir(place):
+                self._files.rmdir(place)
 
     def _empty(self, old: TableFolder, folder: TableFolder) -> None:
         state = old.state()

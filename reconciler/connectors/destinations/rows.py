@@ -13,6 +13,7 @@ from reconciler.connectors.destinations.staging import ENDING, flush_failed
 from reconciler.connectors.ports import ArrowSchema, RecordBatch, StagedFile
 
 GROUP_ROWS = 122_880
+"""As many as DuckDB puts in a row group of its own: it takes such a batch over in half the time."""
 GROUP_BYTES = 32 << 20
 PART_BYTES = 256 << 20
 _WAITING_BYTES = 64 << 20
@@ -39,6 +40,17 @@ class _Waiting:
         self.batches.append(batch)
         self.rows += batch.num_rows
         self.bytes += batch.nbytes
+
+    def take(self, *, everything: bool) -> list[RecordBatch]:
+        """What is to be written: full row groups, or all; the rest goes on waiting."""
+        batches, rest = self.batches, self.rows % GROUP_ROWS
+        self.batches, self.rows, self.bytes = [], 0, 0
+        if rest and rest < sum(batch.num_rows for batch in batches) and not everything:
+            last = batches.pop()
+            keep = min(rest, last.num_rows)
+            batches.append(last.slice(0, last.num_rows - keep))
+            self.add(last.slice(last.num_rows - keep))
+        return batches
 
 
 class _Part:
@@ -110,8 +122,10 @@ class PartFiles:
         waiting = self._waiting.setdefault(folder, _Waiting())
         waiting.add(batch)
         self._waiting_bytes += batch.nbytes
-        if waiting.rows >= GROUP_ROWS or waiting.bytes >= GROUP_BYTES:
+        if waiting.bytes >= GROUP_BYTES:
             self._flush(folder)
+        elif waiting.rows >= GROUP_ROWS:
+            self._flush(folder, everything=False)
         while self._waiting_bytes > _WAITING_BYTES:
             self._flush(max(self._waiting, key=lambda name: self._waiting[name].bytes))
 
@@ -135,12 +149,16 @@ class PartFiles:
         base = self._directory.relative_to(self._root)
         return sorted({str(Path(file.path).parent.relative_to(base)) for file in self._done})
 
-    def _flush(self, folder: str) -> None:
-        waiting = self._waiting.pop(folder)
+    def _flush(self, folder: str, *, everything: bool = True) -> None:
+        waiting = self._waiting[folder]
         self._waiting_bytes -= waiting.bytes
+        batches = waiting.take(everything=everything)
+        self._waiting_bytes += waiting.bytes
+        if not waiting.rows:
+            del self._waiting[folder]
         try:
             part = self._open.get(folder) or self._begin(folder)
-            part.write(pa.Table.from_batches(waiting.batches, self._schema))
+            part.write(pa.Table.from_batches(batches, self._schema))
         except OSError as error:
             raise flush_failed(self._directory, error) from error
         if part.sink.size >= PART_BYTES:
