@@ -50,6 +50,26 @@ def candidates(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def variable_for(key: KeyPath, env: Mapping[str, str]) -> str | None:
+    """The variable that sets ``key``, for keys that are no one's free names."""
+    wanted = "__".join(key)
+    for name in env:
+        if name.startswith(PREFIX) and name[len(PREFIX) :].casefold() == wanted:
+            return name
+    return None
+
+
+def include_patterns(variables: Mapping[str, str]) -> object:
+    """What ``include`` is set to by a variable; None: by none. Needed before all else is read."""
+    variable = variable_for(("include",), variables)
+    if variable is None:
+        return None
+    try:
+        return _decode(variables[variable], [{"type": "array"}])
+    except Unaddressed:
+        return ()  # Said when all variables are looked at.
+
+
 def overrides(document: Document, variables: Mapping[str, str], schema: JsonSchema) -> RawTable:
     """The values that ``variables`` set, nested as in the file.
 

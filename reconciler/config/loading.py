@@ -16,7 +16,7 @@ from reconciler.config.desired import Project
 from reconciler.config.document import Document, RawTable, read_document
 from reconciler.config.locations import read_secret
 from reconciler.config.positions import KeyPath
-from reconciler.config.problems import ConfigError
+from reconciler.config.problems import ConfigError, Problem
 from reconciler.config.resolve import Resolution
 from reconciler.config.settings import Settings, json_schema, read_settings
 from reconciler.config.tables import attempt, note
@@ -52,7 +52,7 @@ def _collector_paused() -> Iterator[None]:
 def open_config(path: Path, env: Mapping[str, str]) -> Resolution:
     """The config's tables, environment applied, before they are resolved."""
     variables = environment.candidates(env)
-    document = read_document(path, variables.get("RECONCILER_INCLUDE"))
+    document = read_document(path, environment.include_patterns(variables))
     overlay: RawTable = {}
     if variables:
         overlay = environment.overrides(document, variables, json_schema())
@@ -64,13 +64,12 @@ def refuse_problems(document: Document) -> None:
     if not document.problems:
         return
     order = {source.path: number for number, source in enumerate(document.sources)}
-    problems = dict.fromkeys(document.problems)
-    raise ConfigError(
-        sorted(
-            problems,
-            key=lambda p: (order.get(p.file, -1) if p.file else -1, p.line, p.place.variable),
-        )
-    )
+
+    def position(problem: Problem) -> tuple[int, str, int, str]:
+        number = order.get(problem.file, len(order)) if problem.file else -1
+        return number, str(problem.file), problem.line, problem.place.variable
+
+    raise ConfigError(sorted(dict.fromkeys(document.problems), key=position))
 
 
 def _settings(document: Document, overlay: RawTable) -> Settings:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reconciler.config.document import Document, RawTable, Source, read_source
-from reconciler.config.environment import PREFIX
+from reconciler.config.environment import variable_for
 from reconciler.config.locations import absolute, catalog_url
 from reconciler.config.positions import LineIndex
 from reconciler.config.problems import ConfigError
@@ -62,11 +62,9 @@ def locate(path: Path, env: Mapping[str, str]) -> Located:
 
 
 def _value(document: Document, key: tuple[str, ...], env: Mapping[str, str], default: str) -> str:
-    wanted = "__".join(key)
-    for variable in env:
-        if variable.startswith(PREFIX) and variable[len(PREFIX) :].casefold() == wanted:
-            document.overrides[key] = variable
-            return env[variable]
+    if variable := variable_for(key, env):
+        document.overrides[key] = variable
+        return env[variable]
     value: object = document.values
     for part in key:
         value = value.get(part) if isinstance(value, dict) else None

@@ -226,9 +226,6 @@ class SqlConnection(AnyConnection):
     password: Secret | None = Field(
         default=None, description="Where the password is: env:NAME, file:PATH or credential:NAME."
     )
-    schema_: SchemaName | None = Field(
-        default=None, alias="schema", description="Schema of a stream whose name has none."
-    )
 
 
 class FilesConnection(AnyConnection):
@@ -277,9 +274,15 @@ class DaemonTable(Table):
     )
     max_runs: MaxRuns = Field(default=8, description="Runs at once in this daemon.")
     lease_ttl: Timeout = Field(
-        default=30.0, description="How long a lease holds without being renewed."
+        default=30.0,
+        json_schema_extra={"default": "30s"},
+        description="How long a lease holds without being renewed.",
     )
-    grace: Seconds = Field(default=20.0, description="How long runs may take to end after SIGTERM.")
+    grace: Seconds = Field(
+        default=20.0,
+        json_schema_extra={"default": "20s"},
+        description="How long runs may take to end after SIGTERM.",
+    )
     standby: bool = Field(
         default=False, description="Wait for the project's holder to go away instead of giving up."
     )
@@ -288,4 +291,8 @@ class DaemonTable(Table):
 class RetentionTable(Table):
     """What the catalog keeps."""
 
-    runs: Keep = Field(default=90 * 86400.0, description="How long the history of runs is kept.")
+    runs: Keep = Field(
+        default=90 * 86400.0,
+        json_schema_extra={"default": "90d"},
+        description="How long the history of runs is kept.",
+    )

@@ -38,7 +38,6 @@ from reconciler.config.tables import CONNECTION, PIPELINE, attempt, checked
 
 STREAM_KEYS = frozenset(models.StreamTable.model_fields)
 RUN_KEYS = ("parallel", "retries", "stall_timeout", "timeout", "fresh_within", "catch_up")
-_DEFAULT_SCHEMA = {"sqlite": "main", "postgresql": "public"}
 
 
 class Resolution:
@@ -107,19 +106,16 @@ class Resolution:
         secrets: dict[str, SecretRef] = {}
         match table:
             case models.SqlConnection():
-                kind = table.url.partition(":")[0]
-                options = {"url": table.url, "schema": table.schema_ or _DEFAULT_SCHEMA[kind]}
+                options = {"url": table.url}
                 if table.password is not None:
                     secrets["password"] = table.password
-                    if kind == "sqlite":
+                    if table.url.startswith("sqlite:"):
                         at = ("connections", name, "password")
                         self.document.add(at, "has no meaning: a SQLite file has no password")
             case models.DuckdbConnection():
                 options = {"path": table.path, "schema": table.schema_}
             case models.FilesConnection() | models.ParquetConnection():
                 options = {"path": table.path}
-            case models.HistoryConnection():
-                options = {"catalog": self.catalog}
         return Connection(name, self.kinds[name], options, secrets, table.max_runs)
 
     # -- pipelines -------------------------------------------------------------------------------

@@ -54,24 +54,28 @@ class Settings(BaseSettings):
         default=None, description="Where the catalog is; catalog.db in state_dir without it."
     )
     catalog_limit: Size = Field(
-        default=10 * 2**30, description="The catalog never grows beyond this."
+        default=10 * 2**30,
+        description="The catalog never grows beyond this.",
+        json_schema_extra={"default": "10GiB"},
     )
     include: Strings = Field(
         default=(), description="Globs of files with more connections, pipelines."
     )
-    daemon: DaemonTable = Field(default=DaemonTable(), description="The daemon itself.")
+    daemon: DaemonTable = Field(
+        default_factory=DaemonTable, description="The daemon: address, limits, lease."
+    )
     defaults: DefaultsTable = Field(
-        default=DefaultsTable(),
-        description="What holds for every pipeline that does not say otherwise.",
+        default_factory=DefaultsTable,
+        description="Keys of pipelines and streams that hold where none is given.",
     )
     retention: RetentionTable = Field(
-        default=RetentionTable(), description="What the catalog keeps."
+        default_factory=RetentionTable, description="How long the catalog keeps what."
     )
     connections: dict[Name, SkipValidation[ConnectionTable]] = Field(
-        default={}, description="Named places that data comes from or goes to."
+        default_factory=dict, description="Named places that data comes from or goes to."
     )
     pipelines: dict[Name, SkipValidation[PipelineTable]] = Field(
-        default={}, description="Each moves data from one connection to another."
+        default_factory=dict, description="Each moves data from one connection to another."
     )
 
     @classmethod

@@ -56,7 +56,7 @@ class Wrong(ValueError):
 @lru_cache(4096)
 def duration(text: str) -> float:
     """Seconds. Units d, h, m, s, ms, whole numbers, largest first: ``1h30m``."""
-    if not re.match(DURATION, text):
+    if not re.fullmatch(DURATION, text):
         hint = "write its unit" if text.isdigit() else ""
         raise Wrong("is no duration", allowed=DURATION_ALLOWED, hint=hint)
     parts = re.findall(r"(\d+)(ms|[dhms])", text)
@@ -79,7 +79,7 @@ def duration_text(seconds: float) -> str:
 
 def size(text: str) -> int:
     """Bytes."""
-    if not re.match(SIZE, text):
+    if not re.fullmatch(SIZE, text):
         raise Wrong("is no size", allowed='a size such as "10GiB", "500MB" or "1TiB"')
     count, unit = re.findall(r"(\d+)(\w+)", text)[0]
     return int(count) * _SIZES[unit]
@@ -87,7 +87,7 @@ def size(text: str) -> int:
 
 def name(text: str, what: str) -> str:
     """A name of a project, pipeline or connection."""
-    if not re.match(NAME, text) or text.endswith("\n"):
+    if not re.fullmatch(NAME, text):
         raise Wrong(f"is no name for a {what}", allowed=NAME_ALLOWED)
     return text
 
