@@ -1,0 +1,1 @@
+"""What ``reconciler bench`` measures: each figure beside its floor, measured in the same run."""

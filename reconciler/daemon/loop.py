@@ -1,0 +1,295 @@
+"""The plan-and-dispatch loop.
+
+Level-triggered: an event says only *look at this pipeline*; what to do follows from the config and
+the catalog as they are then. One pass is a tick: observe, decide, claim, dispatch. Its cost follows
+the pipelines that are due or changed, never all that exist.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from catalog.clock import Clock
+from catalog.errors import CatalogError
+from catalog.port import Catalog
+from catalog.records import (
+    Candidate,
+    Claimed,
+    Micros,
+    NotClaimed,
+    Outcome,
+    PipelineState,
+    TriggerKind,
+)
+from reconciler.config.desired import Pipeline, Project
+from reconciler.connectors.killpoints import point
+from reconciler.daemon.agenda import Agenda
+from reconciler.daemon.backlog import Backlog
+from reconciler.daemon.runs import Runs, limits
+from reconciler.daemon.views import Views
+from reconciler.lease.keeper import Keeper
+from reconciler.plan.plan import CancelRun, Dispatch, Wait, decide
+from reconciler.run.conduct import Conduct
+from reconciler.telemetry import logs
+from reconciler.telemetry.events import Event
+from reconciler.telemetry.metrics import Metrics
+
+_MICROS = 1_000_000
+_LOOKS_A_TICK = 500
+_TROUBLE_SECONDS = 1.0
+_RIVAL_SECONDS = 0.5
+_PAGE = 1_000
+
+
+class Loop:
+    """Decides and dispatches for one project until it is told to drain."""
+
+    def __init__(
+        self,
+        project: Project,
+        catalog: Catalog,
+        keeper: Keeper,
+        runs: Runs,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self.project = project
+        self.draining = False
+        self.views = Views()
+        self.beat_at = time.monotonic()
+        """When the loop last came round, for the watchdog and /healthz."""
+        self.last_trouble = ""
+        """Why the catalog did not do as asked; empty: it does."""
+        self._catalog, self._keeper, self._runs = catalog, keeper, runs
+        self._clock, self._metrics = clock, metrics
+        self._agenda = Agenda()
+        self._wake = anyio.Event()
+        self._backlog = Backlog()
+        self._news: dict[str, int] = {}
+        self._downstream: dict[str, tuple[str, ...]] = {}
+        self._leased_by: dict[str, set[str]] = {}
+        self._rivals: set[str] = set()
+        """Other holders seen; some may be dead, which their locks tell."""
+        self._seen_change = 0
+        self._started_at = clock.wall_us()
+        self._first_seen: dict[str, Micros] = {}
+        """When a reload brought a pipeline; the others are as old as the daemon."""
+        self._limits = limits(project)
+        self._log = logs.get_logger()
+
+    # -- what others call -----------------------------------------------------------------------
+
+    def look(self, names: Iterable[str]) -> None:
+        """Something happened to these pipelines."""
+        now = self._clock.wall_us()
+        for name in names:
+            self._agenda.look(name, now)
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Start nothing new from now on."""
+        self.draining = True
+        self._wake.set()
+
+    def trouble(self, error: CatalogError) -> None:
+        """The catalog did not do as asked; said once, until it does again."""
+        if self.last_trouble != str(error):
+            self.last_trouble = str(error)
+            self._log.error(Event.CATALOG_UNAVAILABLE, reason=self.last_trouble)
+
+    def _recovered(self) -> None:
+        if self.last_trouble:
+            self.last_trouble = ""
+            self._log.info(Event.CATALOG_RECOVERED)
+
+    async def adopt(self, project: Project) -> None:
+        """Serve this project from now on; every pipeline is looked at."""
+        now = self._clock.wall_us()
+        self._first_seen |= dict.fromkeys(project.pipelines.keys() - self.project.pipelines, now)
+        self.project = project
+        self._limits = limits(project)
+        self._backlog.clear()
+        self.views.keep_only(project.pipelines)
+        await self.observe_all()
+
+    async def observe_all(self) -> None:
+        """Read the whole catalog once, page by page, and put every pipeline on the agenda."""
+        upstreams = {up for p in self.project.pipelines.values() for up in p.after}
+        self._downstream = {
+            up: tuple(p.name for p in self.project.pipelines.values() if up in p.after)
+            for up in upstreams
+        }
+        unseen = set(self.project.pipelines)
+        after = 0
+        while page := await self._catalog.changed(after, _PAGE):
+            after = page[-1].change
+            for state in page:
+                unseen.discard(state.name)
+                self._note(state)
+            await anyio.lowlevel.checkpoint()
+        self._seen_change = after
+        self.look(self.project.pipelines)
+
+    def _note(self, state: PipelineState) -> None:
+        if state.name in self._downstream:
+            self._news[state.name] = state.news
+
+    # -- the tasks ------------------------------------------------------------------------------
+
+    async def run(self, tasks: TaskGroup) -> None:
+        """Tick when something is due or happened, until draining."""
+        while not self.draining:
+            self._wake = anyio.Event()
+            now = self._clock.wall_us()
+            names = self._agenda.take_due(now, _LOOKS_A_TICK)
+            self.beat_at = time.monotonic()
+            if names:
+                await self._tick(names, tasks)
+                await anyio.lowlevel.checkpoint()
+                continue
+            following = self._agenda.next()
+            # Woken at least each second: the wall clock may be moved under us.
+            pause = 1.0 if following is None else min((following - now) / _MICROS, 1.0)
+            with anyio.move_on_after(max(pause, 0)):
+                await self._wake.wait()
+
+    async def follow(self) -> None:
+        """Look at what other processes change: the command line, other daemons."""
+        while True:
+            try:
+                if not await self._catalog.wait_changed(self._seen_change, 60):
+                    continue
+                while page := await self._catalog.changed(self._seen_change, _PAGE):
+                    self._seen_change = page[-1].change
+                    for state in page:
+                        self._note(state)
+                        self.look((state.name, *self._downstream.get(state.name, ())))
+            except CatalogError as error:
+                self.trouble(error)
+                await anyio.sleep(_TROUBLE_SECONDS)
+
+    async def watch_rivals(self) -> None:
+        """Take over at once from holders on this machine that died (A7)."""
+        while True:
+            await anyio.sleep(_RIVAL_SECONDS)
+            for holder in self._keeper.lock.dead(tuple(self._leased_by)):
+                self.look(self._leased_by.pop(holder))
+
+    # -- one tick ---------------------------------------------------------------------------------
+
+    async def _tick(self, names: list[str], tasks: TaskGroup) -> None:
+        started = time.perf_counter()
+        try:
+            for name in names:
+                pipeline = self.project.pipelines.get(name)
+                if pipeline is not None:
+                    self._decide(pipeline, await self._catalog.pipeline(name))
+            if await self._claim(tasks):
+                self._recovered()
+        except CatalogError as error:
+            self.trouble(error)
+            later = self._clock.wall_us() + round(_TROUBLE_SECONDS * _MICROS)
+            for name in names:
+                self._agenda.look(name, later)
+        self._metrics.ticked(time.perf_counter() - started)
+
+    def _decide(self, pipeline: Pipeline, state: PipelineState) -> None:
+        name = pipeline.name
+        self._note(state)
+        now = self._clock.wall_us()
+        state = self._with_dead_rival(state)
+        running = name in self._runs.conducting
+        action = decide(
+            pipeline,
+            state,
+            {up: self._news.get(up, 0) for up in pipeline.after},
+            now,
+            running=running,
+            since=self._first_seen.get(name, self._started_at),
+        )
+        self._backlog.drop(name)
+        match action:
+            case Dispatch(candidate, due):
+                self._backlog.put(candidate, due)
+            case CancelRun():
+                self._runs.stop(name, Outcome.CANCELLED, action.reason.text)
+            case Wait(until):
+                if until is not None:
+                    self._agenda.look(name, until)
+        self.views.update(pipeline, state, action, running=running)
+
+    def _with_dead_rival(self, state: PipelineState) -> PipelineState:
+        holder = state.holder
+        if not holder or holder == self._keeper.holder.id or state.lapsed:
+            return state
+        self._rivals.add(holder)
+        if self._keeper.lock.dead((holder,)):
+            return replace(state, lapsed=True)
+        self._leased_by.setdefault(holder, set()).add(state.name)
+        return state
+
+    # -- claiming and dispatching ----------------------------------------------------------------
+
+    async def _claim(self, tasks: TaskGroup) -> bool:
+        """Claim and dispatch as many as there is room for; True: the catalog took a write."""
+        room = self.project.daemon.max_runs - len(self._runs.conducting)
+        if room <= 0 or self.draining:
+            return False
+        busy = self._busy_connections()
+        chosen = self._backlog.take(room, lambda candidate: self._fits(candidate, busy))
+        if not chosen:
+            return False
+        try:
+            answers = await self._keeper.claim(
+                [candidate for candidate, _ in chosen], self._limits, tuple(self._rivals)
+            )
+        except CatalogError:
+            for candidate, due in chosen:
+                self._backlog.put(candidate, due)
+            raise
+        point("daemon.claimed")
+        for (candidate, due), answer in zip(chosen, answers, strict=True):
+            if isinstance(answer, Claimed):
+                self._dispatch(answer, candidate, due, tasks)
+            else:
+                self._not_claimed(candidate, due, answer)
+        return True
+
+    def _busy_connections(self) -> Counter[str]:
+        conducts = self._runs.conducting.values()
+        return Counter(name for c in conducts for name in c.claimed.run.connections)
+
+    def _fits(self, candidate: Candidate, busy: Counter[str]) -> bool:
+        """Leave out what this process itself knows to be at its limit; ``claim`` has the word."""
+        limits_ = self._limits
+        if any(busy[c] >= limits_[c] for c in candidate.connections if c in limits_):
+            return False
+        busy.update(candidate.connections)
+        return True
+
+    def _not_claimed(self, candidate: Candidate, due: Micros, answer: NotClaimed) -> None:
+        if answer.why == "connection_full":  # by runs of other processes: no event tells us
+            self._backlog.put(candidate, due)
+        later = self._clock.wall_us() + round(_RIVAL_SECONDS * _MICROS)
+        self._agenda.look(candidate.pipeline, 0 if answer.why == "changed" else later)
+
+    def _dispatch(
+        self, claimed: Claimed, candidate: Candidate, due: Micros, tasks: TaskGroup
+    ) -> None:
+        asked = candidate.trigger.kind is TriggerKind.REQUEST
+        delay = None if asked else max(claimed.run.started_at - due, 0) / _MICROS
+        self._runs.teller.began(claimed, delay)
+        conduct = self._runs.begin(claimed, self.project)
+        tasks.start_soon(self._conduct, conduct, name=f"run {claimed.lease.epoch}")
+
+    async def _conduct(self, conduct: Conduct) -> None:
+        name = conduct.lease.pipeline
+        await self._runs.carry_out(conduct)
+        self.look((name, *self._downstream.get(name, ())))

@@ -1,0 +1,74 @@
+"""The daemon's teller: every run in the log and in the metrics."""
+
+from __future__ import annotations
+
+from catalog.records import Claimed, Finish, Lease, Outcome, Run
+from reconciler.daemon.teller import is_quiet
+from reconciler.run.messages import Done
+from reconciler.telemetry import logs
+from reconciler.telemetry.events import Event
+from reconciler.telemetry.metrics import Metrics
+
+
+class Loud:
+    """Implements ``Teller`` with structlog and Prometheus."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._log = logs.get_logger()
+
+    def began(self, claimed: Claimed, delay: float | None) -> None:
+        self._metrics.run_started(claimed.lease.pipeline, delay)
+        self._log.debug(
+            Event.RUN_STARTED,
+            pipeline=claimed.lease.pipeline,
+            run=claimed.lease.epoch,
+            reason=claimed.run.reason,
+        )
+
+    def ended(self, claimed: Claimed, run: Run | None, finish: Finish, done: Done) -> None:
+        name, epoch = claimed.lease.pipeline, claimed.lease.epoch
+        if run is None or run.outcome is None:
+            self._log.warning(Event.RUN_LOST, pipeline=name, run=epoch, reason=finish.reason)
+            return
+        seconds = ((run.finished_at or run.started_at) - claimed.run.started_at) / 1e6
+        self._metrics.run_finished(name, run.outcome, seconds, run.rows, run.rejected)
+        say = self._log.debug if is_quiet(claimed, run) else self._log.info
+        if run.outcome in (Outcome.FAILED, Outcome.HELD):
+            say = self._log.warning
+        say(
+            Event.RUN_FINISHED,
+            pipeline=name,
+            run=epoch,
+            outcome=run.outcome.value,
+            rows=run.rows,
+            seconds=round(seconds, 3),
+            reason=run.reason,
+        )
+        for stream, note in done.notes:
+            self._log.info(Event.RUN_NOTE, pipeline=name, stream=stream, note=note)
+        for result in run.streams:
+            if result.hold is not None:
+                self._log.warning(
+                    Event.HOLD_OPENED, pipeline=name, stream=result.stream, reason=result.reason
+                )
+            if result.rejected:
+                self._log.warning(
+                    Event.ROWS_REJECTED, pipeline=name, stream=result.stream, rows=result.rejected
+                )
+        if finish.park:
+            self._log.error(Event.PIPELINE_PARKED, pipeline=name, reason=finish.park)
+
+    def lost(self, lease: Lease) -> None:
+        self._metrics.lease_lost()
+        self._log.warning(Event.LEASE_LOST, pipeline=lease.pipeline, run=lease.epoch)
+
+    def fenced(self, lease: Lease) -> None:
+        self._metrics.write_fenced()
+        self._log.warning(Event.WRITE_FENCED, pipeline=lease.pipeline, run=lease.epoch)
+
+    def secret(self, value: str) -> None:
+        logs.register_secret(value)
+
+    def redact(self, text: str) -> str:
+        return logs.redact(text)

@@ -1,0 +1,87 @@
+"""One run in this process, for ``reconciler run`` when no daemon serves the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from catalog.errors import Leased, NotFound
+from catalog.port import new_operation_id
+from catalog.records import (
+    Candidate,
+    Claimed,
+    RequestRun,
+    Run,
+    Trigger,
+    TriggerKind,
+)
+from reconciler.config.desired import Project
+from reconciler.daemon.runs import limits
+from reconciler.daemon.session import Session, open_session
+from reconciler.daemon.teller import Quiet
+from reconciler.run.messages import Moved
+
+
+async def run_here(
+    project: Project,
+    pipeline: str,
+    streams: tuple[str, ...],
+    *,
+    by: str,
+    on_moved: Callable[[Moved], None],
+) -> Run:
+    """Ask for a run, claim it, carry it out with a worker of our own, and return it closed.
+
+    Raises ``Leased`` when another process holds the pipeline, ``NotFound`` when the run was taken
+    over before it ended, ``CatalogError`` when the catalog cannot be used.
+    """
+    async with open_session(project, "cli", Quiet()) as session:
+        session.runs.on_moved = on_moved
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.pool.warm)
+            claimed = await _claim(session, project, pipeline, streams, by)
+            tasks.start_soon(session.keeper.keep)
+            try:
+                run = await _carry_out(session, project, claimed)
+            finally:
+                tasks.cancel_scope.cancel()
+    return run
+
+
+async def _claim(
+    session: Session, project: Project, name: str, streams: tuple[str, ...], by: str
+) -> Claimed:
+    request = new_operation_id()
+    action = RequestRun(name, request, streams)
+    await session.catalog.edit(new_operation_id(), by, "run from the command line", action)
+    state = await session.catalog.pipeline(name)
+    settings = project.pipelines[name]
+    candidate = Candidate(
+        name,
+        state.version,
+        Trigger(TriggerKind.REQUEST, request=request, streams=streams),
+        f"asked for by {by}",
+        (settings.source, settings.destination),
+    )
+    rivals = (state.holder,) if state.holder else ()
+    (answer,) = await session.keeper.claim([candidate], limits(project), rivals)
+    if isinstance(answer, Claimed):
+        return answer
+    raise Leased(
+        f"pipeline {name!r} cannot be run here now: "
+        + {
+            "leased": f"{state.holder} holds its lease",
+            "changed": "another process changed it at this moment",
+            "connection_full": f"connection {answer.connection!r} has as many runs as it allows",
+        }[answer.why]
+        + "; the request stays, and the next daemon or run answers it"
+    )
+
+
+async def _carry_out(session: Session, project: Project, claimed: Claimed) -> Run:
+    conduct = session.runs.begin(claimed, project)
+    run = await session.runs.carry_out(conduct)
+    if run is None:
+        raise NotFound(f"run {claimed.lease.epoch} was taken over by another holder")
+    return run

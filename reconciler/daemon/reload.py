@@ -1,0 +1,100 @@
+"""Takes up an edited config: all of it or nothing (rule 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from catalog.clock import Clock
+from reconciler.config import ConfigError, changes, load
+from reconciler.config.desired import Project
+from reconciler.telemetry import logs
+from reconciler.telemetry.events import Event
+from reconciler.telemetry.metrics import Metrics
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the files' times."""
+
+
+class Reloader:
+    """Watches the config's files and hands a valid, different project on."""
+
+    def __init__(
+        self,
+        path: Path,
+        project: Project,
+        adopt: Callable[[Project], Awaitable[None]],
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._path, self._project, self._adopt = path, project, adopt
+        self._clock, self._metrics = clock, metrics
+        self._log = logs.get_logger()
+        self._seen = self._times()
+        self._asked = anyio.Event()
+
+    def ask(self) -> None:
+        """Look now (SIGHUP)."""
+        self._asked.set()
+
+    async def watch(self) -> None:
+        """Reload when asked or when a file changed, for ever."""
+        while True:
+            with anyio.move_on_after(LOOK_EVERY):
+                await self._asked.wait()
+            times = self._times()
+            if not self._asked.is_set() and times == self._seen:
+                continue
+            self._asked = anyio.Event()
+            self._seen = times
+            await self._reload()
+
+    def _times(self) -> tuple[tuple[str, int, int], ...]:
+        files = dict.fromkeys((self._path, *self._project.files))
+        folders = dict.fromkeys(f.parent for f in self._project.files[1:])
+        found = []
+        for path in (*files, *(f for f in folders if f != self._path.parent)):
+            try:
+                stat = path.stat()
+            except OSError:
+                continue
+            found.append((str(path), stat.st_mtime_ns, stat.st_ino))
+        return tuple(found)
+
+    async def _reload(self) -> None:
+        now = self._clock.wall_us()
+        try:
+            new = await to_thread.run_sync(load, self._path)
+        except ConfigError as error:
+            self._metrics.config_read(False, now)
+            self._log.error(Event.CONFIG_REJECTED, reason=str(error))
+            return
+        self._metrics.config_read(True, now)
+        old, fixed = self._project, self._keep_fixed(new)
+        if fixed == old:
+            return
+        self._project = fixed
+        for change in changes(old, fixed):
+            self._log.info(Event.CONFIG_RELOADED, subject=change.subject, change=change.effect)
+        await self._adopt(fixed)
+
+    def _keep_fixed(self, new: Project) -> Project:
+        """What a running daemon cannot change stays as it was, and is said."""
+        old = self._project
+        fixed = {
+            name: getattr(old, name)
+            for name in ("name", "state_dir", "catalog")
+            if getattr(old, name) != getattr(new, name)
+        }
+        daemon = replace(new.daemon, listen=old.daemon.listen, lease_ttl=old.daemon.lease_ttl)
+        if fixed or daemon != new.daemon:
+            self._log.warning(
+                Event.CONFIG_REJECTED,
+                reason="project, state_dir, catalog, listen and lease_ttl change only with a "
+                "restart; the rest of the file took effect",
+            )
+        return replace(new, daemon=daemon, **fixed)

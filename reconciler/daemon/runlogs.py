@@ -1,0 +1,27 @@
+"""What runs printed: one file a run, only for those that printed something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def path(state_dir: Path, pipeline: str, epoch: int) -> Path:
+    """Where the output of a run is kept, if it printed any."""
+    return state_dir / "logs" / pipeline / f"{epoch}.log"
+
+
+def keep(
+    state_dir: Path, pipeline: str, epoch: int, printed: bytes, redact: Callable[[str], str]
+) -> None:
+    """Keep what a run printed, secrets taken out (rule 9)."""
+    target = path(state_dir, pipeline, epoch)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.write_text(redact(printed.decode(errors="replace")))
+
+
+def forget_before(state_dir: Path, wall_seconds: float) -> None:
+    """Remove what is older than runs are kept."""
+    for file in (state_dir / "logs").glob("*/*.log"):
+        if file.stat().st_mtime < wall_seconds:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""What is done now and then: retention, idle workers, logs of old runs, numbers for the scrape."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+
+from catalog.errors import CatalogError
+from catalog.port import new_operation_id
+from catalog.records import Retention
+from reconciler.daemon import runlogs
+from reconciler.daemon.loop import Loop
+from reconciler.daemon.session import Session
+from reconciler.telemetry.metrics import Metrics
+
+RETAIN_EVERY = 600.0
+"""Seconds between two rounds of retention."""
+_OPERATIONS_KEPT = 2 * 86_400
+_PAUSE = 0.05
+_TRIM_EVERY = 60.0
+_LAG_EVERY = 0.5
+
+
+async def retain(session: Session, loop: Loop) -> None:
+    """Delete what may go, in small transactions with pauses between, for ever."""
+    while True:
+        await anyio.sleep(RETAIN_EVERY)
+        keep = loop.project.retention.runs
+        now = session.clock.wall_us()
+        limits = Retention(
+            runs_before=now - round(keep * 1e6), operations_before=now - _OPERATIONS_KEPT * 10**6
+        )
+        try:
+            await _retain_all(session, limits)
+            known = {state.holder.id for state in await session.catalog.holders()}
+        except CatalogError:
+            continue  # reported by those who need the catalog; the next round tries again
+        session.keeper.lock.forget(known)
+        runlogs.forget_before(loop.project.state_dir, time.time() - keep)
+
+
+async def _retain_all(session: Session, limits: Retention) -> None:
+    while await session.catalog.retain(new_operation_id(), limits):
+        await anyio.sleep(_PAUSE)
+
+
+async def trim_workers(session: Session) -> None:
+    """Let go of workers that a busy hour started, for ever."""
+    while True:
+        await anyio.sleep(_TRIM_EVERY)
+        await session.pool.trim()
+
+
+async def watch_lag(metrics: Metrics) -> None:
+    """Measure how late the event loop is, for ever."""
+    while True:
+        before = time.perf_counter()
+        await anyio.sleep(_LAG_EVERY)
+        metrics.loop_lagged(max(time.perf_counter() - before - _LAG_EVERY, 0.0))

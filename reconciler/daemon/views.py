@@ -1,0 +1,68 @@
+"""What the daemon remembers of each pipeline for metrics and the page: little, since there may be
+a hundred thousand of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from catalog.records import Micros, PipelineState
+from reconciler.config.desired import Pipeline
+from reconciler.plan.plan import Action, Code, Dispatch, Wait
+from reconciler.telemetry.metrics import PipelineView, State
+
+
+class Views:
+    """The newest view of each pipeline that the loop has looked at."""
+
+    def __init__(self) -> None:
+        self._views: dict[str, PipelineView] = {}
+        self._reasons: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[PipelineView]:
+        return iter(self._views.values())
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def reason(self, name: str) -> str:
+        """Why the pipeline is where it is; empty where its state says all."""
+        return self._reasons.get(name, "")
+
+    def update(
+        self, pipeline: Pipeline, state: PipelineState, action: Action, *, running: bool
+    ) -> None:
+        """Remember a pipeline as the loop just saw it."""
+        # A hundred thousand sentences of "not due" would fill the memory, and say nothing.
+        if isinstance(action, Wait) and action.reason.code is Code.NEXT_TICK:
+            self._reasons.pop(pipeline.name, None)
+        else:
+            self._reasons[pipeline.name] = action.reason.text
+        next_run: Micros | None = action.until if isinstance(action, Wait) else None
+        self._views[pipeline.name] = PipelineView(
+            pipeline.name,
+            _state(state, action, running=running),
+            state.last_success_at,
+            state.data_at,
+            pipeline.fresh_within,
+            next_run,
+            state.failures,
+        )
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Forget pipelines that the config no longer has."""
+        self._views = {name: view for name, view in self._views.items() if name in names}
+        self._reasons = {name: text for name, text in self._reasons.items() if name in names}
+
+
+def _state(state: PipelineState, action: Action, *, running: bool) -> State:
+    if running or (state.holder and not state.lapsed):
+        return State.RUNNING
+    if state.paused:
+        return State.PAUSED
+    if state.parked:
+        return State.PARKED
+    if state.held:
+        return State.HELD
+    if isinstance(action, Dispatch) or state.retry_at is not None:
+        return State.WAITING
+    return State.IDLE

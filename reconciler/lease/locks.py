@@ -1,0 +1,80 @@
+"""Holder locks: how a restart goes on at once and not after a TTL (A7).
+
+Each holder keeps an flock on ``<state_dir>/holders/<holder id>`` for life, and its workers inherit
+the descriptor. Whoever can take that lock knows that the holder and all its workers are dead for
+ever. The lock only shortens a wait: acquiring a lease never needs it, and the epoch fences
+regardless.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+from collections.abc import Collection
+from pathlib import Path
+
+from catalog.records import Holder
+
+
+def new_holder(kind: str) -> Holder:
+    """A holder with an id that was never used: ``daemon-…`` or ``cli-…``."""
+    return Holder(f"{kind}-{secrets.token_hex(8)}", socket.gethostname(), os.getpid())
+
+
+class HolderLock:
+    """This process's lock, held until ``close``, and a look at those of others."""
+
+    def __init__(self, state_dir: Path, holder: Holder) -> None:
+        self._folder = state_dir / "holders"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = self._folder / holder.id
+        # Locked before it has its name, so that nobody finds it unlocked while we live.
+        new = self._folder / f".{holder.id}"
+        self.fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        new.rename(self._path)
+        self._known_dead: set[str] = set()
+
+    def dead(self, holders: Collection[str]) -> set[str]:
+        """Those of ``holders`` that are certainly dead. An id without a file may live elsewhere."""
+        for holder in holders:
+            ours = holder == self._path.name
+            if not ours and holder not in self._known_dead and _free(self._folder / holder):
+                self._known_dead.add(holder)
+        return self._known_dead & set(holders)
+
+    def forget(self, known: Collection[str]) -> None:
+        """Remove files of dead holders that the catalog no longer knows."""
+        for path in self._folder.iterdir():
+            name = path.name.removeprefix(".")
+            if name not in known and path != self._path and _free(path):
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let the lock go; workers that still live keep it until they end."""
+        os.close(self.fd)
+
+
+def daemon_alive(state_dir: Path) -> bool:
+    """A daemon serves the project of this state directory on this machine."""
+    folder = state_dir / "holders"
+    names = [p for p in folder.iterdir() if p.name.startswith("daemon-")] if folder.is_dir() else []
+    return any(path.exists() and not _free(path) for path in names)
+
+
+def _free(path: Path) -> bool:
+    """The lock at ``path`` can be taken. False too when there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(fd)

@@ -1,0 +1,274 @@
+"""The daemon's side of one run: hand it to a worker, answer the worker, learn how it ended.
+
+The worker asks; this module is the only place from which a run's commits reach the catalog, always
+with the run's lease (rule 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import anyio
+
+from catalog.clock import Clock
+from catalog.errors import Fenced, Refused, Unavailable, Unknown
+from catalog.port import Catalog, new_operation_id
+from catalog.records import (
+    MAX_UNPUBLISHED,
+    Claimed,
+    Commit,
+    ErrorClass,
+    FileEntry,
+    Lease,
+    Outcome,
+)
+from reconciler.config.desired import Connection, Pipeline, Project
+from reconciler.connectors.killpoints import point
+from reconciler.run import messages as m
+from reconciler.run.pool import Worker, WorkerGone, WorkerPool
+from reconciler.schema.decide import HoldOn, decide
+
+CANCEL_WITHIN = 3.0
+"""Seconds a worker gets to stop by itself before its process group is killed (A8)."""
+Secrets: TypeAlias = Callable[[Connection], Mapping[str, str]]
+"""Reads a connection's secrets, by option name."""
+_COMMIT_TRIES = 8
+_LEDGER_PAGE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the worker's part of a run ended."""
+
+    done: m.Done
+    outcome: Outcome | None = None
+    """Set where it is not the streams' to say: cancelled, interrupted, fenced."""
+    printed: bytes = b""
+
+
+@dataclass(slots=True)
+class Conduct:
+    """One run under way."""
+
+    claimed: Claimed
+    project: Project
+    catalog: Catalog
+    clock: Clock
+    on_moved: Callable[[m.Moved], None] = lambda _: None
+    fenced: Callable[[Lease], None] = lambda _: None
+    """Told when the catalog refused a write of this run as fenced."""
+    _stop: tuple[Outcome, str] | None = field(default=None, init=False)
+    _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope, init=False)
+    _worker: Worker | None = field(default=None, init=False)
+
+    @property
+    def lease(self) -> Lease:
+        return self.claimed.lease
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline as the config said when the run was claimed."""
+        return self.project.pipelines[self.claimed.lease.pipeline]
+
+    def stop(self, outcome: Outcome, why: str) -> None:
+        """End the run soon, with this outcome unless it ends by itself first."""
+        if self._stop is None:
+            self._stop = (outcome, why)
+            self._scope.cancel()
+
+    async def extend(self, deadline_ns: int) -> None:
+        """Tell the worker that the lease was renewed (A8)."""
+        if self._worker is not None and self._worker.alive:
+            try:
+                await self._worker.send(m.Deadline(deadline_ns))
+            except WorkerGone:
+                return  # the conversation notices by itself
+
+    async def order(self, secrets: Secrets, deadline_ns: int) -> m.RunOrder:
+        """What the worker is told. Raises whatever ``secrets`` raises for a missing secret."""
+        pipeline, streams = self.pipeline, self.claimed.streams
+        unpublished: tuple[Commit, ...] = ()
+        if any(stream.seq > stream.published for stream in streams):
+            unpublished = await self.catalog.commits(
+                pipeline.name, unpublished=True, limit=len(streams) * MAX_UNPUBLISHED
+            )
+        connections = self.project.connections
+        return m.RunOrder(
+            catalog=self.catalog.id,
+            pipeline=pipeline.name,
+            epoch=self.lease.epoch,
+            deadline_ns=deadline_ns,
+            source=self._connection(connections[pipeline.source], secrets),
+            destination=self._connection(connections[pipeline.destination], secrets),
+            select=pipeline.select,
+            defaults=pipeline.defaults,
+            named=pipeline.streams,
+            only=self.claimed.run.trigger.streams,
+            parallel=pipeline.parallel,
+            streams=streams,
+            unpublished=unpublished,
+        )
+
+    def _connection(self, connection: Connection, secrets: Secrets) -> m.ConnectionOrder:
+        options = dict(connection.options)
+        if connection.connector == "history":  # the one source that is this project itself
+            options["url"] = self.project.catalog
+        return m.ConnectionOrder(
+            connection.name, connection.connector, options, secrets(connection)
+        )
+
+    async def run(self, pool: WorkerPool, order: m.RunOrder) -> Ended:
+        """Carry the run out. Never raises for what a worker or connector does."""
+        self._worker = worker = await pool.acquire()
+        healthy = False
+        try:
+            with self._scope:
+                try:
+                    await worker.send(order)
+                    done = await self._with_limits(worker)
+                    healthy = True
+                    return Ended(done, printed=worker.printed())
+                except WorkerGone as gone:
+                    return Ended(_failed(str(gone)), printed=worker.printed())
+                except _Overdue as overdue:
+                    worker.kill()
+                    return Ended(_failed(str(overdue)), printed=worker.printed())
+            assert self._stop is not None
+            ended, healthy = await self._wind_down(worker, *self._stop)
+            return ended
+        finally:
+            self._worker = None
+            with anyio.CancelScope(shield=True):
+                await pool.release(worker, healthy=healthy)
+
+    async def _with_limits(self, worker: Worker) -> m.Done:
+        timeout = self.pipeline.timeout
+        if timeout is None:
+            return await self._converse(worker)
+        with anyio.move_on_after(timeout):
+            return await self._converse(worker)
+        raise _Overdue(f"not done after {timeout:g} s, the pipeline's `timeout`")
+
+    async def _converse(self, worker: Worker) -> m.Done:
+        stall = self.pipeline.stall_timeout
+        while True:
+            with anyio.move_on_after(stall) as scope:
+                message = await worker.receive()
+            if scope.cancelled_caught:
+                raise _Overdue(f"no bytes moved for {stall:g} s, the pipeline's `stall_timeout`")
+            if isinstance(message, m.Done):
+                return message
+            # An answer once begun is given: the worker must not be left not knowing.
+            with anyio.CancelScope(shield=True):
+                await self._answer(worker, message)
+
+    async def _wind_down(self, worker: Worker, outcome: Outcome, why: str) -> tuple[Ended, bool]:
+        """Ask the worker to stop; kill it when it does not."""
+        done = m.Done((), {}, failure=why)
+        healthy = False
+        with anyio.move_on_after(0 if outcome is Outcome.FENCED else CANCEL_WITHIN, shield=True):
+            try:
+                await worker.send(m.Cancel())
+                done = await self._converse(worker)
+                healthy = True
+            except (WorkerGone, _Overdue):
+                pass
+        if not healthy:
+            worker.kill()
+        return Ended(done, outcome, worker.printed()), healthy
+
+    # -- answering the worker ------------------------------------------------------------------
+
+    async def _answer(self, worker: Worker, message: m.ToDaemon) -> None:
+        match message:
+            case m.Moved():
+                self.on_moved(message)
+            case m.Propose():
+                await worker.send(await self._verdict(message))
+            case m.AskCommit():
+                await worker.send(await self._commit(message))
+            case m.AskLedger():
+                files = await _all_files(self.catalog, self.lease.pipeline, message.stream)
+                await worker.send(m.Ledger(message.id, files))
+            case _:
+                worker.kill()
+
+    async def _verdict(self, asked: m.Propose) -> m.Verdict:
+        pipeline = self.lease.pipeline
+        versions = await self.catalog.schemas(pipeline, asked.stream)
+        verdict = decide(
+            asked.stream,
+            versions[-1] if versions else None,
+            asked.schema,
+            self.pipeline.settings(asked.stream).schema_changes,
+            await self.catalog.decisions(pipeline, asked.stream) if versions else (),
+            self.clock.wall_us(),
+        )
+        if isinstance(verdict, HoldOn):
+            return m.Verdict(asked.id, hold=verdict.hold)
+        return m.Verdict(
+            asked.id, verdict.version, verdict.target, verdict.columns, verdict.decisions
+        )
+
+    async def _commit(self, asked: m.AskCommit) -> m.Committed | m.NotCommitted:
+        op = new_operation_id()
+
+        async def attempt() -> None:
+            point("daemon.before_commit")
+            await self.catalog.commit(op, self.lease, asked.batches, asked.published)
+            point("daemon.committed")
+
+        try:
+            await until_known(attempt)
+        except Fenced as error:
+            self.fenced(self.lease)
+            return m.NotCommitted(asked.id, error.code, str(error), definite=True)
+        except Refused as error:
+            return m.NotCommitted(asked.id, error.code, str(error), definite=True)
+        except Unavailable as error:
+            return m.NotCommitted(asked.id, error.code, str(error), definite=True)
+        except Unknown as error:
+            return m.NotCommitted(asked.id, error.code, str(error), definite=False)
+        return m.Committed(asked.id)
+
+
+class _Overdue(Exception):
+    """The run moved nothing for too long, or took too long in all."""
+
+
+async def until_known(attempt: Callable[[], Awaitable[object]], tries: int = _COMMIT_TRIES) -> None:
+    """Send the same operation until it is known to have happened or not (A5).
+
+    Raises what the last try raised: ``Unknown`` once seen stays unknown until an answer comes, so
+    a later ``Unavailable`` does not make it definite.
+    """
+    unknown: Unknown | None = None
+    for number in range(tries):
+        try:
+            await attempt()
+        except Unknown as error:
+            unknown = error
+        except Unavailable as error:
+            if number == tries - 1:
+                raise unknown or error from None
+        else:
+            return
+        await anyio.sleep(min(0.05 * 2**number, 2.0))
+    assert unknown is not None
+    raise unknown
+
+
+async def _all_files(catalog: Catalog, pipeline: str, stream: str) -> tuple[FileEntry, ...]:
+    files: list[FileEntry] = []
+    while True:
+        after = files[-1].path if files else ""
+        page = await catalog.files(pipeline, stream, after=after, limit=_LEDGER_PAGE)
+        files += page
+        if len(page) < _LEDGER_PAGE:
+            return tuple(files)
+
+
+def _failed(why: str) -> m.Done:
+    return m.Done((), {}, failure=why, error=ErrorClass.TRANSIENT)

@@ -1,0 +1,122 @@
+"""One run in the worker: settle what earlier runs left, then bring each stream up to date."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from catalog.records import Outcome, StreamResult, StreamState
+from reconciler.config.desired import StreamSettings
+from reconciler.connectors.ports import Destination, Source
+from reconciler.run import messages as m
+from reconciler.run.connections import Connections
+from reconciler.run.stream import Shared, StreamRun
+from reconciler.run.worker import LeaseOver, Link
+
+
+def execute(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
+    """Carry the order out and say how each stream ended.
+
+    Raises ``ConnectorError`` when no stream could be tried (no connection), ``LeaseOver`` when the
+    daemon fell silent.
+    """
+    destination = connections.destination(order.destination)
+    discard_orphans(order, destination)
+    work = list(_work(order, connections.source(order.source)))
+    shared = Shared(published={})
+    lanes = max(1, min(order.parallel, len(work)))
+    results: dict[str, StreamResult] = {}
+    queue = iter(work)
+    if lanes == 1:
+        _drain(order, link, connections, shared, queue, results)
+    else:
+        _in_parallel(order, link, connections, shared, queue, results, lanes)
+    return m.Done(
+        streams=tuple(results[name] for name, _, _ in work if name in results),
+        published=shared.published,
+        notes=tuple(shared.notes),
+        retry_after=shared.retry_after,
+    )
+
+
+def discard_orphans(order: m.RunOrder, destination: Destination) -> None:
+    """Remove what older epochs of this pipeline sealed and nobody committed (B2 a).
+
+    Staged under this catalog's id and this pipeline, an epoch below ours, and not among the
+    commits that still wait to be published: then either it has no commit row, or the catalog has
+    it marked as published and what is staged is a left-over. Everything else is left alone.
+    """
+    waiting = {(c.stream, c.epoch, c.seq) for c in order.unpublished}
+    for name in destination.staged(order.catalog, order.pipeline):
+        if name.epoch < order.epoch and (name.owner.stream, name.epoch, name.seq) not in waiting:
+            destination.discard(name)
+
+
+def _work(order: m.RunOrder, source: Source) -> Iterator[tuple[str, StreamSettings, StreamState]]:
+    states = {state.stream: state for state in order.streams}
+    names = dict.fromkeys(order.named)
+    if order.select:
+        names |= dict.fromkeys(s.name for s in source.discover(order.select, order.named))
+    for name in names:
+        if order.only and name not in order.only:
+            continue
+        state = states.get(name) or StreamState(order.pipeline, name)
+        yield name, order.named.get(name, order.defaults), state
+
+
+_Work = Iterator[tuple[str, StreamSettings, StreamState]]
+
+
+def _drain(
+    order: m.RunOrder,
+    link: Link,
+    lane: Connections,
+    shared: Shared,
+    queue: _Work,
+    results: dict[str, StreamResult],
+) -> None:
+    for name, settings, state in queue:
+        if link.cancelled:
+            results[name] = StreamResult(name, Outcome.CANCELLED, "not started: cancelled")
+            continue
+        results[name] = StreamRun(order, link, lane, shared, settings, state).run()
+        if results[name].outcome is Outcome.FENCED:
+            return  # another holder took over: whatever we would do now is refused
+
+
+def _in_parallel(
+    order: m.RunOrder,
+    link: Link,
+    connections: Connections,
+    shared: Shared,
+    queue: _Work,
+    results: dict[str, StreamResult],
+    lanes: int,
+) -> None:
+    taking = threading.Lock()
+    over: list[BaseException] = []
+
+    def take() -> _Work:
+        while True:
+            with taking:
+                item = next(queue, None)
+            if item is None:
+                return
+            yield item
+
+    def serve(number: int) -> None:
+        try:
+            _drain(order, link, connections.lane(number), shared, take(), results)
+        except BaseException as error:
+            over.append(error)
+
+    threads = [threading.Thread(target=serve, args=(n,)) for n in range(lanes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for error in over:
+        if isinstance(error, LeaseOver):
+            raise error
+    if over:
+        raise over[0]

@@ -1,0 +1,223 @@
+"""Worker processes out of a warm pool, and the daemon's end of the line to each.
+
+A worker serves one run at a time, so that its crash, leak or hang costs one run. What it and the
+libraries in it print goes to an unlinked file of its own, from which the run's part is cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO
+
+import anyio
+from anyio.abc import UNIXSocketStream
+
+from reconciler.run import messages as m
+
+RUNS_PER_WORKER = 5_000
+"""Then it is replaced: a leak in some library stays small."""
+LOG_LIMIT = 1024 * 1024
+"""Bytes kept of what one run printed: its end, where the reason is."""
+_READ_SIZE = 65_536
+
+
+class WorkerGone(Exception):
+    """The process ended. ``str()`` says how, for a person."""
+
+
+class Worker:
+    """One worker process as the daemon sees it."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], stream: UNIXSocketStream, output: IO[bytes]
+    ) -> None:
+        self._process = process
+        self._stream = stream
+        self._output = output
+        self._buffer = bytearray()
+        self._oom_kills = _oom_kills()
+        self._output_start = 0
+        self.runs = 0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    async def send(self, message: m.ToWorker) -> None:
+        """Raises ``WorkerGone``."""
+        try:
+            await self._stream.send(m.frame(message))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            raise WorkerGone(await self.how_it_ended()) from None
+
+    async def receive(self) -> m.ToDaemon:
+        """The next message. Raises ``WorkerGone``; a worker that sends rubbish is ended first."""
+        try:
+            head = await self._take(4)
+            return m.for_daemon(await self._take(m.frame_length(head)))
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            raise WorkerGone(await self.how_it_ended()) from None
+        except m.BrokenPeer as error:
+            self.kill()
+            raise WorkerGone(f"the worker sent what is no message: {error}") from None
+
+    async def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            self._buffer += await self._stream.receive(_READ_SIZE)
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def begin(self) -> None:
+        """A run starts: what is printed from now on is its own."""
+        self.runs += 1
+        self._output_start = os.fstat(self._output.fileno()).st_size
+        if self._output_start > LOG_LIMIT:
+            os.ftruncate(self._output.fileno(), 0)
+            self._output_start = 0
+
+    def printed(self) -> bytes:
+        """What was printed since ``begin``, its last ``LOG_LIMIT`` bytes."""
+        end = os.fstat(self._output.fileno()).st_size
+        start = max(self._output_start, end - LOG_LIMIT)
+        return os.pread(self._output.fileno(), end - start, start) if end > start else b""
+
+    def kill(self) -> None:
+        """End the process and all that it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def how_it_ended(self) -> str:
+        """Wait for the exit, which is due, and put it into words."""
+        with anyio.CancelScope(shield=True):
+            for _ in range(200):
+                if self._process.poll() is not None:
+                    break
+                await anyio.sleep(0.005)
+            else:
+                self.kill()
+                self._process.wait()
+        return _ending(self._process.returncode, oom=_oom_kills() > self._oom_kills)
+
+    async def aclose(self) -> None:
+        """Close the line, which ends an idle worker, and collect the process."""
+        with anyio.CancelScope(shield=True):
+            await self._stream.aclose()
+            await self.how_it_ended()
+            self._output.close()
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since boot."""
+    with contextlib.suppress(OSError), Path("/proc/vmstat").open() as lines:
+        for line in lines:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _ending(code: int | None, *, oom: bool) -> str:
+    if code == -signal.SIGKILL and oom:
+        return "the worker was killed by the kernel because memory ran out"
+    if code is not None and code < 0:
+        return f"the worker was killed by {signal.Signals(-code).name}"
+    return f"the worker ended by itself with exit code {code}"
+
+
+class WorkerPool:
+    """Starts workers when asked, keeps a few idle ones warm, ends them all on close."""
+
+    def __init__(
+        self, *, inherit: Iterable[int] = (), hidden_env: Iterable[str] = (), keep: int = 2
+    ) -> None:
+        self._inherit = tuple(inherit)
+        hidden = set(hidden_env)
+        self._env = {k: v for k, v in os.environ.items() if k not in hidden}
+        self._keep = keep
+        self._idle: list[Worker] = []
+        self._busy: set[Worker] = set()
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def busy(self) -> int:
+        return len(self._busy)
+
+    def busy_workers(self) -> tuple[Worker, ...]:
+        """Workers with a run, for word of a renewed lease."""
+        return tuple(self._busy)
+
+    async def warm(self) -> None:
+        """Have at least one worker ready."""
+        if not self._idle:
+            self._idle.append(await _start(self._inherit, self._env))
+
+    async def acquire(self) -> Worker:
+        """A worker for one run. Whoever asks also limits how many run at once."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive:
+                break
+            await worker.aclose()
+        else:
+            worker = await _start(self._inherit, self._env)
+        self._busy.add(worker)
+        worker.begin()
+        return worker
+
+    async def release(self, worker: Worker, *, healthy: bool) -> None:
+        """Give a worker back. An unhealthy one is killed; so is one past its share of runs."""
+        self._busy.discard(worker)
+        if healthy and worker.alive and worker.runs < RUNS_PER_WORKER:
+            self._idle.append(worker)
+            return
+        worker.kill()
+        await worker.aclose()
+
+    async def trim(self) -> None:
+        """Let go of idle workers beyond the few that are kept warm."""
+        while len(self._idle) > self._keep:
+            await self._idle.pop(0).aclose()
+
+    async def aclose(self) -> None:
+        """End every worker, the busy ones too."""
+        for worker in (*self._busy, *self._idle):
+            worker.kill()
+            await worker.aclose()
+        self._busy.clear()
+        self._idle.clear()
+
+
+async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:
+    ours, theirs = socket.socketpair()
+    # Appending: the worker's stdout and stderr share the file, and truncating it stays safe.
+    output = tempfile.TemporaryFile("a+b", buffering=0, prefix="reconciler-worker-")  # noqa: SIM115 - lives as long as the worker
+    with theirs:
+        process = subprocess.Popen(  # noqa: ASYNC220 - returns at exec; its end is seen on the socket
+            [
+                *(sys.executable, "-P", "-m", "reconciler.run.worker"),
+                *(str(theirs.fileno()), str(os.getpid())),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(theirs.fileno(), *inherit),
+            env=env,
+            process_group=0,
+        )
+    ours.setblocking(False)
+    return Worker(process, await UNIXSocketStream.from_socket(ours), output)

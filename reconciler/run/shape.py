@@ -1,0 +1,88 @@
+"""Bring a batch into the shape that the schema decision asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reconciler.connectors.ports import RejectedRow
+from reconciler.schema.decide import ColumnRule
+
+_RAW_LIMIT = 4096
+_SHOWN_REASONS = 200
+
+
+class Shape:
+    """Maps batches of the read's schema to the target's, our own three columns included.
+
+    A value that does not fit its target type does not become NULL: its row is set aside with the
+    reason (F: read = written + set aside).
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[ColumnRule],
+        target: pa.Schema,
+        key: Sequence[str],
+        *,
+        own: dict[str, Any],
+    ) -> None:
+        self._target = target
+        self._key = list(key)
+        self._own = {name: pa.scalar(v, target.field(name).type) for name, v in own.items()}
+        self._rules = {rule.target: rule for rule in rules if rule.action != "ignore"}
+
+    def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[RejectedRow]]:
+        """The shaped batch without the rows that do not fit, and those rows."""
+        columns: list[pa.Array] = []
+        bad: dict[int, str] = {}
+        for field in self._target:
+            column, misfits = self._column(batch, field)
+            columns.append(column)
+            for row, reason in misfits.items():
+                bad.setdefault(row, reason)
+        shaped = pa.RecordBatch.from_arrays(columns, schema=self._target)
+        if not bad:
+            return shaped, []
+        keep = pa.array([i not in bad for i in range(batch.num_rows)])
+        return shaped.filter(keep), [self._rejected(batch, i, why) for i, why in bad.items()]
+
+    def _column(self, batch: pa.RecordBatch, field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
+        own = self._own.get(field.name)
+        if own is not None:
+            return pa.repeat(own, batch.num_rows), {}
+        rule = self._rules.get(field.name)
+        if rule is None or rule.source not in batch.schema.names:
+            return pa.nulls(batch.num_rows, field.type), {}
+        column = batch.column(rule.source)
+        if column.type == field.type:
+            return column, {}
+        return _cast(column, field)
+
+    def _rejected(self, batch: pa.RecordBatch, row: int, reason: str) -> RejectedRow:
+        values = batch.slice(row, 1).to_pylist()[0]
+        place = ", ".join(f"{name}={values.get(name)!r}" for name in self._key) or f"row {row}"
+        return RejectedRow(place, reason[:_SHOWN_REASONS], repr(values)[:_RAW_LIMIT])
+
+
+def _cast(column: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
+    try:
+        return pc.cast(column, field.type), {}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return _cast_by_value(column, field)
+
+
+def _cast_by_value(column: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
+    """The slow way, once a block has a misfit: value by value, so that only misfits are lost."""
+    values: list[pa.Scalar] = []
+    misfits: dict[int, str] = {}
+    for index, value in enumerate(column):
+        try:
+            values.append(value.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            values.append(pa.scalar(None, field.type))
+            misfits[index] = f"column {field.name!r}: {value} is no {field.type}: {error}"
+    return pa.array([v.as_py() for v in values], field.type), misfits

@@ -1,0 +1,476 @@
+"""One stream of one run: settle, read, shape, stage, seal, commit, publish, in this order.
+
+The order is the protocol (rule 2): sealed at the destination, then committed by the daemon in its
+catalog, then published. Nothing here decides about leases; every step that others could see asks
+``link.may_go_on`` first (A8).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from catalog.records import (
+    MAX_UNPUBLISHED,
+    Batch,
+    ErrorClass,
+    FileEntry,
+    Hold,
+    HoldKind,
+    Outcome,
+    StreamResult,
+    StreamState,
+)
+from reconciler.config.desired import Mode, StreamSettings, table_name
+from reconciler.connectors import arrow
+from reconciler.connectors.killpoints import point
+from reconciler.connectors.ports import (
+    BatchName,
+    ConnectorError,
+    Mark,
+    Marker,
+    NeedsAnswer,
+    Owner,
+    Progress,
+    Read,
+    ReadRequest,
+    Receipt,
+    Rejected,
+    Rows,
+    Stage,
+    StageRequest,
+    Stopped,
+)
+from reconciler.run import messages as m
+from reconciler.run.connections import Connections
+from reconciler.run.shape import Shape
+from reconciler.run.worker import Link
+from reconciler.schema.own import with_own
+
+SEAL_BYTES = 64 * 1024 * 1024
+"""An ordered read is sealed at the first mark past so many staged bytes ..."""
+SEAL_SECONDS = 30.0
+"""... or after so long, so that a slow source's rows are not kept back."""
+_TO_DESTINATION = ("refresh", "cursor adopt", "cursor rewind --to-destination")
+
+
+class _NotRecorded(Exception):
+    """The daemon did not record a batch; the answer says whether that is certain."""
+
+    def __init__(self, answer: m.NotCommitted) -> None:
+        super().__init__(answer.text)
+        self.answer = answer
+
+
+@dataclass
+class Shared:
+    """What the streams of one run tell it, from several threads."""
+
+    published: dict[str, int]
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    retry_after: float | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass
+class _Pending:
+    """Rows staged since the last commit, and the last mark among them."""
+
+    stage: Stage
+    opened_at: float
+    rows: int = 0
+    rejected: int = 0
+    mark: Mark | None = None
+    files: list[FileEntry] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+
+    def note(self, mark: Mark) -> None:
+        self.mark = mark
+        self.files += mark.files
+        self.forgotten += mark.forgotten
+
+    @property
+    def worth_a_commit(self) -> bool:
+        return bool(self.rows or self.rejected or self.files or self.forgotten)
+
+
+class StreamRun:
+    """Brings one stream up to date."""
+
+    def __init__(
+        self,
+        order: m.RunOrder,
+        link: Link,
+        lane: Connections,
+        shared: Shared,
+        settings: StreamSettings,
+        state: StreamState,
+    ) -> None:
+        self._order, self._link, self._lane, self._shared = order, link, lane, shared
+        self._settings = settings
+        self._state = state
+        self.stream = state.stream
+        self._owner = Owner(order.catalog, order.pipeline, self.stream)
+        self._table = settings.table or table_name(self.stream)
+        self._seq = state.seq
+        self._rows = self._bytes = self._rejected = 0
+        self._adopted = False
+        self._refresh = state.directive == "refresh"
+        self._unpublished: list[Receipt] = []
+        self._verdict: m.Verdict | None = None
+        self._told_at = 0.0
+
+    # -- the whole ---------------------------------------------------------------------------
+
+    def run(self) -> StreamResult:
+        """Settle, read, commit, publish; every way that it can end is an outcome."""
+        try:
+            return self._bring_up_to_date()
+        except NeedsAnswer as need:
+            return self._held(need)
+        except Stopped:
+            return self._result(Outcome.CANCELLED, "cancelled")
+        except _NotRecorded as refusal:
+            return self._not_recorded(refusal.answer)
+        except ConnectorError as error:
+            self._forget_connections()
+            if error.retry_after is not None:
+                self._shared.retry_after = error.retry_after
+            return self._result(Outcome.FAILED, str(error), error.error)
+        except Exception as error:
+            traceback.print_exc()  # to the run's log; the person gets the sentence
+            self._forget_connections()
+            text = f"the connector met a fault of its own: {type(error).__name__}: {error}"
+            return self._result(Outcome.FAILED, text, ErrorClass.TRANSIENT)
+
+    def _bring_up_to_date(self) -> StreamResult:
+        hold = self._state.hold
+        if hold is not None and hold.kind in (HoldKind.DESTINATION, HoldKind.LOST_BATCH):
+            return self._result(Outcome.HELD, hold.reason)
+        destination = self._lane.destination(self._order.destination)
+        marker = self._settle()
+        if hold is not None:
+            return self._result(Outcome.HELD, hold.reason)
+        if self._settings.mode not in destination.modes:
+            raise ConnectorError(
+                ErrorClass.PERMANENT,
+                f"mode {self._settings.mode.value!r} is not one of "
+                f"{', '.join(sorted(mode.value for mode in destination.modes))}, which the "
+                f"destination {self._order.destination.name!r} knows",
+            )
+        read = self._lane.source(self._order.source).read(self._request())
+        try:
+            self._note(read.notes)
+            if read.has_news or self._refresh:
+                self._copy(read, marker)
+            self._note(f"{count} rows left out: {why}" for why, count in read.counts().items())
+        finally:
+            read.close()
+        self._publish(last=True)
+        if self._rows == 0 and self._rejected == 0:
+            return self._result(Outcome.NOTHING_NEW, "nothing new up to the bound")
+        return self._result(Outcome.SUCCEEDED, "read to its bound")
+
+    # -- settling: the destination and what earlier runs left (B4, B5) --------------------------
+
+    def _settle(self) -> Marker | None:
+        destination = self._lane.destination(self._order.destination)
+        waiting = [
+            msgspec.json.decode(commit.receipt, type=Receipt)
+            for commit in self._order.unpublished
+            if commit.stream == self.stream
+        ]
+        marker = destination.marker(self._owner, self._table)
+        if self._state.directive == "adopt" or (self._refresh and self._is_ours(marker)):
+            self._link.may_go_on()
+            destination.adopt(self._owner, self._table, self._seq, self._state.cursor)
+            self._adopted = self._state.directive == "adopt"
+            marker = destination.marker(self._owner, self._table)
+        self._check_marker(marker)
+        if waiting:
+            self._unpublished = waiting
+            self._publish(last=True)
+            marker = destination.marker(self._owner, self._table)
+        return marker
+
+    def _is_ours(self, marker: Marker | None) -> bool:
+        return marker is None or marker.owner == self._owner
+
+    def _check_marker(self, marker: Marker | None) -> None:
+        """Refuse to go on with a destination that does not match the catalog (rule 5)."""
+        state, table = self._state, self._table
+        if marker is None:
+            if state.published == 0 or state.directive:
+                return
+            raise self._mismatch(
+                f"table {table!r} has no marker, but the catalog published up to batch "
+                f"{state.published}: the destination is new or was emptied",
+                None,
+            )
+        if not self._is_ours(marker):
+            raise NeedsAnswer(
+                HoldKind.DESTINATION,
+                f"table {table!r} belongs to pipeline {marker.owner.pipeline!r}, stream "
+                f"{marker.owner.stream!r} of catalog {marker.owner.catalog}; 'cursor adopt' takes "
+                "it over, another name in `table` leaves it alone",
+                ("cursor adopt",),
+            )
+        if marker.seq < state.published:
+            raise self._mismatch(
+                f"table {table!r} is at batch {marker.seq}, but the catalog published up to "
+                f"{state.published}: the destination was emptied or restored",
+                marker,
+            )
+        if marker.seq > state.seq:
+            raise self._mismatch(
+                f"table {table!r} is at batch {marker.seq}, but the catalog knows only "
+                f"{state.seq}: the catalog is new or was restored",
+                marker,
+            )
+
+    def _mismatch(self, reason: str, marker: Marker | None) -> NeedsAnswer:
+        detail = {
+            "seq": marker.seq if marker else 0,
+            "cursor": marker.cursor if marker else None,
+        }
+        text = msgspec.json.encode(detail).decode()
+        return NeedsAnswer(HoldKind.DESTINATION, reason, _TO_DESTINATION, text)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def _request(self) -> ReadRequest:
+        return ReadRequest(
+            stream=self.stream,
+            settings=self._settings,
+            cursor=None if self._refresh else self._state.cursor,
+            refresh=self._refresh,
+            ledger=lambda: self._link.ledger(self.stream),
+            stopped=self._stopped,
+        )
+
+    def _stopped(self) -> bool:
+        self._link.may_go_on()
+        return self._link.cancelled
+
+    def _copy(self, read: Read, marker: Marker | None) -> None:
+        pending: _Pending | None = None
+        shape: Shape | None = None
+        try:
+            for item in read.items():
+                if self._stopped():
+                    raise Stopped
+                if isinstance(item, Progress):
+                    self._tell(item.bytes)
+                    continue
+                if pending is None or shape is None:
+                    pending, shape = self._open(read)
+                self._take(item, pending, shape)
+                if read.ordered and isinstance(item, Mark) and self._enough(pending):
+                    self._commit(pending, marker)
+                    pending = None
+            if pending is not None and (pending.worth_a_commit or self._replaces()):
+                self._commit(pending, marker)
+                pending = None
+        finally:
+            if pending is not None:
+                pending.stage.abort()
+
+    def _take(self, item: Rows | Rejected | Mark, pending: _Pending, shape: Shape) -> None:
+        match item:
+            case Rows(batch):
+                shaped, misfits = shape.apply(batch)
+                pending.stage.write(shaped)
+                pending.rows += shaped.num_rows
+                if misfits:
+                    pending.stage.reject(misfits)
+                    pending.rejected += len(misfits)
+                self._tell(batch.nbytes, batch.num_rows)
+            case Rejected(rows):
+                pending.stage.reject(rows)
+                pending.rejected += len(rows)
+            case Mark():
+                pending.note(item)
+
+    @staticmethod
+    def _enough(pending: _Pending) -> bool:
+        old = time.monotonic() - pending.opened_at > SEAL_SECONDS
+        return pending.worth_a_commit and (pending.stage.bytes >= SEAL_BYTES or old)
+
+    def _replaces(self) -> bool:
+        return self._refresh or self._settings.mode is Mode.REPLACE
+
+    def _tell(self, size: int, rows: int = 0) -> None:
+        self._bytes += size
+        now = time.monotonic()
+        if now - self._told_at >= 1.0:
+            self._told_at = now
+            self._link.say(m.Moved(self.stream, self._rows + rows, self._bytes))
+
+    # -- staging --------------------------------------------------------------------------------
+
+    def _open(self, read: Read) -> tuple[_Pending, Shape]:
+        key = self._settings.key or read.key
+        if self._settings.mode is Mode.MERGE and not key:
+            raise ConnectorError(
+                ErrorClass.PERMANENT,
+                f"stream {self.stream!r} has no key to merge on: the source declares none; set "
+                '`key = ["column"]`, or mode = "append" or "replace"',
+            )
+        verdict = self._verdict or self._link.propose(
+            self.stream, arrow.to_schema(read.schema, key)
+        )
+        if verdict.hold is not None:
+            raise _ByVerdict(verdict.hold)
+        self._verdict = verdict
+        assert verdict.target is not None
+        assert verdict.version is not None
+        target = with_own(verdict.target)
+        arrow_schema = arrow.to_arrow(target)
+        seq = self._seq + 1
+        own = {
+            "_run_id": self._order.epoch,
+            "_batch_id": seq,
+            "_loaded_at": time.time_ns() // 1_000,
+        }
+        shape = Shape(verdict.columns, arrow_schema, key, own=own)
+        self._link.may_go_on()
+        stage = self._lane.destination(self._order.destination).stage(
+            StageRequest(
+                name=BatchName(self._owner, self._order.epoch, seq),
+                table=self._table,
+                mode=Mode.REPLACE if self._replaces() else self._settings.mode,
+                schema=target,
+                schema_version=verdict.version.version,
+                arrow=arrow_schema,
+                settings=self._settings,
+                may_empty=self._settings.allow_empty,
+            )
+        )
+        return _Pending(stage, time.monotonic()), shape
+
+    # -- committing and publishing ---------------------------------------------------------------
+
+    def _commit(self, pending: _Pending, marker: Marker | None) -> None:
+        mark = pending.mark or Mark()
+        if self._replaces():
+            self._refuse_emptying(pending, marker)
+        point("worker.before_seal")
+        receipt = pending.stage.seal(mark.cursor)
+        point("worker.sealed")
+        assert self._verdict is not None
+        batch = Batch(
+            stream=self.stream,
+            follows=self._seq,
+            receipt=msgspec.json.encode(receipt).decode(),
+            cursor=mark.cursor,
+            rows=pending.rows,
+            bytes=receipt.bytes,
+            rejected=pending.rejected,
+            data_at=mark.data_at,
+            schema=self._verdict.version,
+            decisions=self._verdict.decisions,
+            files=tuple(pending.files),
+            forgotten=tuple(pending.forgotten),
+            replaces=self._replaces(),
+        )
+        self._link.may_go_on()
+        answer = self._link.commit((batch,), self._published())
+        if isinstance(answer, m.NotCommitted):
+            if answer.definite:  # B2 b: our own batch, certainly not recorded
+                self._lane.destination(self._order.destination).discard(receipt.name)
+            raise _NotRecorded(answer)
+        point("worker.committed")
+        self._seq += 1
+        self._rows += pending.rows
+        self._rejected += pending.rejected
+        self._verdict = msgspec.structs.replace(self._verdict, decisions=())
+        self._unpublished.append(receipt)
+        self._publish(last=False)
+
+    def _refuse_emptying(self, pending: _Pending, marker: Marker | None) -> None:
+        had_rows = marker is not None and marker.has_rows
+        if pending.rows == 0 and had_rows and not self._settings.allow_empty:
+            raise NeedsAnswer(
+                HoldKind.EMPTY_REPLACE,
+                f"the source has no rows now, and table {self._table!r} has some: replacing them "
+                "by none is held; `allow_empty = true` on the stream lets it happen",
+                ("retry", "refresh"),
+            )
+
+    def _publish(self, *, last: bool) -> None:
+        """Make committed batches visible, in order. A busy destination may wait, up to a point."""
+        if not self._unpublished:
+            return
+        self._link.may_go_on()
+        point("worker.before_publish")
+        try:
+            self._lane.destination(self._order.destination).publish(self._unpublished)
+        except ConnectorError as error:
+            full = len(self._unpublished) >= MAX_UNPUBLISHED
+            if error.busy and not (last or full):
+                return
+            raise
+        point("worker.published")
+        high = self._unpublished[-1].name.seq
+        with self._shared.lock:
+            self._shared.published[self.stream] = high
+        self._unpublished = []
+
+    def _published(self) -> dict[str, int]:
+        with self._shared.lock:
+            return dict(self._shared.published)
+
+    # -- outcomes -------------------------------------------------------------------------------
+
+    def _result(
+        self, outcome: Outcome, reason: str, error: ErrorClass | None = None
+    ) -> StreamResult:
+        return StreamResult(
+            stream=self.stream,
+            outcome=outcome,
+            reason=reason,
+            error=error,
+            rows=self._rows,
+            bytes=self._bytes,
+            rejected=self._rejected,
+            adopted=self._adopted,
+        )
+
+    def _held(self, need: NeedsAnswer) -> StreamResult:
+        hold = (
+            need.hold
+            if isinstance(need, _ByVerdict)
+            else Hold(
+                need.kind, need.reason, time.time_ns() // 1_000, need.choices, detail=need.detail
+            )
+        )
+        return replace(self._result(Outcome.HELD, need.reason), hold=hold)
+
+    def _not_recorded(self, answer: m.NotCommitted) -> StreamResult:
+        if answer.code == "fenced":
+            return self._result(Outcome.FENCED, answer.text)
+        error = ErrorClass.PERMANENT if answer.definite else ErrorClass.TRANSIENT
+        if answer.code in ("unavailable", "full", "unpublished", "stream_held"):
+            error = ErrorClass.TRANSIENT
+        return self._result(Outcome.FAILED, answer.text, error)
+
+    def _note(self, notes: Iterable[str]) -> None:
+        with self._shared.lock:
+            self._shared.notes += [(self.stream, note) for note in notes]
+
+    def _forget_connections(self) -> None:
+        self._lane.forget(self._order.source)
+        self._lane.forget(self._order.destination)
+
+
+class _ByVerdict(NeedsAnswer):
+    """A hold that the daemon already worded."""
+
+    def __init__(self, hold: Hold) -> None:
+        super().__init__(hold.kind, hold.reason, hold.choices, hold.detail)
+        self.hold = hold

@@ -1,0 +1,70 @@
+"""When the loop looks at which pipeline, and in which order due runs get room."""
+
+from __future__ import annotations
+
+from catalog.records import Candidate, Trigger, TriggerKind
+from reconciler.daemon.agenda import Agenda
+from reconciler.daemon.backlog import Backlog
+
+
+def _candidate(name: str, *, asked: bool = False, connection: str = "db") -> Candidate:
+    kind = TriggerKind.REQUEST if asked else TriggerKind.TICK
+    return Candidate(name, 1, Trigger(kind), "due", (connection,))
+
+
+def _names(backlog: Backlog, room: int) -> list[str]:
+    return [candidate.pipeline for candidate, _ in backlog.take(room, lambda _: True)]
+
+
+def test_the_agenda_gives_what_is_due_earliest_first_and_once() -> None:
+    agenda = Agenda()
+    agenda.look("b", 20)
+    agenda.look("a", 10)
+    agenda.look("c", 30)
+    assert agenda.take_due(25, 10) == ["a", "b"]
+    assert agenda.take_due(25, 10) == []
+    assert agenda.next() == 30
+
+
+def test_an_earlier_look_replaces_a_later_one_and_never_the_reverse() -> None:
+    agenda = Agenda()
+    agenda.look("a", 50)
+    agenda.look("a", 10)
+    agenda.look("a", 90)
+    assert agenda.next() == 10
+    assert agenda.take_due(100, 10) == ["a"]
+    assert agenda.next() is None
+
+
+def test_requests_go_first_then_the_longest_due() -> None:
+    backlog = Backlog()
+    backlog.put(_candidate("late"), 5)
+    backlog.put(_candidate("later"), 9)
+    backlog.put(_candidate("asked", asked=True), 50)
+    assert _names(backlog, 2) == ["asked", "late"]
+    assert _names(backlog, 2) == ["later"]
+
+
+def test_a_pipeline_decided_anew_keeps_its_place_in_the_queue() -> None:
+    backlog = Backlog()
+    backlog.put(_candidate("a"), 5)
+    backlog.put(_candidate("b"), 7)
+    backlog.put(_candidate("a"), 30)
+    assert len(backlog) == 2
+    assert _names(backlog, 9) == ["a", "b"]
+
+
+def test_a_full_connection_does_not_keep_others_waiting() -> None:
+    backlog = Backlog()
+    backlog.put(_candidate("full", connection="slow"), 1)
+    backlog.put(_candidate("free"), 2)
+    taken = backlog.take(5, lambda candidate: "slow" not in candidate.connections)
+    assert [candidate.pipeline for candidate, _ in taken] == ["free"]
+    assert _names(backlog, 5) == ["full"]
+
+
+def test_what_is_not_due_any_more_is_not_dispatched() -> None:
+    backlog = Backlog()
+    backlog.put(_candidate("a"), 1)
+    backlog.drop("a")
+    assert _names(backlog, 5) == []
