@@ -16,6 +16,7 @@ class Loud:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._log = logs.get_logger()
+        self._noted: dict[str, tuple[tuple[str, str], ...]] = {}
 
     def began(self, claimed: Claimed, delay: float | None) -> None:
         self._metrics.run_started(claimed.lease.pipeline, delay)
@@ -45,8 +46,7 @@ class Loud:
             seconds=round(seconds, 3),
             reason=run.reason,
         )
-        for stream, note in done.notes:
-            self._log.info(Event.RUN_NOTE, pipeline=name, stream=stream, note=note)
+        self._note(name, done)
         for result in run.streams:
             if result.hold is not None:
                 self._log.warning(
@@ -58,6 +58,15 @@ class Loud:
                 )
         if finish.park:
             self._log.error(Event.PIPELINE_PARKED, pipeline=name, reason=finish.park)
+
+    def _note(self, pipeline: str, done: Done) -> None:
+        """Say what reads assume when it is new, not at every run."""
+        said = self._noted.get(pipeline)
+        if said != done.notes:
+            self._noted[pipeline] = done.notes
+            for stream, note in done.notes:
+                if (stream, note) not in (said or ()):
+                    self._log.info(Event.RUN_NOTE, pipeline=pipeline, stream=stream, note=note)
 
     def lost(self, lease: Lease) -> None:
         self._metrics.lease_lost()

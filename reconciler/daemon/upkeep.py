@@ -41,8 +41,8 @@ async def retain(session: Session, loop: Loop) -> None:
 
 
 async def _retain_all(session: Session, limits: Retention) -> None:
-    while await session.catalog.retain(new_operation_id(), limits):
-        await anyio.sleep(_PAUSE)
+    while await session.catalog.retain(new_operation_id(), limits):  # noqa: ASYNC110 - no wait for a condition, but
+        await anyio.sleep(_PAUSE)  # a pause so that others may write
 
 
 async def trim_workers(session: Session) -> None:

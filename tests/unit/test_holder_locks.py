@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +48,7 @@ def test_files_of_the_dead_go_once_the_catalog_has_forgotten_them(tmp_path: Path
         HolderLock(tmp_path, holder).close()
     living = HolderLock(tmp_path, alive)
     ours.forget({known.id})
-    names = set(os.listdir(tmp_path / "holders"))
+    names = {path.name for path in (tmp_path / "holders").iterdir()}
     assert known.id in names
     assert alive.id in names
     assert unknown.id not in names
