@@ -29,9 +29,8 @@ def action_line(pipeline: str, action: Action, now: Micros) -> str:
             return f"run {pipeline}: {action.reason.text}"
         case CancelRun():
             return f"cancel {pipeline}: {action.reason.text}"
-        case Wait(until=None):
-            return f"wait {pipeline}: {action.reason.text}"
-        case Wait(until):
-            if when(until) in action.reason.text:
+        case Wait():
+            until = action.until
+            if until is None or when(until) in action.reason.text:
                 return f"wait {pipeline}: {action.reason.text}"
             return f"wait {pipeline} until {since(until, now)}: {action.reason.text}"

@@ -124,9 +124,9 @@ def decide(
         return HoldOn(
             Hold(
                 HoldKind.SCHEMA,
-                f"{unusable}; then `approve` to look again",
+                f"{unusable}; then `retry` to look again",
                 now,
-                ("approve",),
+                ("retry",),
                 version,
                 fingerprint(proposed),
                 asking.detail(proposed, ()),
