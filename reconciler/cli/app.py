@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 # Each of these declares its verbs when it is imported.
 from reconciler.cli import (  # noqa: F401
+    cursors,
     grammar,
     history,
     look,
     planning,
+    schemas,
     serving,
     start,
-    state,
     steer,
     upkeep,
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from catalog.edits import action_name
 from catalog.port import Catalog, new_operation_id
 from catalog.records import Edit, EditAction
 from reconciler.cli import desk, output
@@ -58,7 +58,7 @@ def edit(how: How, prepare: Callable[[Place, Catalog], Awaitable[Plan]]) -> int:
 
     plan, edits = desk.with_catalog(place, work)
     if how.json:
-        proposed = [{"action": _name(a), **output.plain(a)} for a in plan.actions]
+        proposed = [{"action": action_name(a), **output.plain(a)} for a in plan.actions]
         shown = proposed if how.dry_run else output.plain(edits)
         output.emit({"dry_run": how.dry_run, "edits": shown})
     elif how.dry_run:
@@ -74,7 +74,7 @@ def _say_what_would(plan: Plan) -> None:
     for action in plan.actions:
         words = {k: v for k, v in output.plain(action).items() if v not in ("", None, 0, [], False)}
         shown = " ".join(f"{k}={_flat(v)}" for k, v in words.items())
-        output.next_step(f"{_name(action)} {shown}")
+        output.next_step(f"{action_name(action)} {shown}")
     if plan.warning:
         output.print_line(plan.warning)
 
@@ -83,8 +83,3 @@ def _flat(value: object) -> object:
     if isinstance(value, dict):  # a cursor: its position is what a person knows it by
         return value.get("position", {}).get("text", value)
     return ",".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _name(action: EditAction) -> str:
-    """The name under which the audit records it: ``set_cursor``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(action).__name__).lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,10 +57,12 @@ def init(
     option = "" if path == Path("config.toml") else f" --config {path}"
     source = {"sqlite": "shop_db", "postgres": "shop_db", "csv": "inbox"}[kind.value]
     output.print_line(f"Wrote {path}. Put your own names into it, then:")
-    output.next_step(
-        f"reconciler discover {source}{option}   # what is there to load",
-        f"reconciler check{option}              # is all of it in order",
-        f"reconciler run shop{option}           # load it",
+    _steps(
+        {
+            f"reconciler discover {source}{option}": "what is there to load",
+            f"reconciler check{option}": "is all of it in order",
+            f"reconciler run shop{option}": "load it",
+        }
     )
     return Exit.GOOD
 
@@ -189,6 +192,11 @@ def welcome() -> int:
             "reconciler --help": "all that can be typed",
         }
     output.print_line(title)
+    _steps(steps)
+    return Exit.GOOD
+
+
+def _steps(steps: Mapping[str, str]) -> None:
+    """Commands to type next, each with what it is for."""
     width = max(map(len, steps))
     output.next_step(*(f"{command.ljust(width)}  {what}" for command, what in steps.items()))
-    return Exit.GOOD

@@ -11,6 +11,7 @@ from catalog.records import CatalogStats, Check
 from reconciler.cli import desk, grammar, options, output
 from reconciler.cli.failure import Exit
 from reconciler.cli.grammar import verb
+from reconciler.cli.target import unmatched
 
 _PANEL = "Config and upkeep"
 grammar.app.add_typer(grammar.config, name="config", rich_help_panel=_PANEL)
@@ -31,6 +32,9 @@ def config_show(
     """Show the project as its config is understood, or a pipeline's every value and its origin."""
     place = desk.find(config)
     if pipeline:
+        known = place.load().pipelines
+        if pipeline not in known:
+            raise unmatched("pipeline", pipeline, set(known))
         return _explain(place, pipeline, as_json=json)
     return _show_project(place, as_json=json)
 

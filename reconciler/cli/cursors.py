@@ -1,0 +1,256 @@
+"""Verbs of the state: cursor get|set|adopt|rewind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from catalog.port import Catalog
+from catalog.records import (
+    Adopt,
+    Cursor,
+    HoldKind,
+    SetCursor,
+    StreamState,
+)
+from reconciler.cli import desk, grammar, options, output
+from reconciler.cli.desk import Place
+from reconciler.cli.editing import How, Plan, edit
+from reconciler.cli.failure import Exit, Failure
+from reconciler.cli.grammar import verb
+from reconciler.cli.history import must_know_stream
+from reconciler.cli.target import Target, parse, parse_stream
+
+_PANEL = "State"
+grammar.app.add_typer(grammar.cursor, name="cursor", rich_help_panel=_PANEL)
+_DOUBLES = "Rows beyond it are read again: with mode append they would be there twice."
+
+
+@verb("get", _PANEL, "cursor get shop.public.orders", under=grammar.cursor)
+def cursor_get(
+    target: options.AnyTarget, config: options.Config = None, json: options.Json = False
+) -> int:
+    """Show where a stream's cursor is, or those of all streams of a pipeline."""
+    place = desk.find(config)
+    wanted = parse(target)
+
+    async def read(catalog: Catalog) -> tuple[StreamState, ...]:
+        if wanted.stream:
+            return (await must_know_stream(place, catalog, wanted),)
+        await desk.must_know(place, catalog, wanted)
+        return await catalog.streams(wanted.pipeline)
+
+    streams = desk.with_catalog(place, read)
+    if json:
+        keep = ("pipeline", "stream", "seq", "published", "cursor", "data_at", "directive")
+        output.emit([{key: output.plain(s)[key] for key in keep} for s in streams])
+    elif streams:
+        output.table(
+            ("stream", "batch", "cursor", "kind", "of"),
+            [
+                (s.stream, s.seq, s.cursor.position.text, s.cursor.kind, s.cursor.definition)
+                if s.cursor
+                else (s.stream, s.seq, "none", "-", "-")
+                for s in streams
+            ],
+        )
+    else:
+        output.note(f"{wanted} has read nothing yet.")
+    return Exit.GOOD if streams else Exit.NOTHING
+
+
+@verb("set", _PANEL, "cursor set shop.public.orders 2026-11-01T00:00:00Z", under=grammar.cursor)
+def cursor_set(
+    target: options.StreamName,
+    value: Annotated[
+        str,
+        typer.Argument(
+            metavar="VALUE", help="As 'cursor get' shows it: a time, a number.", show_default=False
+        ),
+    ],
+    why: options.Why = "",
+    config: options.Config = None,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
+) -> int:
+    """Put a stream's cursor somewhere else; the next run reads what lies beyond it."""
+
+    async def prepare(place: Place, catalog: Catalog) -> Plan:
+        stream = await stream_of(place, catalog, target)
+        if stream.cursor is None:
+            raise Failure(
+                f"{name_of(stream)} has no cursor yet, so it is not known what kind of value "
+                "it takes.",
+                Exit.FAILED,
+                f"Run it once first: reconciler run {name_of(stream)}",
+            )
+        return _moved(stream, _cursor_at(stream.cursor, value))
+
+    return edit(How(config, json, dry_run, why), prepare)
+
+
+def _cursor_at(cursor: Cursor, text: str) -> Cursor:
+    """The same cursor at the position that a person wrote."""
+    from catalog.position import encode
+
+    tag = cursor.position.tag
+    read, allowed = _value_readers().get(tag, (str, "text"))
+    try:
+        position = encode(tag, read(text))
+    except (ValueError, ArithmeticError) as error:
+        raise Failure(
+            f'"{text}" is no position of this cursor, which is {cursor.definition}.',
+            Exit.USAGE,
+            f"Allowed: {allowed}. It is at {cursor.position.text} now.",
+        ) from error
+    return Cursor(cursor.kind, cursor.definition, position)
+
+
+def _value_readers() -> dict[str, tuple[Callable[[str], Any], str]]:
+    """How the text of each tag is read, and what may stand there."""
+    from datetime import date, datetime
+    from decimal import Decimal
+    from uuid import UUID
+
+    return {
+        "int": (int, "a whole number"),
+        "decimal": (Decimal, "a number"),
+        "timestamp": (datetime.fromisoformat, "a time with its zone, as 2026-11-01T00:00:00Z"),
+        "naive_timestamp": (datetime.fromisoformat, "a time without zone, as 2026-11-01T00:00:00"),
+        "date": (date.fromisoformat, "a date, as 2026-11-01"),
+        "uuid": (UUID, "a UUID"),
+    }
+
+
+def _moved(stream: StreamState, cursor: Cursor | None) -> Plan:
+    name = name_of(stream)
+    at = cursor.position.text if cursor else "the beginning"
+    was = stream.cursor.position.text if stream.cursor else "none"
+    return Plan(
+        (SetCursor(stream.pipeline, stream.stream, cursor),),
+        f"The cursor of {name} is at {at} now (it was {was}).",
+        (f"reconciler run {name}",),
+        _DOUBLES,
+    )
+
+
+@verb("adopt", _PANEL, "cursor adopt shop.public.orders", under=grammar.cursor)
+def cursor_adopt(
+    target: options.StreamName,
+    why: options.Why = "",
+    config: options.Config = None,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
+) -> int:
+    """Accept the destination as it is: the next run sets its marker to what the catalog says."""
+
+    async def prepare(place: Place, catalog: Catalog) -> Plan:
+        stream = await stream_of(place, catalog, target)
+        done = f"The next run of {name_of(stream)} takes its table over as it is."
+        action = Adopt(stream.pipeline, stream.stream)
+        return Plan((action,), done, (f"reconciler run {name_of(stream)}",))
+
+    return edit(How(config, json, dry_run, why), prepare)
+
+
+@verb(
+    "rewind",
+    _PANEL,
+    "cursor rewind shop.public.orders --to-destination",
+    under=grammar.cursor,
+)
+def cursor_rewind(
+    target: options.StreamName,
+    to_destination: Annotated[
+        bool, typer.Option("--to-destination", help="To where the destination's marker is.")
+    ] = False,
+    to_batch: Annotated[
+        int | None,
+        typer.Option("--to-batch", metavar="N", min=1, help="To where it was after batch N."),
+    ] = None,
+    why: options.Why = "",
+    config: options.Config = None,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
+) -> int:
+    """Put a stream's cursor back to where the destination is, or to an earlier batch."""
+    if to_destination == (to_batch is not None):
+        raise Failure(
+            "Say where to rewind to, in one way.",
+            Exit.USAGE,
+            "Either --to-destination or --to-batch N; 'refresh' reads all again.",
+        )
+
+    async def prepare(place: Place, catalog: Catalog) -> Plan:
+        stream = await stream_of(place, catalog, target)
+        if to_batch is None:
+            return _to_destination(stream)
+        commits = await catalog.commits(stream.pipeline, stream.stream, limit=10_000)
+        found = next((c.cursor for c in commits if c.seq == to_batch and c.cursor), None)
+        if found is None:
+            raise Failure(
+                f"The catalog has no batch {to_batch} of {name_of(stream)} with a cursor.",
+                Exit.NOTHING,
+                f"See its batches: reconciler show {name_of(stream)}",
+            )
+        return _moved(stream, found)
+
+    return edit(How(config, json, dry_run, why), prepare)
+
+
+class _MarkerDetail(NamedTuple):
+    seq: int
+    cursor: Cursor | None
+
+
+def _to_destination(stream: StreamState) -> Plan:
+    hold = stream.hold
+    if hold is None or hold.kind is not HoldKind.DESTINATION:
+        raise Failure(
+            f"{name_of(stream)} is not held because of its destination: the two agree, or no run "
+            "has looked yet.",
+            Exit.NOTHING,
+            f"Look: reconciler run {name_of(stream)}",
+        )
+    marker = _marker(hold.detail)
+    if marker is None:
+        raise Failure(
+            f"The destination has no marker of this stream to rewind to: {hold.reason}",
+            Exit.HELD,
+            f"Its answers: reconciler show {name_of(stream)}",
+        )
+    at = marker.cursor.position.text if marker.cursor else "the beginning"
+    action = SetCursor(
+        stream.pipeline, stream.stream, marker.cursor, seq_at_least=marker.seq, adopt=True
+    )
+    done = f"The cursor of {name_of(stream)} is at {at}, as the destination has it."
+    return Plan((action,), done, (f"reconciler run {name_of(stream)}",))
+
+
+def _marker(detail: str) -> _MarkerDetail | None:
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(detail or "{}", type=dict[str, Any])
+        if "seq" not in found:
+            return None
+        cursor = msgspec.convert(msgspec.json.decode(detail)["cursor"], type=Cursor | None)
+    except (msgspec.MsgspecError, KeyError):
+        return None
+    return _MarkerDetail(int(found["seq"]), cursor)
+
+
+async def stream_of(place: Place, catalog: Catalog, text: str) -> StreamState:
+    """The catalog's record of the stream named; a pipeline alone is told which streams it has."""
+    target = parse(text)
+    if not target.stream:
+        await desk.must_know(place, catalog, target)
+        parse_stream(text, [s.stream for s in await catalog.streams(target.pipeline)])
+    return await must_know_stream(place, catalog, target)
+
+
+def name_of(stream: StreamState) -> str:
+    """``pipeline.stream``."""
+    return str(Target(stream.pipeline, stream.stream))

@@ -1,0 +1,115 @@
+"""What is printed: times, sizes, plain tables, and records as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from catalog.records import (
+    Cursor,
+    CursorKind,
+    Outcome,
+    Position,
+    Run,
+    StreamResult,
+    StreamState,
+    Trigger,
+    TriggerKind,
+)
+from reconciler.cli import output
+
+MINUTE = 60_000_000
+
+
+def test_a_time_is_iso_8601_in_utc_to_the_microsecond() -> None:
+    assert output.iso(1_790_000_000_000_001) == "2026-09-21T14:13:20.000001Z"
+    assert output.iso(None) is None
+
+
+@pytest.mark.parametrize("at", [10**30, -(10**30)])
+def test_a_time_that_no_calendar_has_is_no_error(at: int) -> None:
+    assert output.iso(at) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0s"),
+        (9.94, "9.9s"),
+        (61, "1m 1s"),
+        (3600, "1h"),
+        (90_061, "1d 1h"),
+        (86_400 * 30, "30d"),
+    ],
+)
+def test_a_span_is_in_its_two_largest_units(seconds: float, text: str) -> None:
+    assert output.span(seconds) == text
+
+
+def test_a_moment_is_said_from_now() -> None:
+    now = 10 * MINUTE
+    assert output.ago(now - 2 * MINUTE, now) == "2m ago"
+    assert output.ago(now + 2 * MINUTE, now) == "in 2m"
+    assert output.ago(now, now) == "now"
+    assert output.ago(None, now) == "-"
+
+
+def test_sizes_and_counts_read_well() -> None:
+    assert output.size(12) == "12 B"
+    assert output.size(3 * 2**20) == "3.0 MiB"
+    assert output.size(5 * 2**40) == "5.0 TiB"
+    assert output.count(1, "row") == "1 row"
+    assert output.count(1234, "row") == "1,234 rows"
+
+
+def test_a_run_has_the_fields_that_are_promised() -> None:
+    run = Run(
+        epoch=7,
+        pipeline="shop",
+        holder="daemon-1",
+        trigger=Trigger(TriggerKind.TICK, tick=MINUTE),
+        reason="done",
+        started_at=MINUTE,
+        finished_at=2 * MINUTE,
+        outcome=Outcome.SUCCEEDED,
+        streams=(StreamResult("orders", Outcome.SUCCEEDED, rows=3),),
+    )
+    record = json.loads(json.dumps(output.run_record(run)))
+    promised = (
+        "id pipeline outcome reason started_at finished_at rows bytes epoch holder streams count"
+    )
+    assert set(promised.split()) <= set(record)
+    assert record["id"] == record["epoch"] == 7
+    assert record["started_at"] == "1970-01-01T00:01:00.000000Z"
+    assert record["trigger"]["tick"] == "1970-01-01T00:01:00.000000Z"
+    assert record["streams"][0]["outcome"] == "succeeded"
+    assert record["streams"][0]["rows"] == 3
+
+
+def test_a_run_under_way_has_no_outcome_yet() -> None:
+    run = Run(7, "shop", "daemon-1", Trigger(TriggerKind.TICK), "due", MINUTE)
+    record = output.run_record(run)
+    assert record["outcome"] is None
+    assert record["finished_at"] is None
+
+
+def test_bytes_paths_and_sets_become_json() -> None:
+    cursor = Cursor(CursorKind.MONOTONIC, "id int64", Position("int", b"\x01\xff", "1"))
+    record = output.plain(StreamState("shop", "orders", cursor=cursor))
+    assert record["cursor"]["position"] == {"tag": "int", "data": "01ff", "text": "1"}
+    assert output.plain({"a": Path("/x"), "b": frozenset(("y",))}) == {"a": "/x", "b": ["y"]}
+
+
+def test_a_table_away_from_a_terminal_is_aligned_and_never_cut(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output.table(("name", "why"), [("shop", "x" * 300), ("a", "two\nlines")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["name  why", f"shop  {'x' * 300}", "a     two lines"]
+
+
+def test_pairs_leave_out_what_is_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    output.pairs((("run", 7), ("error", None), ("reason", ""), ("rows", 0)))
+    assert capsys.readouterr().out == "run   7\nrows  0\n"
