@@ -26,6 +26,9 @@ RESERVED_PREFIXES = (
 )
 RESERVED_EXACT = (*RESERVED, "RECONCILER_PORT")
 
+_OF_NAMES = ("connections", "pipelines", "streams")
+"""Tables of tables: a variable makes no new entry of them."""
+
 JsonSchema = dict[str, Any]
 
 
@@ -140,6 +143,10 @@ def _address(variable: str, values: object, root: JsonSchema) -> tuple[KeyPath, 
         path += (name,)
     if not path:
         raise Unaddressed("names no key")
+    if path[-1] in _OF_NAMES:
+        raise Unaddressed(
+            f"sets all of {dotted(path)} at once", hint="set keys of one of them, by its name"
+        )
     return path, schemas
 
 

@@ -372,6 +372,8 @@ def test_a_wrong_value_of_a_variable_names_the_variable(shop: Path) -> None:
         ("RECONCILER_PIPELINES__SHOPP__SCHEDULE", 'pipelines has no "shopp"'),
         ("RECONCILER_CONNECTIONS__NEW__URL", 'connections has no "new"'),
         ("RECONCILER_PIPELINES__SHOP__SCHEDULE__EVERY", 'pipelines.shop.schedule has no "every"'),
+        ("RECONCILER_CONNECTIONS", "sets all of connections at once"),
+        ("RECONCILER_PIPELINES__SHOP__STREAMS", "sets all of pipelines.shop.streams at once"),
         ("RECONCILER_", "names no key"),
     ],
 )
