@@ -10,8 +10,6 @@ it by nature: ``uuid`` is ``arrow.uuid``, ``json`` is ``arrow.json`` over text, 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +19,8 @@ import pyarrow.compute as pc
 from catalog.records import ErrorClass
 from reconciler.connectors.parse import parser
 from reconciler.connectors.ports import ConnectorError
+from reconciler.schema import types
 from reconciler.schema.model import Field, Schema
-
-MAX_PRECISION = 38
-"""Of a decimal; a wider one is ``text``, since DuckDB has none."""
 
 UUID = pa.uuid()
 JSON = pa.json_(pa.string())
@@ -46,8 +42,6 @@ _BY_WORD: dict[str, pa.DataType] = {
     "interval": pa.month_day_nano_interval(),
 }  # fmt: skip
 _WORDS = {data_type: word for word, data_type in _BY_WORD.items()}
-_DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
-_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 # -- words and types ---------------------------------------------------------------------------
@@ -63,65 +57,23 @@ def type_word(data_type: pa.DataType) -> str:
     if pa.types.is_list(data_type):
         return f"list<{type_word(data_type.value_type)}>"
     if pa.types.is_struct(data_type):
-        return f"struct<{', '.join(_member(f) for f in data_type)}>"
+        return types.struct_word((f.name, type_word(f.type)) for f in data_type)
     return type_word(canonical(data_type))
-
-
-def _member(field: pa.Field) -> str:
-    name = field.name if _PLAIN_NAME.fullmatch(field.name) else json.dumps(field.name)
-    return f"{name}: {type_word(field.type)}"
 
 
 def arrow_type(word: str) -> pa.DataType:
     """The Arrow type of a word. Raises ``ValueError`` that says what is allowed."""
-    data_type, rest = _parse(word.strip())
-    if rest:
-        raise ValueError(f"{word!r} is no type: {rest!r} is left over")
-    return data_type
+    return _arrow(types.parse(word))
 
 
-def _parse(text: str) -> tuple[pa.DataType, str]:
-    if text.startswith("list<"):
-        inner, rest = _parse(text[5:])
-        return pa.list_(inner), _closing(rest)
-    if text.startswith("struct<"):
-        return _parse_struct(text[7:])
-    decimal = _DECIMAL.match(text)
-    if decimal:
-        precision, scale = int(decimal[1]), int(decimal[2] or 0)
-        if not 1 <= precision <= MAX_PRECISION or scale > precision:
-            raise ValueError(
-                f"{decimal[0]!r}: precision is 1 to {MAX_PRECISION}, scale at most the precision"
-            )
-        return pa.decimal128(precision, scale), text[decimal.end() :]
-    name = re.match(r"\w*", text)
-    word = name[0] if name else ""
-    if word not in _BY_WORD:
-        known = ", ".join([*_BY_WORD, "decimal(p,s)", "list<T>", "struct<name: T, …>"])
-        raise ValueError(f"{text!r} is no type; types are {known}")
-    return _BY_WORD[word], text[len(word) :]
-
-
-def _parse_struct(text: str) -> tuple[pa.DataType, str]:
-    fields: list[pa.Field] = []
-    while not text.startswith(">"):
-        text = text.lstrip(", ")
-        if text.startswith('"'):
-            name, end = json.JSONDecoder().raw_decode(text)
-        else:
-            end = max(text.find(":"), 0)
-            name = text[:end]
-        if text[end : end + 1] != ":":
-            raise ValueError(f"{text!r}: a member of a struct is `name: type`")
-        inner, text = _parse(text[end + 1 :].lstrip())
-        fields.append(pa.field(name, inner))
-    return pa.struct(fields), _closing(text)
-
-
-def _closing(text: str) -> str:
-    if not text.startswith(">"):
-        raise ValueError(f"{text!r}: '>' is missing")
-    return text[1:]
+def _arrow(parsed: types.Type) -> pa.DataType:
+    if parsed.name == "decimal":
+        return pa.decimal128(parsed.precision, parsed.scale)
+    if parsed.name == "list":
+        return pa.list_(_arrow(parsed.fields[0][1]))
+    if parsed.name == "struct":
+        return pa.struct([pa.field(name, _arrow(item)) for name, item in parsed.fields])
+    return _BY_WORD[parsed.name]
 
 
 def to_schema(schema: pa.Schema, key: tuple[str, ...] = ()) -> Schema:
@@ -172,7 +124,7 @@ def _pair(data_type: pa.DataType) -> pa.DataType:
 
 
 def _decimal(data_type: pa.DataType) -> pa.DataType:
-    if data_type.precision > MAX_PRECISION or not 0 <= data_type.scale <= data_type.precision:
+    if data_type.precision > types.MAX_PRECISION or not 0 <= data_type.scale <= data_type.precision:
         return pa.string()
     return pa.decimal128(data_type.precision, data_type.scale)
 
@@ -323,7 +275,7 @@ def _by_value(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
         value = None
         if scalar.is_valid:
             try:
-                value = convert(_value(scalar))
+                value = convert(python_value(scalar))
             except (ValueError, ArithmeticError, TypeError) as error:
                 misfits[i] = str(error)
         values.append(value)
@@ -333,11 +285,16 @@ def _by_value(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
     return pa.array(values, target), misfits
 
 
-def _value(scalar: pa.Scalar) -> Any:
+def python_value(scalar: pa.Scalar) -> Any:
+    """The value as Python has it; words for a time that lies beyond Python's years."""
     try:
         return scalar.as_py()
-    except (OverflowError, ValueError):  # a time beyond Python's years
-        return str(scalar)
+    except (OverflowError, ValueError):
+        raw = getattr(scalar, "value", None)
+        if isinstance(raw, int):
+            limit = 2**31 - 1 if pa.types.is_date32(scalar.type) else 2**63 - 1
+            return {limit: "infinity", -limit: "-infinity"}.get(raw, f"{raw} since 1970")
+        return f"a {type_word(canonical(scalar.type))} with times beyond the year 9999"
 
 
 def _cast_list(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:

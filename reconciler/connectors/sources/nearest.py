@@ -12,7 +12,7 @@ from reconciler.connectors.ports import ConnectorError
 def no_such(what: str, name: str, known: Iterable[str], where: str) -> ConnectorError:
     """A permanent error: there is no ``what`` of that name in ``where``."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
     elif names:

@@ -30,6 +30,7 @@ from reconciler.connectors.sources.relation import (
     quote_text,
 )
 from reconciler.connectors.sources.session import Session
+from reconciler.schema import types
 
 _NATIVE = frozenset(
     {"bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "bpchar", "name"}
@@ -297,7 +298,7 @@ def _numeric(typmod: int) -> str:
         return "text"
     precision = ((typmod - 4) >> 16) & 0xFFFF
     scale = (((typmod - 4) & 0x7FF) ^ 1024) - 1024
-    if precision > arrow.MAX_PRECISION or not 0 <= scale <= precision:
+    if precision > types.MAX_PRECISION or not 0 <= scale <= precision:
         return "text"
     return f"decimal({precision},{scale})"
 

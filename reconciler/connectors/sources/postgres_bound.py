@@ -86,7 +86,9 @@ def _by_greatest(session: Session, dialect: Postgres, wanted: Wanted) -> Bound:
         where = f"{quote(column.name)} < {top}::numeric"
         far = f"{quote(column.name)} >= {top}::numeric"
     text = session.value(
-        f"SELECT {quote(column.name)}::text FROM {wanted.relation.source} WHERE {where} "
+        # The output has a name of its own: ORDER BY would take it, a text, for the column.
+        f"SELECT {quote(column.name)}::text AS reconciler_greatest "
+        f"FROM {wanted.relation.source} WHERE {where} "
         f"ORDER BY {operand} DESC LIMIT 1"
     )
     notes: tuple[str, ...] = ()

@@ -164,17 +164,13 @@ class SqlRead:
             )
 
     def _rejected(self, data: pa.RecordBatch, row: int, reason: str) -> RejectedRow:
-        values = {name: _shown(data.column(name)[row]) for name in data.schema.names}
+        values = {
+            name: repr(arrow.python_value(data.column(name)[row]))[:RAW_LIMIT]
+            for name in data.schema.names
+        }
         place = ", ".join(f"{name}={values[name]}" for name in self.key)
         raw = ", ".join(f"{name}: {text}" for name, text in values.items())
         return RejectedRow(place or self._plan.relation.identity, reason, raw[:RAW_LIMIT])
-
-
-def _shown(scalar: pa.Scalar) -> str:
-    try:
-        return repr(scalar.as_py())[:RAW_LIMIT]
-    except (OverflowError, ValueError):
-        return str(scalar)
 
 
 def _value(tag: str, scalar: pa.Scalar) -> Any:

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from catalog.records import ErrorClass, Micros
 from reconciler.config.desired import StreamSettings
-from reconciler.connectors import arrow
 from reconciler.connectors.arrow import Misfits
 from reconciler.connectors.ports import ConnectorError
 from reconciler.connectors.sources import moments
@@ -29,6 +28,7 @@ from reconciler.connectors.sources.relation import (
     quote_text,
 )
 from reconciler.connectors.sources.session import Session
+from reconciler.schema import types
 
 SETTLE = 1.0
 SETTLE_BY_APPLICATION = 10.0
@@ -333,7 +333,7 @@ def _word(declared: str) -> str:
     sized = _SIZED.fullmatch(upper)
     if sized:
         precision, scale = int(sized[1]), int(sized[2] or 0)
-        fits = 1 <= precision <= arrow.MAX_PRECISION and scale <= precision
+        fits = 1 <= precision <= types.MAX_PRECISION and scale <= precision
         return f"decimal({precision},{scale})" if fits else "text"
     base = upper.partition("(")[0].strip()
     if base in _NAMED:
