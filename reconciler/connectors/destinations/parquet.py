@@ -240,15 +240,26 @@ class ParquetDestination:
 
     def _move(self, receipt: Receipt, targets: Mapping[str, StagedFile], base: Path) -> None:
         """Rename each staged file to where it belongs; those that an earlier try moved stay."""
+        self._make_ready({(base / target).parent for target in targets})
         for target, file in targets.items():
             source, path = self._staging.root / file.path, base / target
             staged = self._files.size(source) is not None
             here, ours = source if staged else path, receipt.name in self._sealed
             verify(self._files, receipt, file, here, checksum=not ours)
             if staged:
-                make_dirs(self._files, path.parent)
                 self._files.rename(source, path)
                 point("parquet.publish.renamed")
+
+    def _make_ready(self, folders: set[Path]) -> None:
+        """Make the folders and the way to them durable, before anything is moved into them: a
+        rename must never survive into a folder that does not.
+        """
+        above: set[Path] = set()
+        for path in folders:
+            make_dirs(self._files, path)
+            above.update(p for p in path.parents if self.path.parent in (p, *p.parents))
+        for path in sorted(above):
+            self._files.sync_dir(path)
 
     def _sync_targets(self, targets: Mapping[str, StagedFile], base: Path) -> None:
         folders: set[Path] = set()
@@ -270,7 +281,6 @@ class ParquetDestination:
         publish = (state.publishes if state else 0) + 1
         batch = self._batch(receipt) / "rejected"
         targets = {target_name(receipt, file, batch, publish): file for file in receipt.rejected}
-        make_dirs(self._files, base)
         self._move(receipt, targets, base)
         sync_up(self._files, base, self.path)
         self._sync_targets(targets, base)
@@ -303,6 +313,7 @@ class ParquetDestination:
             old = TableFolder(self._files, place / _swap_name(receipt), receipt.table)
             if self._files.is_dir(old.path):
                 self._empty(old, folder)
+                point("parquet.replace.emptied")
                 remove_tree(self._files, old.path)
             if self._files.is_dir(place):
                 self._files.rmdir(place)
