@@ -56,13 +56,17 @@ def serve(config: Path) -> int:
         return 2
     logs.configure()
     try:
-        anyio.run(_Daemon(config, project).run)
+        anyio.run(_serve, config, project)
     except BaseExceptionGroup as group:
         return _failed(group)
     except (CatalogError, CannotListen) as error:
         logs.get_logger().error(Event.DAEMON_FAILED, reason=str(error))
         return 1
     return 0
+
+
+async def _serve(config: Path, project: Project) -> None:
+    await _Daemon(config, project).run()
 
 
 def _failed(group: BaseExceptionGroup[BaseException]) -> int:
