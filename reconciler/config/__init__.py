@@ -11,18 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reconciler.config.changes import ChangeKind, ConfigChange, changes
-from reconciler.config.desired import Project, SecretRef
 from reconciler.config.document import find_config
 from reconciler.config.locate import Located, locate
 from reconciler.config.problems import ConfigError, Place, Problem
 
 if TYPE_CHECKING:
+    from reconciler.config.desired import Project, SecretRef
+    from reconciler.config.edits import ConfigChange
     from reconciler.config.explaining import Explained
 
 __all__ = [
-    "ChangeKind",
-    "ConfigChange",
     "ConfigError",
     "Located",
     "Place",
@@ -60,6 +58,13 @@ def explain(path: Path, pipeline: str, env: Mapping[str, str] = os.environ) -> E
     from reconciler.config import explaining
 
     return explaining.explain(path, pipeline, env)
+
+
+def changes(old: Project, new: Project) -> tuple[ConfigChange, ...]:
+    """The edits that lead from ``old`` to ``new``, each with what it does. Pure."""
+    from reconciler.config import edits
+
+    return edits.changes(old, new)
 
 
 def json_schema() -> dict[str, Any]:

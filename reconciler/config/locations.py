@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from reconciler.config.desired import SecretRef
 from reconciler.config.words import Wrong
+
+if TYPE_CHECKING:
+    from reconciler.config.desired import SecretRef
 
 SECRET_ALLOWED = "env:NAME, file:PATH or credential:NAME"  # noqa: S105 - the ways to name one
 _MOVE = 'put it in password = "env:NAME"'
@@ -92,6 +95,8 @@ def without_password(text: str, move: str) -> None:
 
 def secret(text: str, base: Path) -> SecretRef:
     """Where a secret is. A literal secret is refused, and not shown."""
+    from reconciler.config.desired import SecretRef
+
     scheme, colon, rest = text.partition(":")
     if colon and scheme == "env" and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", rest):
         return SecretRef("env", rest)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from reconciler.config.desired import Cron, Every, Schedule
 from reconciler.config.problems import nearest
+
+if TYPE_CHECKING:
+    from reconciler.config.desired import Cron, Every, Schedule
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 NAME_ALLOWED = "1 to 63 of a-z, 0-9, _ and -, a letter or digit first"
@@ -134,6 +137,8 @@ def schedule(text: str, timezone: str | None) -> Schedule:
 
 @lru_cache(4096)
 def _every(text: str) -> Every:
+    from reconciler.config.desired import Every
+
     rest = text.removeprefix("every").strip()
     try:
         seconds = duration(rest)
@@ -149,6 +154,8 @@ def _cron(text: str, timezone: str) -> Cron:
     from datetime import datetime
 
     from cronsim import CronSim, CronSimError
+
+    from reconciler.config.desired import Cron
 
     fields = text.split()
     if len(fields) != 5:
@@ -248,8 +255,8 @@ def _members(text: str) -> list[str]:
 
 def _member(text: str) -> str:
     field, colon, word = text.partition(":")
-    if not colon or not field.strip():
-        raise Wrong("is no type", allowed="struct<name: T, name: T>")
+    if not colon or not re.fullmatch(r"[A-Za-z_]\w*", field.strip()):
+        raise Wrong("is no type", allowed="struct<name: T, name: T>, names of letters, digits, _")
     return f"{field.strip()}: {type_word(word)}"
 
 

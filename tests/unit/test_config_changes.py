@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import ChangeKind, ConfigChange, changes, load
+from reconciler.config import changes, load
 from reconciler.config.desired import Project
+from reconciler.config.edits import ChangeKind, ConfigChange
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 BASE = """

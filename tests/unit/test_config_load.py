@@ -506,3 +506,11 @@ def test_the_schema_describes_every_key() -> None:
     assert len(found) > 80
     assert all(key.get("description") for key in found)
     assert "null" not in str(json_schema()).replace("'null'", "").replace("null_cursor", "")
+
+
+def test_the_answers_to_schema_changes_are_those_that_can_be_carried_out() -> None:
+    from reconciler.schema.decide import ALLOWED
+
+    properties = json_schema()["$defs"]["SchemaChangesTable"]["properties"]
+    answers = {kind: set(key["enum"]) for kind, key in properties.items()}
+    assert answers == {kind: set(ALLOWED[kind]) for kind in answers}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reconciler.config import locations, words
 from reconciler.config.desired import Cron, Every
 from reconciler.config.words import Wrong
+from reconciler.schema.types import SIMPLE, parse
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,26 @@ def test_a_time_zone_is_an_iana_name(text: str) -> None:
 )
 def test_a_type_has_one_spelling(text: str, canonical: str) -> None:
     assert words.type_word(text) == canonical
+    assert parse(canonical).word == canonical
+
+
+@pytest.mark.parametrize("word", sorted(SIMPLE - {"null"}))
+def test_every_type_that_schemas_know_can_be_said(word: str) -> None:
+    assert words.type_word(word) == word
 
 
 @pytest.mark.parametrize(
-    "text", ["null", "decimal", "decimal(0,0)", "decimal(5,6)", "list<>", "struct<a>", "int"]
+    "text",
+    [
+        "null",
+        "decimal",
+        "decimal(0,0)",
+        "decimal(5,6)",
+        "list<>",
+        "struct<a>",
+        "struct<a b: text>",
+        "int",
+    ],
 )
 def test_no_other_type_is_read(text: str) -> None:
     with pytest.raises(Wrong, match="no type"):
