@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -95,15 +94,15 @@ def _placed(parse: Callable[[str, Path], object]) -> PlainValidator:
 
 def _encoding(text: str) -> str:
     try:
-        codecs.lookup(text)
-    except LookupError:
+        "".encode(text)
+    except (LookupError, ValueError):
         raise Wrong("is no encoding", allowed='such as "utf-8", "latin-1" or "cp1252"') from None
     return text
 
 
 def _one_character(text: str) -> str:
-    if len(text) != 1 or text in "\r\n":
-        raise Wrong("is not one character", allowed='one character, such as ";" or "\\t"')
+    if len(text) != 1 or not text.isascii() or text in "\r\n":
+        raise Wrong("is not one character", allowed='one ASCII character, such as ";" or "\\t"')
     return text
 
 
