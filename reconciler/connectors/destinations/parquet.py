@@ -262,12 +262,10 @@ class ParquetDestination:
             self._files.sync_dir(path)
 
     def _sync_targets(self, targets: Mapping[str, StagedFile], base: Path) -> None:
-        folders: set[Path] = set()
-        for target in targets:
-            inner = PurePosixPath(target).parents
-            folders.update(base / parent for parent in inner if parent != PurePosixPath("."))
+        folders = {base / parent for target in targets for parent in PurePosixPath(target).parents}
         for path in sorted(folders, reverse=True):
             self._files.sync_dir(path)
+        # Only now those that the files left: never is a file gone here and not yet there.
         sources = {(self._staging.root / file.path).parent for file in targets.values()}
         for path in sorted(sources):
             if self._files.is_dir(path):
