@@ -83,7 +83,7 @@ def cursor_at(number: int) -> Cursor:
     """A cursor on an integer column, as a source makes it."""
     from catalog.position import encode
 
-    position = encode("int", str(number))
+    position = encode("int", number)
     assert isinstance(position, Position)
     return Cursor(CursorKind.MONOTONIC, "updated_at int64", position)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -16,12 +15,13 @@ from catalog.records import (
     StreamState,
 )
 from reconciler.cli import desk, grammar, options, output
+from reconciler.cli import target as targets
 from reconciler.cli.desk import Place
 from reconciler.cli.editing import How, Plan, edit
 from reconciler.cli.failure import Exit, Failure
 from reconciler.cli.grammar import verb
 from reconciler.cli.history import must_know_stream
-from reconciler.cli.target import Target, parse, parse_stream
+from reconciler.cli.target import Target, parse_stream
 
 _PANEL = "State"
 grammar.app.add_typer(grammar.cursor, name="cursor", rich_help_panel=_PANEL)
@@ -34,7 +34,7 @@ def cursor_get(
 ) -> int:
     """Show where a stream's cursor is, or those of all streams of a pipeline."""
     place = desk.find(config)
-    wanted = parse(target)
+    wanted = targets.parse(target)
 
     async def read(catalog: Catalog) -> tuple[StreamState, ...]:
         if wanted.stream:
@@ -93,35 +93,17 @@ def cursor_set(
 
 def _cursor_at(cursor: Cursor, text: str) -> Cursor:
     """The same cursor at the position that a person wrote."""
-    from catalog.position import encode
+    from catalog.position import BadPosition, parse
 
-    tag = cursor.position.tag
-    read, allowed = _value_readers().get(tag, (str, "text"))
     try:
-        position = encode(tag, read(text))
-    except (ValueError, ArithmeticError) as error:
+        position = parse(cursor.position.tag, text)
+    except BadPosition as error:
         raise Failure(
-            f'"{text}" is no position of this cursor, which is {cursor.definition}.',
+            f"This cursor, of {cursor.definition}, cannot be set so: {error}",
             Exit.USAGE,
-            f"Allowed: {allowed}. It is at {cursor.position.text} now.",
+            f"It is at {cursor.position.text} now.",
         ) from error
     return Cursor(cursor.kind, cursor.definition, position)
-
-
-def _value_readers() -> dict[str, tuple[Callable[[str], Any], str]]:
-    """How the text of each tag is read, and what may stand there."""
-    from datetime import date, datetime
-    from decimal import Decimal
-    from uuid import UUID
-
-    return {
-        "int": (int, "a whole number"),
-        "decimal": (Decimal, "a number"),
-        "timestamp": (datetime.fromisoformat, "a time with its zone, as 2026-11-01T00:00:00Z"),
-        "naive_timestamp": (datetime.fromisoformat, "a time without zone, as 2026-11-01T00:00:00"),
-        "date": (date.fromisoformat, "a date, as 2026-11-01"),
-        "uuid": (UUID, "a UUID"),
-    }
 
 
 def _moved(stream: StreamState, cursor: Cursor | None) -> Plan:
@@ -244,7 +226,7 @@ def _marker(detail: str) -> _MarkerDetail | None:
 
 async def stream_of(place: Place, catalog: Catalog, text: str) -> StreamState:
     """The catalog's record of the stream named; a pipeline alone is told which streams it has."""
-    target = parse(text)
+    target = targets.parse(text)
     if not target.stream:
         await desk.must_know(place, catalog, target)
         parse_stream(text, [s.stream for s in await catalog.streams(target.pipeline)])

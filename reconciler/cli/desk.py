@@ -45,6 +45,11 @@ class Place:
 
         return daemon_alive(self.state_dir)
 
+    def never_ran(self) -> bool:
+        """The catalog is a file that nobody has made yet."""
+        file = self.catalog.removeprefix("sqlite:///")
+        return file != self.catalog and not Path(file).exists()
+
     def load(self, *, secrets: bool = False) -> Project:
         """The whole config. ``secrets``: those it names must be there. Raises ``ConfigError``."""
         from reconciler.config import load
@@ -62,20 +67,26 @@ def find(explicit: Path | None) -> Place:
 
 
 @asynccontextmanager
-async def open_place(place: Place) -> AsyncIterator[Catalog]:
-    """The place's catalog."""
+async def open_place(place: Place, *, changes: bool = False) -> AsyncIterator[Catalog]:
+    """The place's catalog. One that is not there yet is made only by a command that ``changes``.
+
+    Looking must not make it: its files would belong to whoever looked first.
+    """
     from catalog.open import open_catalog
 
-    async with open_catalog(place.catalog) as catalog:
+    empty = not changes and place.never_ran()
+    async with open_catalog("memory:" if empty else place.catalog) as catalog:
         yield catalog
 
 
-def with_catalog(place: Place, work: Callable[[Catalog], Awaitable[T]]) -> T:
+def with_catalog(
+    place: Place, work: Callable[[Catalog], Awaitable[T]], *, changes: bool = False
+) -> T:
     """Run ``work`` on the place's catalog, opened for it and closed after it."""
     import asyncio
 
     async def opened() -> T:
-        async with open_place(place) as catalog:
+        async with open_place(place, changes=changes) as catalog:
             return await work(catalog)
 
     return asyncio.run(opened())

@@ -56,7 +56,7 @@ def edit(how: How, prepare: Callable[[Place, Catalog], Awaitable[Plan]]) -> int:
             await catalog.edit(new_operation_id(), by, how.why, action) for action in plan.actions
         ]
 
-    plan, edits = desk.with_catalog(place, work)
+    plan, edits = desk.with_catalog(place, work, changes=not how.dry_run)
     if how.json:
         proposed = [{"action": action_name(a), **output.plain(a)} for a in plan.actions]
         shown = proposed if how.dry_run else output.plain(edits)

@@ -60,7 +60,7 @@ def _by_daemon(place: Place, target: Target) -> Run:
             return await ask_and_wait(place, catalog, target, progress)
 
     try:
-        return desk.with_catalog(place, work)
+        return desk.with_catalog(place, work, changes=True)
     except KeyboardInterrupt:
         output.note(f"\nThe daemon goes on with {target}. Look at it, or end it:")
         output.note(f"  reconciler status {target.pipeline}")

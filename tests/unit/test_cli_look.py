@@ -1,0 +1,211 @@
+"""Verbs that look, on a real catalog: status, why, plan, runs, show, logs, leases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from catalog.port import Catalog, new_operation_id
+from catalog.records import Outcome, Pause
+from reconciler.cli.failure import Exit
+from reconciler.daemon import runlogs
+from tests.cli_kit import Shop, claim, failed, finish, held, make_shop, ran
+
+
+@pytest.fixture
+def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shop:
+    return make_shop(tmp_path, capsys)
+
+
+# -- status --------------------------------------------------------------------------------------
+
+
+def test_status_of_a_project_that_never_ran_shows_its_config_and_makes_no_catalog(
+    shop: Shop,
+) -> None:
+    result = shop.cli("status", "--json")
+    assert result.code == Exit.GOOD
+    assert result.json["project"] == "shop"
+    assert result.json["daemon_up"] is False
+    assert [p["pipeline"] for p in result.json["pipelines"]] == ["shop", "stock"]
+    assert not (shop.folder / "state").exists()
+
+
+def test_status_says_what_stands_and_what_comes_next(shop: Shop) -> None:
+    shop.on(ran)
+    shop.on(lambda c: c.edit(new_operation_id(), "ann@host", "night", Pause("stock")))
+    by_name = {p["pipeline"]: p for p in shop.cli("status", "--json").json["pipelines"]}
+    assert by_name["shop"]["state"] == "idle"
+    assert by_name["shop"]["last_outcome"] == "succeeded"
+    assert by_name["shop"]["rows"] == 3
+    assert by_name["shop"]["next_at"].endswith("Z")
+    assert by_name["stock"]["state"] == "paused"
+    assert "ann@host" in by_name["stock"]["why"]
+    assert "night" in shop.cli("status").out
+
+
+def test_status_shows_a_run_under_way_and_a_daemon(shop: Shop) -> None:
+    shop.on(claim)
+    with shop.daemon_lock():
+        status = shop.cli("status", "--json").json
+    assert status["daemon_up"] is True
+    assert status["pipelines"][0]["state"] == "running"
+
+
+def test_status_of_a_pipeline_shows_its_streams_and_how_to_answer_a_hold(shop: Shop) -> None:
+    shop.on(held)
+    result = shop.cli("status", "shop")
+    assert result.code == Exit.GOOD
+    assert "shop.orders is held: Column 'note' (text) is new." in result.out
+    assert "  reconciler approve shop.orders" in result.out
+    assert "  reconciler reject shop.orders" in result.out
+    record = shop.cli("status", "shop.orders", "--json").json
+    assert record["state"] == "held"
+    assert record["streams"][0]["hold"]["kind"] == "schema"
+
+
+def test_status_of_a_stream_that_is_not_there_names_the_nearest(shop: Shop) -> None:
+    shop.on(ran)
+    result = shop.cli("status", "shop.order")
+    assert result.code == Exit.NOTHING
+    assert 'Did you mean "shop.orders"?' in result.err
+
+
+def test_a_pipeline_that_left_the_config_is_shown_as_orphaned(shop: Shop) -> None:
+    shop.on(lambda catalog: ran(catalog, "old"))
+    by_name = {p["pipeline"]: p for p in shop.cli("status", "--json").json["pipelines"]}
+    assert by_name["old"]["state"] == "orphaned"
+    assert by_name["old"]["rows"] == 3
+
+
+def test_status_with_a_broken_config_still_shows_the_catalog(shop: Shop) -> None:
+    shop.on(ran)
+    (shop.folder / "config.toml").write_text('project = "shop"\nnonsense = 1\n')
+    result = shop.cli("status")
+    assert result.code == Exit.GOOD
+    assert "nonsense" in result.err
+    assert "succeeded" in result.out
+
+
+# -- plan and why --------------------------------------------------------------------------------
+
+
+def test_plan_shows_each_action_with_its_reason(shop: Shop) -> None:
+    actions = {a["pipeline"]: a for a in shop.cli("plan", "--json").json}
+    assert actions["shop"]["action"] == "run"
+    assert actions["shop"]["trigger"]["kind"] == "tick"
+    assert actions["stock"]["action"] == "wait"
+    assert actions["stock"]["code"] == "upstream"
+    out = shop.cli("plan").out
+    assert actions["stock"]["reason"] in out
+
+
+def test_why_names_the_cause_and_one_command(shop: Shop) -> None:
+    shop.on(lambda c: c.edit(new_operation_id(), "ann@host", "move", Pause("shop")))
+    result = shop.cli("why", "shop")
+    assert result.code == Exit.GOOD
+    assert "paused by ann@host" in result.out
+    assert "Type: reconciler resume shop" in result.out
+    record = shop.cli("why", "shop", "--json").json
+    assert record["code"] == "paused"
+    assert record["command"] == "reconciler resume shop"
+
+
+def test_why_counts_open_runs_against_the_limits_of_connections(shop: Shop) -> None:
+    async def fill(catalog: Catalog) -> None:
+        await claim(catalog, "a")
+        await claim(catalog, "b")
+
+    shop.on(fill)
+    with shop.daemon_lock():
+        record = shop.cli("why", "shop", "--json").json
+    assert record["code"] == "connection_full"
+    assert "2 of 2" in record["answer"]
+
+
+def test_why_says_when_no_daemon_serves_the_project(shop: Shop) -> None:
+    assert shop.cli("why", "shop", "--json").json["code"] == "daemon_down"
+
+
+# -- runs, show, logs ----------------------------------------------------------------------------
+
+
+def test_runs_are_listed_newest_first_and_can_be_filtered(shop: Shop) -> None:
+    shop.on(ran)
+    shop.on(failed)
+    shop.on(lambda catalog: ran(catalog, "stock"))
+    runs = shop.cli("runs", "--json").json
+    assert [run["pipeline"] for run in runs] == ["stock", "shop", "shop"]
+    assert [run["id"] for run in runs] == sorted((run["id"] for run in runs), reverse=True)
+    assert [r["outcome"] for r in shop.cli("runs", "shop", "--json").json] == [
+        "failed",
+        "succeeded",
+    ]
+    assert len(shop.cli("runs", "--outcome", "failed", "--json").json) == 1
+    assert len(shop.cli("runs", "--limit", "2", "--json").json) == 2
+    assert "the source is away" in shop.cli("runs").out
+
+
+def test_runs_that_match_nothing_are_code_5(shop: Shop) -> None:
+    result = shop.cli("runs", "--json")
+    assert result.code == Exit.NOTHING
+    assert result.json == []
+    assert shop.cli("runs", "shop").code == Exit.NOTHING
+
+
+def test_show_takes_a_run_a_pipeline_or_a_stream(shop: Shop) -> None:
+    run = shop.on(ran)
+    shown = shop.cli("show", str(run.epoch), "--json").json
+    assert shown["id"] == run.epoch
+    assert shop.cli("show", "shop", "--json").json == shown
+    assert "brought rows" in shop.cli("show", "shop").out
+    stream = shop.cli("show", "shop.orders", "--json").json
+    assert stream["seq"] == 1
+    assert stream["cursor"]["position"]["text"] == "10"
+    assert stream["commits"][0]["rows"] == 3
+    assert "1 committed, 1 published" in shop.cli("show", "shop.orders").out
+
+
+def test_show_of_a_run_under_way_has_no_outcome(shop: Shop) -> None:
+    claimed = shop.on(claim)
+    assert shop.cli("show", "shop", "--json").json["outcome"] is None
+    assert "running" in shop.cli("show", str(claimed.lease.epoch)).out
+
+
+@pytest.mark.parametrize("what", ["99", "shop", "shop.orders"])
+def test_show_of_what_is_not_there_is_code_5(shop: Shop, what: str) -> None:
+    assert shop.cli("show", what).code == Exit.NOTHING
+
+
+def test_logs_prints_what_a_run_printed(shop: Shop) -> None:
+    for epoch in (3, 20):
+        runlogs.keep(shop.folder / "state", "shop", epoch, f"line of {epoch}\n".encode(), str)
+    assert shop.cli("logs", "shop").out == "line of 20\n"
+    assert shop.cli("logs", "shop", "--run", "3").out == "line of 3\n"
+    assert shop.cli("logs", "shop", "--json").json["id"] == 20
+    assert shop.cli("logs", "shop", "--run", "4").code == Exit.NOTHING
+    assert shop.cli("logs", "stock").code == Exit.NOTHING
+
+
+# -- leases --------------------------------------------------------------------------------------
+
+
+def test_leases_shows_who_holds_what(shop: Shop) -> None:
+    claimed = shop.on(claim)
+    found = shop.cli("leases", "--json").json
+    assert [(lease["pipeline"], lease["epoch"]) for lease in found["leases"]] == [
+        ("shop", claimed.lease.epoch)
+    ]
+    assert found["leases"][0]["holder"] == claimed.lease.holder
+    assert found["holders"][0]["holder"]["id"] == claimed.lease.holder
+    assert claimed.lease.holder in shop.cli("leases").out
+
+
+def test_leases_with_nothing_held_says_so(shop: Shop) -> None:
+    async def run_and_end(catalog: Catalog) -> None:
+        await finish(catalog, await claim(catalog), Outcome.NOTHING_NEW)
+
+    shop.on(run_and_end)
+    assert "nothing runs now" in shop.cli("leases").out
+    assert shop.cli("leases", "--json").json["leases"] == []

@@ -1,0 +1,247 @@
+"""``run`` with a daemon up: ask, wait, and say what came of it. The daemon is played by a thread
+that does what one would do through the catalog's port."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from catalog.port import Catalog, new_operation_id
+from catalog.records import Finish, Hold, HoldKind, Outcome, Pause, RequestRun, StreamResult
+from reconciler.cli import waiting
+from reconciler.cli.failure import Exit
+from reconciler.cli.progress import Progress
+from tests.cli_kit import Result, Shop, claim, commit, finish, make_shop, ran
+
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shop:
+    shop = make_shop(tmp_path, capsys)
+    shop.on(ran)
+    return shop
+
+
+class Said:
+    """What the command said while it waited; ``event`` is set by the first of it."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.text = ""
+
+    def say(self, text: str) -> None:
+        self.text += text
+        self.event.set()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
+    """The command looks around at once, and what it says is caught."""
+    said = Said()
+    monkeypatch.setattr(waiting, "_LOOK_AROUND", 0.0)
+    monkeypatch.setattr(Progress, "say", said.say)
+    return said
+
+
+async def request_of(catalog: Catalog) -> str:
+    """Wait until the command line has asked for a run."""
+    until = time.monotonic() + DEADLINE
+    while time.monotonic() < until:
+        state = await catalog.pipeline("shop")
+        if state.request is not None:
+            return state.request.id
+        await asyncio.sleep(0.01)
+    raise AssertionError("nobody asked for a run")
+
+
+@contextmanager
+def daemon(shop: Shop, work: Callable[[Catalog], Awaitable[object]]) -> Iterator[None]:
+    """A daemon is up, and once a run is asked for it does ``work``."""
+    failures: list[BaseException] = []
+
+    async def play(catalog: Catalog) -> None:
+        await request_of(catalog)
+        await work(catalog)
+
+    def serve() -> None:
+        try:
+            shop.on(play)
+        except BaseException as error:
+            failures.append(error)
+
+    with shop.daemon_lock():
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join(DEADLINE)
+    assert failures == []
+    assert not thread.is_alive()
+
+
+def run_with(shop: Shop, work: Callable[[Catalog], Awaitable[object]], *args: str) -> Result:
+    with daemon(shop, work):
+        return shop.cli("run", *(args or ("shop",)))
+
+
+Work = Callable[[Catalog], Awaitable[object]]
+
+
+def ends(outcome: Outcome, *results: StreamResult, reason: str = "") -> Work:
+    async def work(catalog: Catalog) -> None:
+        await finish(catalog, await claim(catalog), outcome, *results, reason=reason)
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (Outcome.SUCCEEDED, Exit.GOOD),
+        (Outcome.NOTHING_NEW, Exit.GOOD),
+        (Outcome.HELD, Exit.HELD),
+        (Outcome.FAILED, Exit.FAILED),
+        (Outcome.CANCELLED, Exit.FAILED),
+    ],
+)
+def test_the_exit_code_is_the_outcome(shop: Shop, outcome: Outcome, code: Exit) -> None:
+    result = run_with(shop, ends(outcome), "shop", "--json")
+    assert result.code == code
+    assert result.json["outcome"] == outcome
+    assert result.json["trigger"]["kind"] == "request"
+
+
+def test_nothing_new_is_one_line(shop: Shop) -> None:
+    result = run_with(shop, ends(Outcome.NOTHING_NEW))
+    assert result.out.startswith("shop: nothing new in ")
+    assert result.out.count("\n") == 1
+    assert result.err == ""
+
+
+def test_what_arrived_is_said_with_where_and_how_to_look(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shop.folder)
+
+    async def work(catalog: Catalog) -> None:
+        claimed = await claim(catalog)
+        await commit(catalog, claimed, rows=1234, at=20)
+        result = StreamResult("orders", Outcome.SUCCEEDED, rows=1234, rejected=2)
+        await finish(catalog, claimed, Outcome.SUCCEEDED, result)
+
+    result = run_with(shop, work)
+    assert "1,234" in result.out
+    assert "raw.orders in shop.duckdb" in result.out
+    assert "orders__rejected" in result.out
+    assert "from raw.orders limit 5" in result.out
+
+
+def test_a_held_stream_is_said_with_its_answers(shop: Shop) -> None:
+    hold = Hold(HoldKind.NULL_KEY, "3 rows have no key.", 1, ("retry", "refresh"))
+    held = StreamResult("orders", Outcome.HELD, hold.reason, hold=hold)
+    result = run_with(shop, ends(Outcome.HELD, held))
+    assert result.code == Exit.HELD
+    assert "shop.orders is held: 3 rows have no key." in result.out
+    assert "reconciler retry shop.orders" in result.out
+
+
+def test_a_failure_is_said_with_its_reason_and_next_steps(shop: Shop) -> None:
+    result = run_with(shop, ends(Outcome.FAILED, reason="the source is away"))
+    assert result.code == Exit.FAILED
+    assert "the source is away" in result.out
+    assert "reconciler why shop" in result.out
+
+
+def test_one_stream_is_asked_for_alone(shop: Shop) -> None:
+    result = run_with(shop, ends(Outcome.NOTHING_NEW), "shop.orders", "--json")
+    assert result.json["trigger"]["streams"] == ["orders"]
+
+
+def test_an_interrupted_run_leaves_the_request_to_the_next(shop: Shop) -> None:
+    async def work(catalog: Catalog) -> None:
+        await finish(catalog, await claim(catalog), Outcome.INTERRUPTED)
+        await finish(catalog, await claim(catalog), Outcome.NOTHING_NEW)
+
+    result = run_with(shop, work, "shop", "--json")
+    assert result.code == Exit.GOOD
+    assert result.json["outcome"] == "nothing_new"
+
+
+def test_a_run_under_way_is_waited_for_and_said(shop: Shop, said: Said) -> None:
+    earlier = shop.on(claim)
+
+    async def work(catalog: Catalog) -> None:
+        await asyncio.to_thread(said.event.wait, DEADLINE)
+        await finish(catalog, earlier, Outcome.NOTHING_NEW)
+        await finish(catalog, await claim(catalog), Outcome.SUCCEEDED)
+
+    result = run_with(shop, work)
+    assert f"Run {earlier.lease.epoch} of shop is under way" in said.text
+    assert f"succeeded in 0.0s, run {earlier.lease.epoch + 1}" in result.out
+
+
+def test_a_run_that_does_not_start_is_explained(shop: Shop, said: Said) -> None:
+
+    async def work(catalog: Catalog) -> None:
+        await asyncio.to_thread(said.event.wait, DEADLINE)
+        await finish(catalog, await claim(catalog), Outcome.NOTHING_NEW)
+
+    assert run_with(shop, work).code == Exit.GOOD
+    assert "Waiting: asked for by" in said.text
+
+
+def test_a_paused_pipeline_is_refused_with_code_3(shop: Shop) -> None:
+    shop.on(lambda c: c.edit(new_operation_id(), "ann@host", "move", Pause("shop")))
+    with shop.daemon_lock():
+        result = shop.cli("run", "shop")
+    assert result.code == Exit.HELD
+    assert "paused by ann@host: move" in result.err
+    assert "reconciler resume shop" in result.err
+    assert shop.on(lambda c: c.pipeline("shop")).request is None
+
+
+def test_a_pause_while_waiting_ends_the_wait(shop: Shop) -> None:
+    result = run_with(shop, lambda c: c.edit(new_operation_id(), "ann@host", "", Pause("shop")))
+    assert result.code == Exit.HELD
+
+
+def test_another_request_in_its_place_ends_the_wait(shop: Shop) -> None:
+    result = run_with(
+        shop, lambda c: c.edit(new_operation_id(), "ann@host", "", RequestRun("shop", "other"))
+    )
+    assert result.code == Exit.FAILED
+    assert "took the place" in result.err
+
+
+def test_a_daemon_that_goes_away_ends_the_wait(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_LOOK_AROUND", 0.0)
+    answers = iter([True])
+    monkeypatch.setattr("reconciler.cli.desk.Place.daemon_up", lambda self: next(answers, False))
+    result = shop.cli("run", "shop")
+    assert result.code == Exit.FAILED
+    assert "the next daemon answers it" in result.err
+    assert shop.on(lambda c: c.pipeline("shop")).request is not None
+
+
+def test_a_parked_pipeline_runs_when_it_is_asked_for(shop: Shop) -> None:
+    async def park(catalog: Catalog) -> None:
+        ended = Finish(Outcome.FAILED, "gave up", park="too many failures")
+        await catalog.finish(new_operation_id(), (await claim(catalog)).lease, ended)
+
+    shop.on(park)
+    assert run_with(shop, ends(Outcome.SUCCEEDED)).code == Exit.GOOD
+
+
+def test_dry_run_says_who_would_run_it(shop: Shop) -> None:
+    assert "by this process" in shop.cli("run", "shop", "--dry-run").out
+    with shop.daemon_lock():
+        assert shop.cli("run", "shop", "--dry-run", "--json").json["by"] == "daemon"
+    assert shop.on(lambda c: c.pipeline("shop")).request is None

@@ -1,0 +1,176 @@
+"""cursor get|set|adopt|rewind, schema [diff], catalog check and config show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from catalog.records import Cursor, Hold, HoldKind, StreamState
+from reconciler.cli.failure import Exit
+from tests.cli_kit import PROPOSAL, Shop, cursor_at, held, make_shop, ran
+
+
+@pytest.fixture
+def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shop:
+    return make_shop(tmp_path, capsys)
+
+
+def orders(shop: Shop) -> StreamState:
+    return shop.on(lambda catalog: catalog.streams("shop"))[0]
+
+
+# -- cursor --------------------------------------------------------------------------------------
+
+
+def test_cursor_get_shows_where_it_is(shop: Shop) -> None:
+    assert shop.cli("cursor", "get", "shop").code == Exit.NOTHING
+    shop.on(ran)
+    (record,) = shop.cli("cursor", "get", "shop.orders", "--json").json
+    assert record["cursor"]["position"]["text"] == "10"
+    assert record["seq"] == 1
+    assert "10" in shop.cli("cursor", "get", "shop").out
+
+
+def test_cursor_set_moves_it_and_says_from_where(shop: Shop) -> None:
+    shop.on(ran)
+    result = shop.cli("cursor", "set", "shop.orders", "7", "--why", "rows were late")
+    assert result.code == Exit.GOOD
+    assert "is at 7 now (it was 10)" in result.out
+    assert orders(shop).cursor == cursor_at(7)
+    assert orders(shop).seq == 1
+
+
+def test_cursor_set_refuses_a_value_of_another_kind(shop: Shop) -> None:
+    shop.on(ran)
+    result = shop.cli("cursor", "set", "shop.orders", "yesterday")
+    assert result.code == Exit.USAGE
+    assert "yesterday" in result.err
+    assert "updated_at int64" in result.err
+    assert orders(shop).cursor == cursor_at(10)
+
+
+def test_cursor_set_needs_a_cursor_to_know_the_kind_of(shop: Shop) -> None:
+    assert shop.cli("cursor", "set", "shop.orders", "7").code == Exit.NOTHING
+
+
+def test_cursor_adopt_sets_the_directive(shop: Shop) -> None:
+    shop.on(ran)
+    assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.GOOD
+    assert orders(shop).directive == "adopt"
+
+
+def mismatch(seq: int, cursor: Cursor | None) -> Hold:
+    detail = msgspec.json.encode({"seq": seq, "cursor": cursor}).decode()
+    return Hold(
+        HoldKind.DESTINATION,
+        "the catalog was restored",
+        at=1,
+        choices=("refresh", "cursor adopt", "cursor rewind --to-destination"),
+        detail=detail,
+    )
+
+
+def test_rewind_to_the_destination_takes_its_seq_and_cursor(shop: Shop) -> None:
+    shop.on(lambda catalog: held(catalog, mismatch(9, cursor_at(4))))
+    assert "reconciler cursor rewind shop.orders --to-destination" in shop.cli("status", "shop").out
+    result = shop.cli("cursor", "rewind", "shop.orders", "--to-destination")
+    assert result.code == Exit.GOOD
+    after = orders(shop)
+    assert (after.seq, after.published, after.cursor) == (9, 9, cursor_at(4))
+    assert after.directive == "adopt"
+    assert after.hold is None
+
+
+def test_rewind_to_a_destination_without_rows_is_the_beginning(shop: Shop) -> None:
+    shop.on(lambda catalog: held(catalog, mismatch(0, None)))
+    result = shop.cli("cursor", "rewind", "shop.orders", "--to-destination")
+    assert "the beginning" in result.out
+    assert orders(shop).cursor is None
+
+
+def test_rewind_to_a_destination_that_agrees_is_code_5(shop: Shop) -> None:
+    shop.on(ran)
+    assert shop.cli("cursor", "rewind", "shop.orders", "--to-destination").code == Exit.NOTHING
+
+
+def test_rewind_to_a_destination_with_no_marker_is_code_3(shop: Shop) -> None:
+    foreign = Hold(HoldKind.DESTINATION, "somebody else's table", 1, ("cursor adopt",))
+    shop.on(lambda catalog: held(catalog, foreign))
+    result = shop.cli("cursor", "rewind", "shop.orders", "--to-destination")
+    assert result.code == Exit.HELD
+    assert "somebody else's table" in result.err
+
+
+def test_rewind_to_an_earlier_batch(shop: Shop) -> None:
+    shop.on(ran)
+    shop.on(lambda catalog: ran(catalog, at=20))
+    assert orders(shop).cursor == cursor_at(20)
+    assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "1").code == Exit.GOOD
+    assert orders(shop).cursor == cursor_at(10)
+    assert orders(shop).seq == 2
+    assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "8").code == Exit.NOTHING
+
+
+@pytest.mark.parametrize("options", [(), ("--to-destination", "--to-batch", "1")])
+def test_rewind_wants_one_place(shop: Shop, options: tuple[str, ...]) -> None:
+    assert shop.cli("cursor", "rewind", "shop.orders", *options).code == Exit.USAGE
+
+
+# -- schema --------------------------------------------------------------------------------------
+
+
+def test_schema_shows_columns_versions_and_decisions(shop: Shop) -> None:
+    shop.on(ran)
+    shown = shop.cli("schema", "shop.orders")
+    assert shown.code == Exit.GOOD
+    assert "amount" in shown.out
+    record = shop.cli("schema", "shop.orders", "--json").json
+    assert [v["version"] for v in record["versions"]] == [1]
+    assert record["versions"][0]["body"]["key"] == ["id"]
+    assert record["decisions"] == []
+
+
+def test_schema_diff_shows_what_is_proposed(shop: Shop) -> None:
+    shop.on(held)
+    shown = shop.cli("schema", "diff", "shop.orders")
+    assert "column 'note' (text) is new" in shown.out
+    record = shop.cli("schema", "diff", "shop.orders", "--json").json
+    assert record["fingerprint"] == PROPOSAL.fingerprint
+    assert [(c["kind"], c["column"]) for c in record["changes"]] == [("added", "note")]
+
+
+def test_schema_diff_where_nothing_changed_is_code_5(shop: Shop) -> None:
+    shop.on(ran)
+    assert shop.cli("schema", "diff", "shop.orders").code == Exit.NOTHING
+
+
+@pytest.mark.parametrize("words", [("diff",), ("a.b", "c.d"), ("diff", "a.b", "c.d")])
+def test_schema_takes_one_stream(shop: Shop, words: tuple[str, ...]) -> None:
+    assert shop.cli("schema", *words).code == Exit.USAGE
+
+
+# -- upkeep --------------------------------------------------------------------------------------
+
+
+def test_catalog_check_finds_no_damage_in_a_sound_catalog(shop: Shop) -> None:
+    shop.on(ran)
+    assert "No damage found." in shop.cli("catalog", "check").out
+    record = shop.cli("catalog", "check", "--json").json
+    assert record["problems"] == []
+    assert record["stats"]["backend"] == "sqlite"
+
+
+def test_config_show_says_where_each_value_comes_from(shop: Shop) -> None:
+    assert "shop_db" in shop.cli("config", "show").out
+    values = {v["key"]: v for v in shop.cli("config", "show", "shop", "--json").json["values"]}
+    assert values["schedule"]["value"] == "every 15m"
+    assert values["schedule"]["origin"] == "pipeline"
+    assert values["schedule"]["place"]["line"] > 1
+    assert values["retries"]["origin"] == "default"
+    assert shop.cli("config", "show", "shpo").code == Exit.NOTHING
+
+
+def test_config_schema_is_a_json_schema(shop: Shop) -> None:
+    assert shop.cli("config", "schema").json["$schema"].startswith("https://json-schema.org/")

@@ -1,0 +1,211 @@
+"""Verbs that steer: what they change, who is said to have changed it, and what they refuse."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from catalog.port import Catalog, new_operation_id
+from catalog.records import (
+    Edit,
+    Finish,
+    Hold,
+    HoldKind,
+    Outcome,
+    Pause,
+    PipelineState,
+    StreamState,
+)
+from reconciler.cli.failure import Exit
+from tests.cli_kit import PROPOSAL, Shop, claim, held, make_shop, ran
+
+NULL_KEY = Hold(HoldKind.NULL_KEY, "3 rows have no key.", at=1, choices=("retry", "refresh"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shop:
+    return make_shop(tmp_path, capsys)
+
+
+def state(shop: Shop) -> PipelineState:
+    return shop.on(lambda catalog: catalog.pipeline("shop"))
+
+
+def orders(shop: Shop) -> StreamState:
+    return shop.on(lambda catalog: catalog.streams("shop"))[0]
+
+
+def edits(shop: Shop) -> tuple[Edit, ...]:
+    return shop.on(lambda catalog: catalog.edits("shop"))
+
+
+def park(shop: Shop) -> None:
+    async def work(catalog: Catalog) -> None:
+        claimed = await claim(catalog)
+        ended = Finish(Outcome.FAILED, "gave up", park="too many failures")
+        await catalog.finish(new_operation_id(), claimed.lease, ended)
+
+    shop.on(work)
+
+
+def test_pause_and_resume_are_recorded_with_who_and_why(shop: Shop) -> None:
+    result = shop.cli("pause", "shop", "--why", "database moves")
+    assert result.code == Exit.GOOD
+    assert "reconciler resume shop" in result.out
+    paused = state(shop).paused
+    assert paused is not None
+    assert paused.why == "database moves"
+    assert re.fullmatch(r"\S+@\S+", paused.by)
+    assert shop.cli("resume", "shop").code == Exit.GOOD
+    assert state(shop).paused is None
+    assert [edit.action for edit in edits(shop)] == ["resume", "pause"]
+
+
+def test_an_edit_is_printed_as_its_audit_record(shop: Shop) -> None:
+    printed = shop.cli("pause", "shop", "--why", "x", "--json").json
+    assert printed["dry_run"] is False
+    (edit,) = printed["edits"]
+    assert (edit["action"], edit["pipeline"], edit["why"]) == ("pause", "shop", "x")
+    assert edit["at"].endswith("Z")
+    assert {"id", "by", "stream", "old", "new"} <= set(edit)
+
+
+def test_resume_ends_a_parking(shop: Shop) -> None:
+    park(shop)
+    assert state(shop).parked is not None
+    assert "planned again" in shop.cli("resume", "shop").out
+    assert state(shop).parked is None
+
+
+def test_pause_during_a_run_says_that_it_goes_on(shop: Shop) -> None:
+    claimed = shop.on(claim)
+    result = shop.cli("pause", "shop")
+    assert f"Run {claimed.lease.epoch} is under way and goes on" in result.out
+    assert "reconciler cancel shop" in result.out
+
+
+def test_cancel_asks_the_run_under_way_to_end(shop: Shop) -> None:
+    assert shop.cli("cancel", "shop").code == Exit.NOTHING
+    claimed = shop.on(claim)
+    assert shop.cli("cancel", "shop").code == Exit.GOOD
+    assert state(shop).cancel == claimed.lease.epoch
+
+
+def test_retry_asks_for_a_run_and_ends_a_parking(shop: Shop) -> None:
+    park(shop)
+    result = shop.cli("retry", "shop")
+    assert result.code == Exit.GOOD
+    after = state(shop)
+    assert after.parked is None
+    assert after.request is not None
+
+
+def test_retry_of_a_held_stream_releases_it_and_asks_for_that_stream(shop: Shop) -> None:
+    shop.on(lambda catalog: held(catalog, NULL_KEY))
+    assert shop.cli("retry", "shop.orders").code == Exit.GOOD
+    assert orders(shop).hold is None
+    request = state(shop).request
+    assert request is not None
+    assert request.streams == ("orders",)
+
+
+def test_retry_of_a_pipeline_says_which_streams_stay_held(shop: Shop) -> None:
+    shop.on(lambda catalog: held(catalog, NULL_KEY))
+    result = shop.cli("retry", "shop")
+    assert "Held streams stay held: orders" in result.err
+    assert orders(shop).hold is not None
+
+
+def test_retry_of_a_hold_that_needs_an_answer_is_code_3_and_names_the_answers(
+    shop: Shop,
+) -> None:
+    shop.on(held)
+    result = shop.cli("retry", "shop.orders")
+    assert result.code == Exit.HELD
+    assert "reconciler approve shop.orders" in result.err
+    assert state(shop).request is None
+
+
+@pytest.mark.parametrize(("verb", "answer"), [("approve", "approved"), ("reject", "rejected")])
+def test_an_answer_to_a_schema_change_is_a_decision(shop: Shop, verb: str, answer: str) -> None:
+    shop.on(held)
+    result = shop.cli(verb, "shop.orders", "--why", "talked to Ann")
+    assert result.code == Exit.GOOD
+    assert "reconciler run shop.orders" in result.out
+    (decision,) = shop.on(lambda catalog: catalog.decisions("shop", "orders"))
+    assert (decision.answer, decision.why) == (answer, "talked to Ann")
+    assert decision.fingerprint == PROPOSAL.fingerprint
+    assert orders(shop).hold is None
+
+
+def test_an_answer_to_an_older_proposal_is_refused(shop: Shop) -> None:
+    shop.on(held)
+    result = shop.cli("approve", "shop.orders", "--fingerprint", "0000000000000000")
+    assert result.code == Exit.FAILED
+    assert "the source moved on" in result.err
+    assert orders(shop).hold is not None
+    named = ("--fingerprint", PROPOSAL.fingerprint)
+    assert shop.cli("approve", "shop.orders", *named).code == Exit.GOOD
+
+
+def test_an_answer_where_nothing_was_asked_is_code_5(shop: Shop) -> None:
+    shop.on(ran)
+    assert shop.cli("approve", "shop.orders").code == Exit.NOTHING
+
+
+def test_an_answer_to_a_whole_pipeline_names_its_streams(shop: Shop) -> None:
+    shop.on(held)
+    result = shop.cli("approve", "shop")
+    assert result.code == Exit.USAGE
+    assert "shop.orders" in result.err
+
+
+def test_refresh_marks_one_stream_or_all(shop: Shop) -> None:
+    assert shop.cli("refresh", "shop").code == Exit.NOTHING
+    shop.on(ran)
+    assert shop.cli("refresh", "shop.nope").code == Exit.NOTHING
+    assert shop.cli("refresh", "shop.orders").code == Exit.GOOD
+    assert orders(shop).directive == "refresh"
+    assert shop.cli("refresh", "shop").code == Exit.GOOD
+
+
+def test_an_edit_that_a_run_would_overwrite_is_code_4(shop: Shop) -> None:
+    shop.on(ran)
+    shop.on(claim)
+    result = shop.cli("refresh", "shop.orders")
+    assert result.code == Exit.LEASED
+    assert "under way" in result.err
+
+
+VERBS = [
+    ("pause", "shop"),
+    ("resume", "shop"),
+    ("retry", "shop"),
+    ("retry", "shop.orders"),
+    ("refresh", "shop"),
+    ("refresh", "shop.orders"),
+    ("cursor", "set", "shop.orders", "7"),
+    ("cursor", "adopt", "shop.orders"),
+    ("cursor", "rewind", "shop.orders", "--to-batch", "1"),
+]
+
+
+@pytest.mark.parametrize("args", VERBS, ids=" ".join)
+def test_dry_run_says_what_would_be_and_changes_nothing(shop: Shop, args: tuple[str, ...]) -> None:
+    shop.on(ran)
+    before = (state(shop), orders(shop))
+    result = shop.cli(*args, "--dry-run")
+    assert result.code == Exit.GOOD
+    assert result.out.startswith("Nothing was changed.")
+    proposed = shop.cli(*args, "--dry-run", "--json").json
+    assert proposed["dry_run"] is True
+    assert proposed["edits"][0]["pipeline"] == "shop"
+    assert (state(shop), orders(shop)) == before
+    assert edits(shop) == ()
+
+
+def test_a_paused_pipeline_is_said_to_be_when_it_is_retried(shop: Shop) -> None:
+    shop.on(lambda c: c.edit(new_operation_id(), "ann@host", "", Pause("shop")))
+    assert "is paused" in shop.cli("retry", "shop").err
