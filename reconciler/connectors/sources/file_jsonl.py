@@ -1,0 +1,178 @@
+"""JSON lines: one object a line, types found by a look at the whole file, bad lines set aside."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Generator, Iterable, Iterator
+from typing import IO, Any
+
+import msgspec
+import pyarrow as pa
+
+from reconciler.config.desired import StreamSettings
+from reconciler.connectors import arrow
+from reconciler.connectors.parse import parser
+from reconciler.connectors.ports import RejectedRow
+from reconciler.connectors.sources.file_format import (
+    BLOCK,
+    RAW_LIMIT,
+    Block,
+    Described,
+    is_packed,
+    refuse_unterminated,
+)
+from reconciler.connectors.sources.file_set import Found
+from reconciler.schema import types
+
+_ROWS = 8_192
+_WORDS = {bool: "bool", int: "int64", float: "float64", str: "text", dict: "json", list: "json"}
+_INT64 = range(-(2**63), 2**63)
+
+
+class JsonLines:
+    """Reads one JSON object a line; nested values stay JSON."""
+
+    def __init__(self, settings: StreamSettings) -> None:
+        self._columns = dict(settings.columns)
+
+    def describe(self, file: Found) -> Generator[int, None, Described]:
+        """The type of each name over all lines. Raises ``Cut`` for an unterminated file."""
+        yield from refuse_unterminated(file)
+        digest = hashlib.blake2b(digest_size=32)
+        found: dict[str, str] = {}
+        with file.full.open("rb") as raw:
+            while chunk := raw.read(BLOCK):
+                digest.update(chunk)
+                yield len(chunk)
+        with _open(file) as text:
+            moved = 0
+            for line in text:
+                _merge(found, line)
+                moved += len(line)
+                if moved >= BLOCK:
+                    yield moved
+                    moved = 0
+        fields = [(name, arrow.arrow_type(word)) for name, word in found.items()]
+        return Described(pa.schema(fields), digest.hexdigest())
+
+    def blocks(self, file: Found, source: IO[bytes], schema: pa.Schema) -> Iterator[Block]:
+        """Rows in blocks; a line that is no object, or holds what does not fit, is set aside."""
+        text: Iterable[bytes] = gzip.GzipFile(fileobj=source) if is_packed(file) else source
+        rows: list[dict[str, Any]] = []
+        places: list[tuple[int, bytes]] = []
+        rejected: list[RejectedRow] = []
+        size = 0
+        for number, line in enumerate(text, 1):
+            if not line.strip():
+                continue
+            value, problem = _object(line, number)
+            if problem:
+                rejected.append(_rejected(file.path, number, problem, line))
+                continue
+            rows.append(value)
+            places.append((number, line))
+            size += len(line)
+            if len(rows) >= _ROWS or size >= BLOCK:
+                yield self._block(file.path, rows, places, schema, rejected)
+                rows, places, rejected, size = [], [], [], 0
+        yield self._block(file.path, rows, places, schema, rejected)
+
+    def _block(
+        self,
+        path: str,
+        rows: list[dict[str, Any]],
+        places: list[tuple[int, bytes]],
+        schema: pa.Schema,
+        rejected: list[RejectedRow],
+    ) -> Block:
+        misfits: arrow.Misfits = {}
+        columns = []
+        for field in schema:
+            values = [row.get(field.name) for row in rows]
+            column, bad = _column(values, field, plain=field.name not in self._columns)
+            columns.append(column)
+            for row, reason in bad.items():
+                misfits.setdefault(row, f"column {field.name!r}: {reason}")
+        batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+        aside = [_rejected(path, places[row][0], why, places[row][1])
+                 for row, why in sorted(misfits.items())]  # fmt: skip
+        return arrow.drop_rows(batch, misfits), rejected + aside
+
+
+def _open(file: Found) -> Any:
+    return gzip.open(file.full, "rb") if is_packed(file) else file.full.open("rb")
+
+
+def _object(line: bytes, number: int) -> tuple[dict[str, Any], str]:
+    if number == 1:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return {}, f"no JSON: {error}"
+    if not isinstance(value, dict):
+        return {}, "JSON, but no object"
+    return value, ""
+
+
+def _merge(found: dict[str, str], line: bytes) -> None:
+    if not line.strip():
+        return
+    value, problem = _object(line, 1)
+    if problem:
+        return
+    for name, item in value.items():
+        word = "null" if item is None else _WORDS[type(item)]
+        if word == "int64" and item not in _INT64:
+            word = "text"
+        known = found.get(name)
+        if known is None:
+            found[name] = word
+        elif known != word:
+            found[name] = _common(known, word)
+
+
+def _common(one: str, other: str) -> str:
+    if {one, other} == {"int64", "float64"}:
+        return "float64"
+    return types.common(one, other)
+
+
+def _column(values: list[Any], field: pa.Field, *, plain: bool) -> tuple[pa.Array, arrow.Misfits]:
+    """As Arrow's own conversion where the file's values are of the type, else value by value."""
+    if plain and field.type not in (arrow.JSON, pa.string()):
+        try:
+            return pa.array(values, field.type), {}
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            pass
+    convert = _text if field.type == pa.string() else parser(arrow.type_word(field.type))
+    if field.type == arrow.JSON:
+        convert = _json
+    result: list[Any] = []
+    misfits: arrow.Misfits = {}
+    for row, value in enumerate(values):
+        converted = None
+        if value is not None:
+            try:
+                converted = convert(value)
+            except (ValueError, TypeError, ArithmeticError) as error:
+                misfits[row] = str(error)
+        result.append(converted)
+    if field.type in (arrow.JSON, arrow.UUID):
+        storage = pa.array(result, field.type.storage_type)
+        return pa.ExtensionArray.from_storage(field.type, storage), misfits
+    return pa.array(result, field.type), misfits
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _json(value)
+
+
+def _rejected(path: str, number: int, reason: str, line: bytes) -> RejectedRow:
+    raw = line[:RAW_LIMIT].decode(errors="replace").rstrip("\r\n")
+    return RejectedRow(f"{path}:{number}", reason, raw)

@@ -1,0 +1,82 @@
+"""Parquet files: typed already; only what has no canonical type changes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catalog.records import ErrorClass
+from reconciler.config.desired import StreamSettings
+from reconciler.connectors import arrow
+from reconciler.connectors.ports import ConnectorError, RejectedRow
+from reconciler.connectors.sources.file_format import (
+    RAW_LIMIT,
+    Block,
+    Cut,
+    Described,
+    content_hash,
+)
+from reconciler.connectors.sources.file_set import Found
+
+_ROWS = 32_768
+_DAMAGED = (pa.ArrowException, OSError)
+
+
+class Parquet:
+    """Reads Parquet, row group by row group."""
+
+    def __init__(self, settings: StreamSettings) -> None:
+        self._settings = settings
+
+    def describe(self, file: Found) -> Generator[int, None, Described]:
+        """The footer's schema. Raises ``Cut`` where there is no whole footer."""
+        try:
+            schema = pq.read_schema(file.full)
+        except _DAMAGED as error:
+            raise Cut(f"its Parquet footer cannot be read: {_short(error)}") from None
+        digest = yield from content_hash(file)
+        return Described(arrow.canonical_schema(schema), digest)
+
+    def blocks(self, file: Found, source: IO[bytes], schema: pa.Schema) -> Iterator[Block]:
+        """The rows; a value that does not fit its column sets its row aside."""
+        row = 0
+        try:
+            with pq.ParquetFile(source) as parquet:
+                for batch in parquet.iter_batches(batch_size=_ROWS):
+                    yield self._block(file, batch, schema, row)
+                    row += batch.num_rows
+        except _DAMAGED as error:
+            raise ConnectorError(
+                ErrorClass.PERMANENT,
+                f"file {file.path!r} is damaged after row {row}: {_short(error)}",
+            ) from None
+
+    def _block(self, file: Found, batch: pa.RecordBatch, schema: pa.Schema, start: int) -> Block:
+        misfits: arrow.Misfits = {}
+        columns = []
+        for field in schema:
+            index = batch.schema.get_field_index(field.name)
+            if index < 0:
+                columns.append(pa.nulls(batch.num_rows, field.type))
+                continue
+            column, bad = arrow.cast(batch.column(index), field.type)
+            columns.append(column)
+            for row, reason in bad.items():
+                misfits.setdefault(row, f"column {field.name!r}: {reason}")
+        shaped = pa.RecordBatch.from_arrays(columns, schema=schema)
+        rejected = [
+            RejectedRow(
+                f"{file.path}: row {start + row + 1}",
+                reason,
+                repr([arrow.python_value(column[row]) for column in batch.columns])[:RAW_LIMIT],
+            )
+            for row, reason in sorted(misfits.items())
+        ]
+        return arrow.drop_rows(shaped, misfits), rejected
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,118 @@
+"""Which files a stream reads now: what is there against the ledger of what was read (C6)."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat as stat_module
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catalog.records import ErrorClass, FileEntry
+from reconciler.connectors.ports import ConnectorError
+
+SETTLE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file as it lay there when it was listed."""
+
+    path: str
+    """Relative to the connection's folder: its name in the ledger."""
+    full: Path
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    def entry(self, content: str) -> FileEntry:
+        """Its line in the ledger."""
+        return FileEntry(self.path, self.inode, self.size, self.mtime_ns, self.ctime_ns, content)
+
+    def is_still(self, now: os.stat_result) -> bool:
+        """Whether ``now`` is the same file, untouched."""
+        return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == (
+            now.st_ino,
+            now.st_size,
+            now.st_mtime_ns,
+            now.st_ctime_ns,
+        )
+
+
+@dataclass(slots=True)
+class FileSet:
+    """The files of one read, by what is to be done with them; each in order of mtime, then path."""
+
+    new: list[Found] = field(default_factory=list)
+    touched: list[Found] = field(default_factory=list)
+    """In the ledger under this path, but not with this inode, size and times."""
+    same: list[Found] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    """Paths in the ledger that are no longer there."""
+    unsettled: list[Found] = field(default_factory=list)
+    """Written to so lately that they may still grow."""
+
+
+def listing(root: Path, pattern: str, where: str) -> list[Found]:
+    """The files that match, oldest first. Raises ``ConnectorError`` without the folder."""
+    if not root.is_dir():
+        raise ConnectorError(
+            ErrorClass.TRANSIENT,
+            f"connection {where!r}: there is no folder {str(root)!r}, or it may not be entered",
+        )
+    found = []
+    for path in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 - relative names
+        full = root / path
+        try:
+            info = full.stat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConnectorError(
+                ErrorClass.TRANSIENT, f"connection {where!r}: {path}: {error.strerror}"
+            ) from None
+        if stat_module.S_ISREG(info.st_mode):
+            found.append(
+                Found(path, full, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+            )
+    return sorted(found, key=lambda f: (f.mtime_ns, f.path))
+
+
+def sort_out(found: Iterable[Found], ledger: Sequence[FileEntry], settle: float) -> FileSet:
+    """Compare with the ledger by path, inode, size and times; no file is opened."""
+    known = {entry.path: entry for entry in ledger}
+    result = FileSet()
+    latest = time.time_ns() - round(settle * 1e9)
+    seen = set()
+    for file in found:
+        seen.add(file.path)
+        entry = known.get(file.path)
+        if entry is not None and _matches(file, entry):
+            result.same.append(file)
+        elif _changed_ns(file) > latest:
+            result.unsettled.append(file)
+        elif entry is None:
+            result.new.append(file)
+        else:
+            result.touched.append(file)
+    result.gone = [path for path in known if path not in seen]
+    return result
+
+
+def _matches(file: Found, entry: FileEntry) -> bool:
+    return (file.inode, file.size, file.mtime_ns, file.ctime_ns) == (
+        entry.inode,
+        entry.size,
+        entry.mtime_ns,
+        entry.ctime_ns,
+    )
+
+
+def _changed_ns(file: Found) -> int:
+    """When it was last changed; a time of content that lies in the future says nothing."""
+    if file.mtime_ns > time.time_ns():
+        return file.ctime_ns
+    return max(file.mtime_ns, file.ctime_ns)

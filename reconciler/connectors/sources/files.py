@@ -1,0 +1,126 @@
+"""The source behind ``connector = "files"``: a folder whose files are read once each (C6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from catalog import position
+from catalog.records import Cursor, CursorKind, ErrorClass
+from reconciler.config.desired import Mode, StreamSettings
+from reconciler.connectors.arrow import to_schema
+from reconciler.connectors.ports import (
+    ConnectorError,
+    Finding,
+    FoundStream,
+    Read,
+    ReadRequest,
+)
+from reconciler.connectors.sources import definition
+from reconciler.connectors.sources.file_format import kind_of
+from reconciler.connectors.sources.file_read import FilesRead, Work, shapes
+from reconciler.connectors.sources.file_set import SETTLE, FileSet, listing, sort_out
+
+_LOOKED_AT = 20
+
+
+def open_files(name: str, options: Mapping[str, Any]) -> Files:
+    """The source for a folder, ``path`` in the options; nothing is opened yet."""
+    return Files(name, Path(str(options.get("path", "."))))
+
+
+class Files:
+    """Files under one folder."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self._name = name
+        self._root = root
+
+    def check(self, streams: Mapping[str, StreamSettings]) -> list[Finding]:
+        """Whether the folder can be read, and how many files each stream's glob finds."""
+        if not self._root.is_dir():
+            return [Finding("problem", f"there is no folder {str(self._root)!r}")]
+        findings = [Finding("ok", f"folder {self._root}")]
+        for stream, settings in streams.items():
+            found = listing(self._root, settings.path, self._name)
+            unclear = [f.path for f in found if not kind_of(f.path, settings)]
+            if unclear:
+                findings.append(Finding("problem", f"{stream}: {_unclear(unclear[0])}"))
+            elif found:
+                findings.append(Finding("ok", f"{stream}: {len(found)} files match"))
+            else:
+                findings.append(
+                    Finding("warning", f"{stream}: no file matches {settings.path!r} yet")
+                )
+        return findings
+
+    def discover(
+        self, select: Sequence[str], named: Mapping[str, StreamSettings]
+    ) -> list[FoundStream]:
+        """The streams named, with the columns of their newest files; a folder selects none."""
+        del select
+        result = []
+        for stream, settings in named.items():
+            files = listing(self._root, settings.path, self._name)[-_LOOKED_AT:]
+            schema = shapes(files, settings)
+            result.append(FoundStream(stream, to_schema(schema, settings.key)))
+        return result
+
+    def read(self, request: ReadRequest) -> Read:
+        """Compare the folder with the ledger. Raises ``NeedsAnswer`` for files that changed."""
+        settings = request.settings
+        found = listing(self._root, settings.path, self._name)
+        unclear = [f.path for f in found if not kind_of(f.path, settings)]
+        if unclear:
+            raise ConnectorError(
+                ErrorClass.PERMANENT, f"connection {self._name!r}: {_unclear(unclear[0])}"
+            )
+        whole = request.refresh or settings.mode is Mode.REPLACE
+        ledger = () if request.refresh else request.ledger()
+        settle = SETTLE if settings.settle is None else settings.settle
+        files = sort_out(found, ledger, settle)
+        body = self._definition(settings)
+        if request.cursor is not None and not whole:
+            definition.refuse_other(request.stream, request.cursor.definition, body)
+        work = Work(
+            files=files,
+            ledger={entry.path: entry for entry in ledger},
+            cursor=Cursor(CursorKind.SNAPSHOT_ID, body, _next(request.cursor)),
+            whole=whole,
+            has_news=_has_news(files, {e.path for e in ledger}, whole=whole),
+        )
+        return FilesRead(work, request)
+
+    def _definition(self, settings: StreamSettings) -> str:
+        parts: dict[str, object] = {
+            "source": f"files://{self._root}",
+            "path": settings.path,
+            "key": list(settings.key),
+            "mode": settings.mode.value,
+        }
+        return definition.canonical(parts)
+
+    def close(self) -> None:
+        """Nothing is open between reads."""
+
+
+def _has_news(files: FileSet, known: set[str], *, whole: bool) -> bool:
+    if not whole:
+        return bool(files.new or files.touched)
+    # Without a file that is just being rewritten, all files would be fewer than they are.
+    if any(file.path in known for file in files.unsettled):
+        return False
+    return bool(files.new or files.touched or files.gone)
+
+
+def _next(cursor: Cursor | None) -> Any:
+    version = 0 if cursor is None else position.decode(cursor.position)
+    return position.encode("snapshot", int(str(version)) + 1)
+
+
+def _unclear(path: str) -> str:
+    return (
+        f"the name of file {path!r} does not say what it is; name it .csv, .jsonl or .parquet "
+        "(.gz may follow), or set `format = { type = … }`"
+    )
