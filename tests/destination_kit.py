@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import msgspec
 import pyarrow as pa
 
@@ -100,6 +99,8 @@ def glob_ids(lake: Path, pattern: str = "**/*.parquet") -> list[int]:
     """What a reader with a glob over the whole lake sees."""
     if not list(lake.glob(pattern)):
         return []
+    import duckdb
+
     sql = f"SELECT id FROM read_parquet('{lake}/{pattern}', union_by_name=true) ORDER BY 1"
     with duckdb.connect() as connection:
         return [row[0] for row in connection.execute(sql).fetchall()]
@@ -107,6 +108,8 @@ def glob_ids(lake: Path, pattern: str = "**/*.parquet") -> list[int]:
 
 def view_rows(folder: Path, columns: str = "id") -> list[Any]:
     """What the generated view shows."""
+    import duckdb
+
     with duckdb.connect() as connection:
         connection.execute((folder / "_view.sql").read_text())
         name = folder.name

@@ -10,18 +10,15 @@ import pyarrow as pa
 
 from reconciler.config.desired import Mode
 from reconciler.connectors.destinations import rows
-from reconciler.connectors.destinations.duckdb import DuckdbDestination
-from reconciler.connectors.destinations.parquet import ParquetDestination
-from reconciler.connectors.ports import Destination, RejectedRow
+from reconciler.connectors.ports import RejectedRow, Secrets
+from reconciler.connectors.registry import open_destination
 from tests.destination_kit import batch, cursor, orders, request
 
 
 def main() -> None:
     kind, path, mode = sys.argv[1], Path(sys.argv[2]), Mode(sys.argv[3])
     rows.GROUP_ROWS = rows.PART_BYTES = 1  # each row a file: there is a middle to be killed in
-    destination: Destination = (
-        ParquetDestination(path) if kind == "parquet" else DuckdbDestination(path)
-    )
+    destination = open_destination("target", kind, {"path": str(path)}, Secrets({}))
     wanted = request(2, mode=mode, key=("id",))
     stage = destination.stage(wanted)
     for order in orders(3, 4):

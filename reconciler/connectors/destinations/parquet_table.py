@@ -16,8 +16,10 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from catalog.records import Cursor, HoldKind
-from reconciler.connectors.destinations.duckdb_types import quote_name, quote_text
+from reconciler.connectors.arrow import to_arrow
+from reconciler.connectors.destinations.duckdb_types import quote_name, quote_text, sql_type
 from reconciler.connectors.destinations.files import Files, write_atomic
+from reconciler.connectors.destinations.rows import stored_schema
 from reconciler.connectors.destinations.staging import ENDING
 from reconciler.connectors.ports import Marker, NeedsAnswer, Owner, Receipt, StagedFile
 from reconciler.schema.model import Schema
@@ -116,7 +118,7 @@ class TableFolder:
         view = self.path / VIEW
         if self.files.size(view) is not None and self.files.read(view).startswith(head.encode()):
             return
-        sql = view_sql(path or self.path, self.table, self.manifest(state), state.schema.key)
+        sql = view_sql(path or self.path, self.table, self.manifest(state), state.schema)
         write_atomic(self.files, view, (head + sql).encode())
 
 
@@ -172,19 +174,21 @@ def refuse_foreign(folder: TableFolder, ours: Sequence[str] = ()) -> None:
         )
 
 
-def view_sql(folder: Path, table: str, files: Sequence[str], key: Sequence[str]) -> str:
+def view_sql(folder: Path, table: str, files: Sequence[str], schema: Schema) -> str:
     """DuckDB: exactly the published rows, and of those with a key the latest of each."""
     head = (
         "-- Written anew with each batch, so read it anew: .read '_view.sql'\n"
         f"CREATE OR REPLACE VIEW {quote_name(table)} AS\n"
     )
     if not files:
-        return f"{head}SELECT NULL AS nothing_yet WHERE false;\n"
+        arrow = stored_schema(to_arrow(schema))
+        columns = [f"CAST(NULL AS {sql_type(f.type)}) AS {quote_name(f.name)}" for f in arrow]
+        return f"{head}SELECT {', '.join(columns) or 'NULL AS nothing_yet'} WHERE false;\n"
     paths = ",\n".join(f"  {quote_text(str(folder / name))}" for name in files)
     options = "union_by_name = true, hive_partitioning = false"
-    if not key:
+    if not schema.key:
         return f"{head}SELECT * FROM read_parquet([\n{paths}\n], {options});\n"
-    keys = ", ".join(quote_name(name) for name in key)
+    keys = ", ".join(quote_name(name) for name in schema.key)
     return (
         f"{head}SELECT * EXCLUDE (_file, file_row_number) FROM read_parquet([\n{paths}\n],\n"
         f"  {options}, filename = '_file', file_row_number = true)\n"
