@@ -1,0 +1,439 @@
+"""``commit``: the commit point (B1-B6, C4, C6, F, rules 2 and 4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from catalog import position
+from catalog.conformance.kit import (
+    World,
+    batch,
+    cursor,
+    dump,
+    result,
+    schema,
+    schema_hold,
+    token,
+)
+from catalog.errors import (
+    BadRequest,
+    Conflict,
+    DefinitionChanged,
+    Refused,
+    SchemaConflict,
+    StreamHeld,
+    Unpublished,
+    WentBack,
+)
+from catalog.records import (
+    MAX_UNPUBLISHED,
+    PIPELINE_SCOPE,
+    Batch,
+    Commit,
+    Cursor,
+    CursorKind,
+    Decision,
+    FileEntry,
+    Lease,
+    Outcome,
+    Refresh,
+    StreamState,
+)
+
+
+async def refused(
+    world: World, lease: Lease, error: type[Refused], *batches: Batch, **more: Any
+) -> None:
+    """The commit is refused and changes nothing."""
+    before = await dump(world.catalog)
+    with pytest.raises(error, match=lease.pipeline):
+        await world.commit(lease, *batches, **more)
+    assert await dump(world.catalog) == before
+
+
+def entry(path: str, content: str = "hash") -> FileEntry:
+    return FileEntry(path, 1, 2, 3, 4, content)
+
+
+async def paths(world: World) -> list[tuple[str, int]]:
+    return [(file.path, file.seq) for file in await world.catalog.files("shop", "orders")]
+
+
+@pytest.mark.anyio
+class TestCommit:
+    async def test_a_commit_records_receipt_cursor_counts_and_schema_at_once(
+        self, world: World
+    ) -> None:
+        lease = await world.lease()
+        sealed = batch(cursor=cursor(7), schema=schema(1), rejected=2, data_at=70)
+        (row,) = await world.commit(lease, sealed)
+        assert row == Commit(
+            pipeline="shop",
+            stream="orders",
+            seq=1,
+            epoch=lease.epoch,
+            receipt=sealed.receipt,
+            rows=10,
+            bytes=100,
+            rejected=2,
+            schema_version=1,
+            committed_at=world.clock.wall_us(),
+            cursor=cursor(7),
+        )
+        assert await world.catalog.commits("shop") == (row,)
+        assert await world.catalog.cursor("shop", "orders") == cursor(7)
+        assert await world.catalog.streams("shop") == (
+            StreamState(
+                "shop",
+                "orders",
+                seq=1,
+                cursor=cursor(7),
+                schema_version=1,
+                data_at=70,
+                rows=10,
+            ),
+        )
+        state = await world.catalog.pipeline("shop")
+        assert (state.rows, state.rejected, state.data_at) == (10, 2, 70)
+        run = await world.catalog.run(lease.epoch)
+        assert run is not None
+        assert (run.rows, run.bytes, run.rejected) == (10, 100, 2)
+
+    async def test_a_commit_is_there_after_a_restart(self, world: World) -> None:
+        await world.commit(
+            await world.lease(), batch(cursor=cursor(7), schema=schema(1), files=(entry("a"),))
+        )
+        before = await dump(world.catalog)
+        await world.restart()
+        assert await dump(world.catalog) == before
+
+    async def test_a_commit_must_follow_the_last_one(self, world: World) -> None:
+        lease = await world.lease()
+        await refused(world, lease, Conflict, batch(1))
+        await world.commit(lease, batch(0))
+        await refused(world, lease, Conflict, batch(0))
+        await refused(world, lease, Conflict, batch(2))
+        await world.commit(lease, batch(1))
+
+    @pytest.mark.parametrize("kind", list(CursorKind))
+    async def test_every_cursor_kind_compares_and_swaps(
+        self, world: World, kind: CursorKind
+    ) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(1, kind)))
+        await refused(world, lease, Conflict, batch(0, cursor=cursor(2, kind)))
+        assert await world.catalog.cursor("shop", "orders") == cursor(1, kind)
+
+    async def test_two_attempts_under_one_epoch_do_not_double_rows(self, world: World) -> None:
+        """Both would move forward; only the seq tells that the second is one too many."""
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(5)))
+        await refused(world, lease, Conflict, batch(0, cursor=cursor(6)))
+
+    async def test_batches_of_one_call_follow_each_other(self, world: World) -> None:
+        lease = await world.lease()
+        rows = await world.commit(lease, batch(0), batch(0, "items"), batch(1))
+        assert [(row.stream, row.seq) for row in rows] == [
+            ("orders", 1),
+            ("items", 1),
+            ("orders", 2),
+        ]
+
+    async def test_all_batches_are_recorded_or_none(self, world: World) -> None:
+        lease = await world.lease()
+        await refused(
+            world,
+            lease,
+            Conflict,
+            batch(0, schema=schema(1), files=(entry("a"),), cursor=cursor(1)),
+            batch(0, "items"),
+            batch(7, "items"),
+            published={"orders": 1},
+        )
+
+    async def test_streams_and_pipelines_do_not_share_a_seq(self, world: World) -> None:
+        await world.commit(await world.lease("a"), batch(0), batch(0, "items"))
+        await world.commit(await world.lease("b"), batch(0))
+        assert [s.seq for s in await world.catalog.streams("a")] == [1, 1]
+
+    async def test_a_batch_without_a_cursor_leaves_it(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(7)), batch(1))
+        assert await world.catalog.cursor("shop", "orders") == cursor(7)
+
+    async def test_counts_are_summed(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, data_at=50, rejected=1))
+        await world.commit(lease, batch(1, data_at=40, rejected=2))
+        (stream,) = await world.catalog.streams("shop")
+        state = await world.catalog.pipeline("shop")
+        assert (stream.rows, stream.data_at) == (20, 50)
+        assert (state.rows, state.data_at, state.rejected) == (20, 50, 3)
+
+    async def test_a_held_stream_takes_no_batch(self, world: World) -> None:
+        await world.hold(schema_hold())
+        lease = await world.lease()
+        await refused(world, lease, StreamHeld, batch(0))
+        await refused(world, lease, StreamHeld, batch(0, replaces=True))
+        await world.commit(lease, batch(0, "items"))
+
+    async def test_the_receipt_is_kept_as_it_is(self, world: World) -> None:
+        receipt = '{"näme": "ü\\u0000 ☃", "n": 1.0, "list": [1,  2]}'
+        await world.commit(await world.lease(), batch(0, receipt=receipt))
+        await world.restart()
+        (row,) = await world.catalog.commits("shop")
+        assert row.receipt == receipt
+
+    async def test_a_batch_of_a_stream_has_a_receipt(self, world: World) -> None:
+        await refused(world, await world.lease(), BadRequest, batch(0, receipt=""))
+
+    async def test_the_pipelines_own_cursor_has_no_receipt_and_nothing_to_publish(
+        self, world: World
+    ) -> None:
+        lease = await world.lease()
+        await refused(world, lease, BadRequest, batch(0, PIPELINE_SCOPE))
+        moved = Batch(PIPELINE_SCOPE, 0, "", cursor=token("lsn"))
+        rows = await world.commit(lease, batch(0), moved)
+        assert [row.published for row in rows] == [False, True]
+        for follows in range(1, MAX_UNPUBLISHED + 2):
+            await world.commit(lease, replace(moved, follows=follows))
+        unpublished = await world.catalog.commits("shop", unpublished=True)
+        assert [row.stream for row in unpublished] == ["orders"]
+        assert await world.catalog.cursor("shop", PIPELINE_SCOPE) == token("lsn")
+
+    async def test_the_ledger_of_files_takes_changed_rows_only(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, files=(entry("b"), entry("a"))))
+        await world.commit(lease, batch(1, files=(entry("c"), entry("a", "new"))))
+        assert await paths(world) == [("a", 2), ("b", 1), ("c", 2)]
+        assert (await world.catalog.files("shop", "orders"))[0].hash == "new"
+
+    async def test_a_moved_file_is_forgotten_under_its_old_path(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, files=(entry("a"), entry("b"))))
+        await world.commit(lease, batch(1, files=(entry("c"),), forgotten=("a", "never")))
+        assert await paths(world) == [("b", 1), ("c", 2)]
+
+    async def test_a_replacing_batch_starts_the_ledger_anew(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, files=(entry("a"),)), batch(0, "items"))
+        await world.commit(lease, batch(1, files=(entry("b"),), replaces=True))
+        assert await paths(world) == [("b", 2)]
+
+    async def test_a_replacing_batch_answers_a_refresh(self, world: World) -> None:
+        await world.edit(Refresh("shop", "orders"))
+        lease = await world.lease()
+        await world.commit(lease, batch(0))
+        assert (await world.catalog.streams("shop"))[0].directive == "refresh"
+        await world.commit(lease, batch(1, replaces=True))
+        assert (await world.catalog.streams("shop"))[0].directive == ""
+
+    async def test_decisions_by_policy_come_with_the_first_batch_that_uses_them(
+        self, world: World
+    ) -> None:
+        decision = Decision("orders", 1, "f2", "approved", "[]", "policy", "widen")
+        lease = await world.lease()
+        await world.commit(lease, batch(0, decisions=(decision,)))
+        stamped = replace(decision, at=world.clock.wall_us())
+        assert await world.catalog.decisions("shop", "orders") == (stamped,)
+        await refused(world, lease, BadRequest, batch(0, "items", decisions=(decision,)))
+
+
+@pytest.mark.anyio
+class TestCursors:
+    async def test_a_monotonic_cursor_moves_forward_or_stays(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(5)))
+        await world.commit(lease, batch(1, cursor=cursor(5)))
+        await refused(world, lease, WentBack, batch(2, cursor=cursor(4)))
+        await world.commit(lease, batch(2, cursor=cursor(6)))
+
+    @pytest.mark.parametrize("kind", [CursorKind.OPAQUE_TOKEN, CursorKind.SNAPSHOT_ID])
+    async def test_the_other_kinds_have_no_order(self, world: World, kind: CursorKind) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(5, kind)))
+        await world.commit(lease, batch(1, cursor=cursor(4, kind)))
+        assert await world.catalog.cursor("shop", "orders") == cursor(4, kind)
+
+    @pytest.mark.parametrize(
+        ("lower", "higher"),
+        [
+            (("int", -256), ("int", -255)),
+            (("int", 9), ("int", 10)),
+            (("int", 2**64 - 1), ("int", 2**64)),
+            (("decimal", Decimal("-1.5")), ("decimal", Decimal("-1.25"))),
+            (("decimal", Decimal("9.99")), ("decimal", Decimal("10"))),
+            (("text", "Z"), ("text", "a")),
+            (("text", "\uffff"), ("text", "\U00010000")),
+            (("timestamp", -1), ("timestamp", 0)),
+        ],
+    )
+    async def test_positions_are_ordered_by_their_bytes(
+        self, world: World, lower: tuple[str, Any], higher: tuple[str, Any]
+    ) -> None:
+        low, high = (
+            Cursor(CursorKind.MONOTONIC, "t(c)", position.encode(*value))
+            for value in (lower, higher)
+        )
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=low))
+        await world.commit(lease, batch(1, cursor=high))
+        await refused(world, lease, WentBack, batch(2, cursor=low))
+        await world.restart()
+        assert await world.catalog.cursor("shop", "orders") == high
+
+    async def test_the_text_of_a_position_is_never_compared(self, world: World) -> None:
+        lease = await world.lease()
+        nine = replace(cursor(9), position=replace(cursor(9).position, text="99"))
+        await world.commit(lease, batch(0, cursor=nine))
+        await world.commit(lease, batch(1, cursor=cursor(10)))
+        assert await world.catalog.cursor("shop", "orders") == cursor(10)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            cursor(9, definition="orders(updated_at timestamptz)"),
+            cursor(9, CursorKind.SNAPSHOT_ID),
+            replace(cursor(9), position=position.encode("text", "9")),
+        ],
+        ids=["definition", "kind", "tag"],
+    )
+    async def test_another_definition_is_refused(self, world: World, other: Cursor) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(5)))
+        await refused(world, lease, DefinitionChanged, batch(1, cursor=other))
+
+    async def test_a_replacing_batch_may_go_anywhere(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(5)))
+        await world.commit(lease, batch(1, cursor=cursor(1), replaces=True))
+        other = token("start")
+        await world.commit(lease, batch(2, cursor=other, replaces=True))
+        assert await world.catalog.cursor("shop", "orders") == other
+        await refused(world, lease, Conflict, batch(2, cursor=other, replaces=True))
+
+    async def test_cursors_of_streams_are_apart(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(5)), batch(0, "items", cursor=cursor(1)))
+        assert await world.catalog.cursor("shop", "items") == cursor(1)
+        assert await world.catalog.cursor("shop", "orders") == cursor(5)
+
+
+@pytest.mark.anyio
+class TestPublishing:
+    async def test_the_mark_moves_forward_only(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0), batch(1))
+        for mark, expected in ((1, 1), (0, 1), (2, 2), (1, 2)):
+            await world.commit(lease, published={"orders": mark})
+            (stream,) = await world.catalog.streams("shop")
+            assert stream.published == expected
+
+    async def test_the_mark_never_passes_the_last_commit(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0), published={"orders": 5, "nowhere": 1})
+        (stream,) = await world.catalog.streams("shop")
+        assert (stream.stream, stream.published) == ("orders", 0)
+        await world.commit(lease, published={"orders": 5})
+        (stream,) = await world.catalog.streams("shop")
+        assert stream.published == 1
+
+    async def test_unpublished_batches_are_listed_in_the_order_to_publish_them(
+        self, world: World
+    ) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0), batch(0, "items"), batch(1), batch(2))
+        await world.commit(lease, published={"orders": 1})
+        rows = await world.catalog.commits("shop", unpublished=True)
+        assert [(row.stream, row.seq) for row in rows] == [
+            ("items", 1),
+            ("orders", 2),
+            ("orders", 3),
+        ]
+        rows = await world.catalog.commits("shop", "orders", unpublished=True, limit=1)
+        assert [(row.seq, row.published) for row in rows] == [(2, False)]
+
+    async def test_commits_say_whether_they_are_published(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0), batch(1))
+        await world.commit(lease, published={"orders": 1})
+        rows = await world.catalog.commits("shop")
+        assert [(row.seq, row.published) for row in rows] == [(2, False), (1, True)]
+
+    async def test_only_so_many_batches_wait_to_be_published(self, world: World) -> None:
+        lease = await world.lease()
+        for follows in range(MAX_UNPUBLISHED):
+            await world.commit(lease, batch(follows))
+        await refused(world, lease, Unpublished, batch(MAX_UNPUBLISHED))
+        await world.commit(lease, batch(0, "items"))
+        await world.commit(lease, batch(MAX_UNPUBLISHED), published={"orders": 1})
+
+    async def test_a_mark_of_a_refused_commit_does_not_move(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0))
+        await refused(world, lease, Conflict, batch(0), published={"orders": 1})
+
+    async def test_finish_moves_the_mark_too(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0), batch(1))
+        await world.finish(lease, Outcome.SUCCEEDED, published=(("orders", 9),))
+        (stream,) = await world.catalog.streams("shop")
+        assert stream.published == 2
+
+
+@pytest.mark.anyio
+class TestSchemas:
+    async def test_versions_are_numbered_from_one_without_a_gap(self, world: World) -> None:
+        lease = await world.lease()
+        await refused(world, lease, SchemaConflict, batch(0, schema=schema(2)))
+        await refused(world, lease, SchemaConflict, batch(0, schema=schema(0)))
+        await world.commit(lease, batch(0, schema=schema(1)))
+        await refused(world, lease, SchemaConflict, batch(1, schema=schema(3)))
+        await world.commit(lease, batch(1, schema=schema(2)))
+        versions = await world.catalog.schemas("shop", "orders")
+        now = world.clock.wall_us()
+        assert versions == tuple(
+            replace(schema(number), created_at=now, epoch=lease.epoch) for number in (1, 2)
+        )
+
+    async def test_the_last_version_may_be_named_again(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, schema=schema(1)), batch(1, schema=schema(1)))
+        await world.commit(lease, batch(2, schema=schema(1)))
+        assert len(await world.catalog.schemas("shop", "orders")) == 1
+
+    async def test_a_version_once_read_never_changes(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, schema=schema(1)))
+        other = schema(1, "another")
+        await refused(world, lease, SchemaConflict, batch(1, schema=other))
+        same_print = replace(other, fingerprint=schema(1).fingerprint)
+        await refused(world, lease, SchemaConflict, batch(1, schema=same_print))
+
+    async def test_the_history_never_goes_back(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, schema=schema(1)), batch(1, schema=schema(2)))
+        await refused(world, lease, SchemaConflict, batch(2, schema=schema(1)))
+        await refused(world, lease, SchemaConflict, batch(2, schema=schema(1), replaces=True))
+        again = schema(3, schema(1).body)
+        await world.commit(lease, batch(2, schema=again))
+        assert (await world.catalog.streams("shop"))[0].schema_version == 3
+
+    async def test_a_batch_without_a_schema_is_of_the_last_one(self, world: World) -> None:
+        lease = await world.lease()
+        rows = await world.commit(lease, batch(0), batch(1, schema=schema(1)), batch(2))
+        assert [row.schema_version for row in rows] == [0, 1, 1]
+
+    async def test_numbers_go_on_in_the_next_run(self, world: World) -> None:
+        first = await world.run("shop", Outcome.SUCCEEDED, batch(0, schema=schema(1)))
+        await world.restart()
+        lease = await world.lease()
+        await refused(world, lease, SchemaConflict, batch(1, schema=schema(1, "another")))
+        await world.commit(lease, batch(1, schema=schema(2)))
+        await world.finish(lease, Outcome.SUCCEEDED, result())
+        versions = await world.catalog.schemas("shop", "orders")
+        assert [(v.version, v.epoch) for v in versions] == [(1, first.epoch), (2, lease.epoch)]

@@ -1,0 +1,332 @@
+"""``edit``: what a person changes, and the audit of it (B5, F, rule 8)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from catalog.conformance.kit import (
+    ALPHA,
+    World,
+    batch,
+    cursor,
+    dump,
+    request,
+    schema_hold,
+)
+from catalog.errors import Leased, NotFound, Refused, Stale, Unpublished
+from catalog.records import (
+    PIPELINE_SCOPE,
+    Adopt,
+    AnswerSchema,
+    CancelRun,
+    Decision,
+    EditAction,
+    Hold,
+    HoldKind,
+    Mark,
+    Outcome,
+    Pause,
+    Refresh,
+    Release,
+    Request,
+    RequestRun,
+    Resume,
+    RunQuery,
+    SetCursor,
+    StreamState,
+)
+
+
+async def refused(world: World, error: type[Refused], action: EditAction) -> None:
+    """The edit is refused and changes nothing."""
+    before = await dump(world.catalog)
+    with pytest.raises(error, match=action.pipeline):
+        await world.edit(action)
+    assert await dump(world.catalog) == before
+
+
+async def published(world: World, *batches: Any) -> None:
+    """A run whose batches are all published."""
+    marks = {one.stream: one.follows + 1 for one in batches}
+    await world.run("shop", Outcome.SUCCEEDED, *batches, published=tuple(marks.items()))
+
+
+async def the_stream(world: World) -> StreamState:
+    return next(s for s in await world.catalog.streams("shop") if s.stream == "orders")
+
+
+STREAM_EDITS: list[EditAction] = [
+    Refresh("shop", "orders"),
+    SetCursor("shop", "orders", cursor(1)),
+    Adopt("shop", "orders"),
+    Release("shop", "orders"),
+]
+
+
+def named(action: EditAction) -> str:
+    return type(action).__name__
+
+
+@pytest.mark.anyio
+class TestEdits:
+    async def test_an_edit_says_who_when_what_and_why(self, world: World) -> None:
+        edit = await world.edit(Pause("shop"), by="ann", why="the source is being moved")
+        assert (edit.by, edit.why, edit.at) == (
+            "ann",
+            "the source is being moved",
+            world.clock.wall_us(),
+        )
+        assert (edit.action, edit.pipeline, edit.stream) == ("pause", "shop", "")
+        assert "ann" in edit.new
+        assert "ann" not in edit.old
+        assert await world.catalog.edits() == (edit,)
+
+    async def test_a_stream_edit_says_old_and_new(self, world: World) -> None:
+        await published(world, batch(cursor=cursor(41)))
+        edit = await world.edit(SetCursor("shop", "orders", cursor(17)))
+        assert (edit.action, edit.stream) == ("set_cursor", "orders")
+        assert cursor(41).position.data.hex() in edit.old
+        assert cursor(17).position.data.hex() in edit.new
+
+    async def test_edits_are_listed_newest_first(self, world: World) -> None:
+        ids = [(await world.edit(action)).id for action in (Pause("a"), Pause("b"), Resume("a"))]
+        assert ids == sorted(set(ids))
+        assert [edit.id for edit in await world.catalog.edits()] == ids[::-1]
+        assert [edit.id for edit in await world.catalog.edits("a")] == [ids[2], ids[0]]
+        assert [edit.id for edit in await world.catalog.edits(limit=1)] == [ids[2]]
+
+    async def test_every_edit_is_a_change_that_claim_notices(self, world: World) -> None:
+        before = await world.catalog.pipeline("shop")
+        await world.edit(Pause("shop"))
+        first = await world.catalog.pipeline("shop")
+        await world.edit(Refresh("shop", "orders"))
+        second = await world.catalog.pipeline("shop")
+        assert before.version < first.version < second.version
+        assert before.change < first.change < second.change
+
+    async def test_pause_and_resume(self, world: World) -> None:
+        await world.edit(Pause("shop"), why="broken")
+        state = await world.catalog.pipeline("shop")
+        assert state.paused == Mark("ann", world.clock.wall_us(), "broken")
+        await world.edit(Resume("shop"))
+        assert (await world.catalog.pipeline("shop")).paused is None
+
+    async def test_resume_ends_a_parking_and_counts_failures_anew(self, world: World) -> None:
+        await world.run("shop", Outcome.FAILED, park="broken")
+        await world.edit(Resume("shop"))
+        state = await world.catalog.pipeline("shop")
+        assert (state.parked, state.failures) == (None, 0)
+
+    async def test_resume_of_an_unknown_pipeline_is_refused(self, world: World) -> None:
+        await refused(world, NotFound, Resume("shop"))
+
+    async def test_a_request_is_kept_until_it_is_answered(self, world: World) -> None:
+        await world.edit(RequestRun("shop", "r1", ("orders",)))
+        asked = Request("r1", "ann", world.clock.wall_us(), ("orders",))
+        assert (await world.catalog.pipeline("shop")).request == asked
+        await world.lease(trigger=request("r1"))
+        assert (await world.catalog.pipeline("shop")).request == asked
+
+    async def test_a_newer_request_replaces_the_older(self, world: World) -> None:
+        await world.edit(RequestRun("shop", "r1"))
+        await world.edit(RequestRun("shop", "r2"))
+        asked = (await world.catalog.pipeline("shop")).request
+        assert asked is not None
+        assert asked.id == "r2"
+
+    async def test_a_request_ends_a_parking_and_a_wait_for_a_retry(self, world: World) -> None:
+        await world.run("shop", Outcome.FAILED, park="broken", retry_at=9)
+        await world.edit(RequestRun("shop", "r1"))
+        state = await world.catalog.pipeline("shop")
+        assert (state.parked, state.retry_at, state.failures) == (None, None, 1)
+
+    async def test_cancel_names_the_open_run(self, world: World) -> None:
+        lease = await world.lease()
+        await world.edit(CancelRun("shop"))
+        assert (await world.catalog.pipeline("shop")).cancel == lease.epoch
+
+    async def test_cancel_without_such_an_open_run_is_refused(self, world: World) -> None:
+        await refused(world, NotFound, CancelRun("shop"))
+        run = await world.run("shop")
+        await refused(world, NotFound, CancelRun("shop"))
+        await world.lease()
+        await refused(world, NotFound, CancelRun("shop", run.epoch))
+
+    async def test_cancel_does_not_end_the_run_by_itself(self, world: World) -> None:
+        lease = await world.lease()
+        await world.edit(CancelRun("shop", lease.epoch))
+        await world.commit(lease, batch())
+        await world.finish(lease, Outcome.CANCELLED)
+
+    @pytest.mark.parametrize("answer", ["approved", "rejected"])
+    async def test_an_answer_to_a_schema_change_is_recorded_and_ends_the_hold(
+        self, world: World, answer: Any
+    ) -> None:
+        await world.hold(schema_hold("f2"))
+        await world.edit(AnswerSchema("shop", "orders", "f2", answer), why="agreed")
+        (stream,) = await world.catalog.streams("shop")
+        assert stream.hold is None
+        assert (await world.catalog.pipeline("shop")).held == ()
+        assert await world.catalog.decisions("shop", "orders") == (
+            Decision(
+                stream="orders",
+                from_version=1,
+                fingerprint="f2",
+                answer=answer,
+                changes=schema_hold().detail,
+                by="ann",
+                why="agreed",
+                at=world.clock.wall_us(),
+            ),
+        )
+
+    async def test_a_stale_answer_is_refused(self, world: World) -> None:
+        await world.hold(schema_hold("f2"))
+        await world.hold(schema_hold("f3"))
+        await refused(world, Stale, AnswerSchema("shop", "orders", "f2", "approved"))
+        await world.edit(AnswerSchema("shop", "orders", "f3", "approved"))
+
+    async def test_an_answer_without_a_question_is_refused(self, world: World) -> None:
+        answer = AnswerSchema("shop", "orders", "f2", "approved")
+        await refused(world, NotFound, answer)
+        await world.hold(Hold(HoldKind.NULL_KEY, "null", 1, ("release",)))
+        await refused(world, NotFound, answer)
+        await world.hold(schema_hold("f2"))
+        await world.edit(answer)
+        await refused(world, NotFound, answer)
+
+    async def test_a_schema_may_be_answered_while_a_run_is_under_way(self, world: World) -> None:
+        await world.hold(schema_hold("f2"))
+        lease = await world.lease()
+        await world.edit(AnswerSchema("shop", "orders", "f2", "approved"))
+        await world.commit(lease, batch())
+
+
+@pytest.mark.anyio
+class TestStreamEdits:
+    @pytest.mark.parametrize("action", STREAM_EDITS, ids=named)
+    async def test_an_edit_during_a_run_is_refused(self, world: World, action: EditAction) -> None:
+        await published(world, batch())
+        lease = await world.lease()
+        await refused(world, Leased, action)
+        await world.finish(lease)
+        await world.edit(action)
+
+    @pytest.mark.parametrize("action", STREAM_EDITS, ids=named)
+    async def test_an_edit_takes_a_lapsed_lease_away(
+        self, world: World, action: EditAction
+    ) -> None:
+        """Its late holder would overwrite the edit otherwise."""
+        await published(world, batch())
+        lease = await world.lease()
+        world.lapse()
+        await world.edit(action)
+        state = await world.catalog.pipeline("shop")
+        assert (state.holder, state.epoch) == ("", lease.epoch)
+        run = await world.catalog.run(lease.epoch)
+        assert run is not None
+        assert run.outcome is Outcome.INTERRUPTED
+        assert "ann" in run.reason
+        assert (await world.renew(lease, holder=ALPHA)).lost == (lease,)
+
+    @pytest.mark.parametrize("action", STREAM_EDITS, ids=named)
+    async def test_an_edit_ends_the_hold_of_its_stream_only(
+        self, world: World, action: EditAction
+    ) -> None:
+        await world.hold(schema_hold(), "orders")
+        await world.hold(schema_hold(), "items")
+        await world.edit(action)
+        assert (await world.catalog.pipeline("shop")).held == ("items",)
+        assert [s.hold for s in await world.catalog.streams("shop")] == [schema_hold(), None]
+
+    @pytest.mark.parametrize("action", [Adopt("shop", "orders"), Release("shop", "orders")])
+    async def test_an_unknown_stream_is_refused(self, world: World, action: EditAction) -> None:
+        await refused(world, NotFound, action)
+        await world.lease()
+        await refused(world, NotFound, action)
+
+    @pytest.mark.parametrize(
+        "action", [Refresh("shop", "orders"), SetCursor("shop", "orders", cursor(1))]
+    )
+    async def test_refresh_and_set_cursor_create_what_is_unknown(
+        self, world: World, action: EditAction
+    ) -> None:
+        await world.edit(action)
+        assert (await world.catalog.pipeline("shop")).version > 0
+        assert (await the_stream(world)).seq == 0
+
+    @pytest.mark.parametrize(
+        "action", [SetCursor("shop", "orders", cursor(1)), Adopt("shop", "orders")]
+    )
+    async def test_a_cursor_is_not_edited_while_a_batch_is_unpublished(
+        self, world: World, action: EditAction
+    ) -> None:
+        await world.run("shop", Outcome.SUCCEEDED, batch(0), batch(0, "items"))
+        await refused(world, Unpublished, action)
+        lease = await world.lease()
+        await world.finish(lease, Outcome.NOTHING_NEW, published=(("orders", 1),))
+        await world.edit(action)
+
+    async def test_the_pipelines_cursor_waits_for_all_its_streams(self, world: World) -> None:
+        await world.run("shop", Outcome.SUCCEEDED, batch(0), batch(0, "items"))
+        action = SetCursor("shop", PIPELINE_SCOPE, cursor(1))
+        await refused(world, Unpublished, action)
+        lease = await world.lease()
+        await world.finish(lease, Outcome.NOTHING_NEW, published=(("orders", 1), ("items", 1)))
+        await world.edit(action)
+
+    async def test_a_refresh_may_be_asked_while_a_batch_is_unpublished(self, world: World) -> None:
+        await world.run("shop", Outcome.SUCCEEDED, batch(cursor=cursor(5)))
+        await world.edit(Refresh("shop", "orders"))
+        stream = await the_stream(world)
+        assert (stream.directive, stream.cursor, stream.seq) == ("refresh", cursor(5), 1)
+
+    async def test_a_set_cursor_goes_anywhere(self, world: World) -> None:
+        await published(world, batch(cursor=cursor(5)))
+        await world.edit(SetCursor("shop", "orders", cursor(1, definition="another")))
+        stream = await the_stream(world)
+        assert (stream.cursor, stream.seq, stream.published) == (
+            cursor(1, definition="another"),
+            1,
+            1,
+        )
+        await world.edit(SetCursor("shop", "orders", None))
+        assert await world.catalog.cursor("shop", "orders") is None
+
+    async def test_a_set_cursor_may_raise_the_seq_to_the_markers(self, world: World) -> None:
+        await published(world, batch(cursor=cursor(5)))
+        await world.edit(SetCursor("shop", "orders", cursor(9), seq_at_least=7))
+        stream = await the_stream(world)
+        assert (stream.seq, stream.published) == (7, 7)
+        await world.edit(SetCursor("shop", "orders", cursor(9), seq_at_least=3))
+        assert (await the_stream(world)).seq == 7
+        (row,) = await world.commit(await world.lease(), batch(7))
+        assert (row.seq, row.published) == (8, False)
+
+    async def test_adopt_asks_the_next_run_to_set_the_marker(self, world: World) -> None:
+        await published(world, batch(cursor=cursor(5)))
+        await world.edit(Adopt("shop", "orders"))
+        stream = await the_stream(world)
+        assert (stream.directive, stream.cursor, stream.seq) == ("adopt", cursor(5), 1)
+
+    async def test_the_newest_wish_for_the_next_run_counts(self, world: World) -> None:
+        set_cursor = SetCursor("shop", "orders", cursor(1))
+        for action, directive in (
+            (Refresh("shop", "orders"), "refresh"),
+            (set_cursor, ""),
+            (Adopt("shop", "orders"), "adopt"),
+            (set_cursor, "adopt"),
+            (Refresh("shop", "orders"), "refresh"),
+            (SetCursor("shop", "orders", cursor(1), adopt=True), "adopt"),
+            (Release("shop", "orders"), "adopt"),
+        ):
+            await world.edit(action)
+            assert (await the_stream(world)).directive == directive
+
+    async def test_an_edit_of_a_lapsed_pipeline_opens_no_run(self, world: World) -> None:
+        await world.lease()
+        world.lapse()
+        await world.edit(Refresh("shop", "orders"))
+        assert await world.catalog.runs(RunQuery(open_only=True)) == ()

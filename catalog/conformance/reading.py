@@ -1,0 +1,220 @@
+"""Reading: what is there, in which order, and how changes are followed."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from catalog.conformance.kit import (
+    BETA,
+    World,
+    batch,
+    cursor,
+    dump,
+)
+from catalog.records import FileEntry, Outcome, Pause, PipelineState, Resume, RunQuery
+
+SOON = 5.0
+"""Seconds after which a wait has failed; a wait that works ends long before."""
+
+
+@pytest.mark.anyio
+class TestReading:
+    async def test_an_empty_catalog_has_nothing_and_says_so(self, world: World) -> None:
+        catalog = world.catalog
+        assert await catalog.pipeline("shop") == PipelineState("shop")
+        assert await catalog.changed(0) == ()
+        assert await catalog.cursor("shop", "orders") is None
+        assert await catalog.streams("shop") == ()
+        assert await catalog.run(1) is None
+        assert await catalog.runs(RunQuery()) == ()
+        assert await catalog.commits("shop") == ()
+        assert await catalog.commits("shop", unpublished=True) == ()
+        assert await catalog.schemas("shop", "orders") == ()
+        assert await catalog.decisions("shop", "orders") == ()
+        assert await catalog.files("shop", "orders") == ()
+        assert await catalog.edits() == ()
+        assert await catalog.holders() == ()
+
+    async def test_a_catalog_keeps_its_id(self, world: World) -> None:
+        first = world.catalog.id
+        assert first
+        assert (await world.open()).id == first
+        await world.restart()
+        assert world.catalog.id == first
+
+    async def test_reading_changes_nothing(self, world: World) -> None:
+        await world.run("shop", Outcome.SUCCEEDED, batch(cursor=cursor(1)))
+        assert await dump(world.catalog) == await dump(world.catalog)
+
+    async def test_names_are_taken_as_they_are(self, world: World) -> None:
+        names = ["a", "A", "a ", "ä", "a%", "a_", "a.b", "a'b", 'a"b', "☃"]
+        for name in names:
+            await world.run(name, Outcome.SUCCEEDED, batch(stream=name))
+        assert [state.name for state in await world.catalog.changed(0)] == names
+        for name in names:
+            (stream,) = await world.catalog.streams(name)
+            assert stream.stream == name
+
+    async def test_a_write_is_seen_by_every_handle_at_once(self, world: World) -> None:
+        other = await world.open()
+        lease = await world.lease()
+        await world.commit(lease, batch(cursor=cursor(1)))
+        assert await other.cursor("shop", "orders") == cursor(1)
+        await other.commit("1" * 32, lease, [batch(1, cursor=cursor(2))], {})
+        assert await world.catalog.cursor("shop", "orders") == cursor(2)
+
+    async def test_runs_come_newest_first_and_may_be_chosen(self, world: World) -> None:
+        for name, outcome in (
+            ("a", Outcome.SUCCEEDED),
+            ("b", Outcome.FAILED),
+            ("a", Outcome.FAILED),
+            ("a", Outcome.SUCCEEDED),
+        ):
+            await world.run(name, outcome)
+        open_run = await world.lease("b")
+
+        async def epochs(query: RunQuery) -> list[int]:
+            return [run.epoch for run in await world.catalog.runs(query)]
+
+        fifth, fourth, third, second, first = everything = await epochs(RunQuery())
+        assert everything == sorted(everything, reverse=True)
+        assert fifth == open_run.epoch
+        assert await epochs(RunQuery("a")) == [fourth, third, first]
+        assert await epochs(RunQuery(outcome=Outcome.FAILED)) == [third, second]
+        assert await epochs(RunQuery("a", Outcome.SUCCEEDED)) == [fourth, first]
+        assert await epochs(RunQuery(open_only=True)) == [fifth]
+        assert await epochs(RunQuery("a", open_only=True)) == []
+        assert await epochs(RunQuery(limit=2)) == [fifth, fourth]
+        assert await epochs(RunQuery(below_epoch=fourth, limit=2)) == [third, second]
+
+    async def test_commits_come_newest_first(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0), batch(0, "items"))
+        await world.commit(lease, batch(1))
+        rows = await world.catalog.commits("shop")
+        assert [(row.stream, row.seq) for row in rows] == [
+            ("orders", 2),
+            ("items", 1),
+            ("orders", 1),
+        ]
+        rows = await world.catalog.commits("shop", "orders", limit=1)
+        assert [(row.stream, row.seq) for row in rows] == [("orders", 2)]
+
+    async def test_files_are_paged_by_path(self, world: World) -> None:
+        names = ["a", "b/1", "b/2", "c", "ä"]
+        entries = tuple(FileEntry(name, 1, 2, 3, 4, "hash") for name in reversed(names))
+        await world.commit(await world.lease(), batch(files=entries))
+        found: list[str] = []
+        while page := await world.catalog.files(
+            "shop", "orders", after=found[-1] if found else "", limit=2
+        ):
+            assert len(page) <= 2
+            found += [file.path for file in page]
+        assert found == names
+
+    async def test_holders_are_listed_with_their_leases(self, world: World) -> None:
+        await world.claim("a", "b")
+        await world.claim("c", holder=BETA)
+        assert [(h.holder.id, h.leases) for h in await world.catalog.holders()] == [
+            ("alpha", 2),
+            ("beta", 1),
+        ]
+
+    async def test_stats_count_pipelines_and_open_runs(self, world: World) -> None:
+        await world.run("a")
+        await world.lease("b")
+        stats = await world.catalog.stats()
+        assert (stats.pipelines, stats.open_runs, stats.last_error) == (2, 1, "")
+        assert stats.backend
+        assert stats.writes >= stats.groups > 0
+
+
+@pytest.mark.anyio
+class TestFollowing:
+    async def test_all_pipelines_are_paged_in_the_order_of_their_changes(
+        self, world: World
+    ) -> None:
+        names = [f"p{number}" for number in range(7)]
+        for name in names:
+            await world.edit(Pause(name))
+        found, after = [], 0
+        while page := await world.catalog.changed(after, limit=3):
+            assert len(page) <= 3
+            found += [state.name for state in page]
+            after = page[-1].change
+        assert found == names
+
+    async def test_each_changed_pipeline_comes_once_in_its_newest_state(self, world: World) -> None:
+        for name in ("a", "b", "c"):
+            await world.edit(Pause(name))
+        at = (await world.catalog.changed(0))[-1].change
+        assert await world.catalog.changed(at) == ()
+        await world.edit(Resume("b"))
+        await world.edit(Resume("a"))
+        await world.edit(Pause("b"))
+        changed = await world.catalog.changed(at)
+        assert [state.name for state in changed] == ["a", "b"]
+        assert changed[1] == await world.catalog.pipeline("b")
+        assert changed[1].paused is not None
+        assert [s.name for s in await world.catalog.changed(0)] == ["c", "a", "b"]
+
+    async def test_one_transaction_gives_each_pipeline_its_own_place(self, world: World) -> None:
+        await world.claim("a", "b", "c")
+        places = [state.change for state in await world.catalog.changed(0)]
+        assert len(set(places)) == 3
+
+    async def test_claims_commits_finishes_and_releases_are_changes(self, world: World) -> None:
+        at = 0
+
+        async def moved() -> bool:
+            nonlocal at
+            before, at = at, (await world.catalog.pipeline("shop")).change
+            return at > before
+
+        lease = await world.lease()
+        assert await moved()
+        await world.commit(lease, batch())
+        assert await moved()
+        await world.finish(lease)
+        assert await moved()
+        await world.lease()
+        assert await moved()
+        await world.renew()
+        assert await moved()
+
+    async def test_a_refused_write_is_no_change(self, world: World) -> None:
+        await world.lease()
+        before = (await world.catalog.pipeline("shop")).change
+        await world.claim("shop", holder=BETA)
+        assert (await world.catalog.pipeline("shop")).change == before
+
+    async def test_a_wait_ends_when_another_process_changes_something(self, world: World) -> None:
+        other = await world.open()
+        await world.edit(Pause("shop"))
+        at = (await world.catalog.pipeline("shop")).change
+        heard = False
+
+        async def listen() -> None:
+            nonlocal heard
+            heard = await world.catalog.wait_changed(at, SOON)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await other.edit("2" * 32, "ben", "because", Resume("shop"))
+        assert heard
+        assert len(await world.catalog.changed(at)) == 1
+
+    async def test_a_change_made_before_the_wait_ends_it_at_once(self, world: World) -> None:
+        other = await world.open()
+        await world.edit(Pause("shop"))
+        at = (await world.catalog.pipeline("shop")).change
+        await other.edit("2" * 32, "ben", "because", Resume("shop"))
+        assert await world.catalog.wait_changed(at, SOON)
+
+    async def test_a_wait_without_a_change_ends_with_its_time(self, world: World) -> None:
+        await world.edit(Pause("shop"))
+        at = (await world.catalog.pipeline("shop")).change
+        with anyio.fail_after(SOON):
+            while await world.catalog.wait_changed(at, 0.01):
+                pass  # It may end early, but not for ever.
