@@ -1,10 +1,5 @@
 """The answer to a proposed schema: go on, and how; or hold until a person answers. Pure.
 
-Each change gets its answer from the config's policy. Where that is ``hold`` a person's recorded
-decision counts: the one about exactly this proposal from exactly this version, else the latest
-about the very same change (column, old and new type), so that nothing is asked twice. A column
-that is gone is asked about once. The key is never changed without a person.
-
 The target is what the table has: it only grows or widens, so that every row already there fits
 it (see ``types.common``); what the source dropped stays and becomes NULL.
 """
@@ -16,38 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import msgspec
-
 from catalog.records import Decision, Hold, HoldKind, Micros, SchemaVersion
-from reconciler.config.desired import Answer, SchemaPolicy
+from reconciler.config.desired import SchemaPolicy
 from reconciler.schema import asking
-from reconciler.schema.changes import Change, ChangeKind, compare, dump_changes, load_changes
+from reconciler.schema.answers import Answered, Proposal, answer, policy_decisions
+from reconciler.schema.changes import Change, compare
 from reconciler.schema.model import Field, Schema, dump, fingerprint, load
 from reconciler.schema.own import reserved, reserved_text
 from reconciler.schema.types import BadType, common, parse, same
-
-POLICY = "policy"
-"""Who decided, in a ``Decision`` that no person made."""
-
-ALLOWED: Mapping[ChangeKind, tuple[Answer, ...]] = {
-    "added": ("add", "ignore", "hold"),
-    "widened": ("widen", "hold", "new_column", "reject"),
-    "dropped": ("keep", "hold"),
-    "narrowed": ("hold", "new_column", "reject", "keep"),
-    "retyped": ("hold", "new_column", "reject"),
-}
-"""The answers that a policy may give to each kind of change."""
-
-Settled: TypeAlias = Literal["evolve", "refuse", "new_column", "keep", "hold"]
-_SETTLED: Mapping[Answer, Settled] = {
-    "add": "evolve",
-    "widen": "evolve",
-    "ignore": "refuse",
-    "reject": "refuse",
-    "new_column": "new_column",
-    "keep": "keep",
-    "hold": "hold",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +56,6 @@ class HoldOn:
 Verdict: TypeAlias = GoOn | HoldOn
 
 
-@dataclass(frozen=True, slots=True)
-class _Proposal:
-    """What is asked, and what was answered before."""
-
-    stream: str
-    version: int
-    current: Schema
-    proposed: Schema
-    fingerprint: str
-    decisions: tuple[Decision, ...]
-
-    def asked(self, decision: Decision) -> bool:
-        """Whether a decision is about this very proposal (F)."""
-        return (
-            decision.stream == self.stream
-            and decision.from_version == self.version
-            and decision.fingerprint == self.fingerprint
-        )
-
-
 def decide(
     stream: str,
     current: SchemaVersion | None,
@@ -135,15 +86,15 @@ def decide(
     if current is None:
         return _first(proposed, now)
     known = load(current.body)
-    proposal = _Proposal(stream, version, known, proposed, fingerprint(proposed), tuple(decisions))
+    proposal = Proposal(stream, version, known, proposed, tuple(decisions))
     # Columns that hold what was kept aside are ours: the source never had them to drop.
     changes = tuple(c for c in compare(known, proposed) if not _kept_aside(c, known))
-    answers = _answers(changes, policy, proposal)
-    held = tuple(c for c, answer in answers.items() if answer == "hold")
+    answers = answer(changes, policy, proposal)
+    held = tuple(c for c, answered in answers.items() if answered.settled == "hold")
     if held:
         return HoldOn(_hold(proposal, held, now))
     target, columns = _shape(known, proposed, answers)
-    made = _by_policy(proposal, answers, policy, now)
+    made = policy_decisions(proposal, answers, policy, now)
     if compare(known, target) == ():
         return GoOn(current, known, columns, made)
     grown = SchemaVersion(version + 1, fingerprint(target), dump(target), now)
@@ -180,107 +131,18 @@ def _unusable(proposed: Schema) -> str | None:
     return None
 
 
-# -- answers -------------------------------------------------------------------------------------
-
-
-def _answers(
-    changes: Sequence[Change], policy: SchemaPolicy, proposal: _Proposal
-) -> dict[Change, Settled]:
-    persons = [d for d in proposal.decisions if d.by != POLICY]
-    exact = [d.answer for d in persons if proposal.asked(d)]
-    told = exact[-1] if exact else ""
-    told_before = {c: d.answer for d in persons for c in _changes(d)}
-    gone = {c.column for d in proposal.decisions for c in _changes(d) if c.kind == "dropped"}
-    answers: dict[Change, Settled] = {}
-    for change in changes:
-        answer = _policy_answer(change, policy, proposal)
-        if answer == "hold" and (by_person := told or told_before.get(change)):
-            answer = _told(change, by_person, proposal)
-        elif answer == "hold" and change.kind == "dropped" and change.column in gone:
-            answer = "keep"
-        answers[change] = answer
-    return answers
-
-
-def _told(change: Change, answer: str, proposal: _Proposal) -> Settled:
-    if change.kind == "dropped":
-        return "keep"
-    if answer == "approved":
-        return "evolve"
-    if change.kind == "key_changed" and not asking.old_key_remains(
-        proposal.current, proposal.proposed
-    ):
-        return "hold"
-    return "refuse"
-
-
-def _policy_answer(change: Change, policy: SchemaPolicy, proposal: _Proposal) -> Settled:
-    if change.kind == "key_changed":
-        return "hold"
-    chosen: Answer = getattr(policy, change.kind)
-    if chosen not in ALLOWED[change.kind]:
-        return "hold"
-    if chosen == "new_column" and change.column in proposal.current.key:
-        return "hold"  # a row without its key could not be merged
-    if chosen == "keep" and change.kind == "narrowed":
-        return "refuse"
-    return _SETTLED[chosen]
-
-
-def _changes(decision: Decision) -> tuple[Change, ...]:
-    try:
-        return load_changes(decision.changes)
-    except msgspec.MsgspecError:
-        return ()  # a person's words in place of a list: it still answers its exact proposal
-
-
-def _by_policy(
-    proposal: _Proposal, answers: Mapping[Change, Settled], policy: SchemaPolicy, now: Micros
-) -> tuple[Decision, ...]:
-    """The policy's part of the answer, unless it is on record already."""
-    if any(d.by == POLICY and proposal.asked(d) for d in proposal.decisions):
-        return ()
-    mine = [
-        change
-        for change in answers
-        if _policy_answer(change, policy, proposal) != "hold"
-        and not (change.kind == "dropped" and _on_record(change, proposal))
-    ]
-    if not mine:
-        return ()
-    evolves = any(answers[change] in ("evolve", "new_column", "keep") for change in mine)
-    return (
-        Decision(
-            stream=proposal.stream,
-            from_version=proposal.version,
-            fingerprint=proposal.fingerprint,
-            answer="approved" if evolves else "rejected",
-            changes=dump_changes(mine),
-            by=POLICY,
-            why="; ".join(
-                f"{change}: {change.kind} = {getattr(policy, change.kind)!r}" for change in mine
-            ),
-            at=now,
-        ),
-    )
-
-
-def _on_record(change: Change, proposal: _Proposal) -> bool:
-    return any(change in _changes(decision) for decision in proposal.decisions)
-
-
 # -- what becomes of the columns -----------------------------------------------------------------
 
 
 def _shape(
-    known: Schema, proposed: Schema, answers: Mapping[Change, Settled]
+    known: Schema, proposed: Schema, answers: Mapping[Change, Answered]
 ) -> tuple[Schema, tuple[ColumnRule, ...]]:
     """The target, and how each column of the source gets there.
 
     Every column of the target may be NULL: rows from before it was added have no value for it.
     """
     target = {f.name: f.type for f in known.fields}
-    settled = {change.column: (change, answer) for change, answer in answers.items()}
+    settled = {change.column: (change, given.settled) for change, given in answers.items()}
     rules: list[ColumnRule] = []
     for field in proposed.fields:
         change, answer = settled.get(field.name, (None, "keep"))
@@ -299,8 +161,8 @@ def _shape(
             rules.append(ColumnRule(field.name, "", "ignore"))
         else:
             rules.append(_into(field, target))
-    key_change = next((a for c, a in answers.items() if c.kind == "key_changed"), None)
-    key = proposed.key if key_change == "evolve" else known.key
+    rekeyed = any(c.kind == "key_changed" and a.settled == "evolve" for c, a in answers.items())
+    key = proposed.key if rekeyed else known.key
     return Schema(tuple(Field(n, t) for n, t in target.items()), key), tuple(rules)
 
 
@@ -337,7 +199,7 @@ def _kept_aside(change: Change, known: Schema) -> bool:
 # -- asking --------------------------------------------------------------------------------------
 
 
-def _hold(proposal: _Proposal, held: tuple[Change, ...], now: Micros) -> Hold:
+def _hold(proposal: Proposal, held: tuple[Change, ...], now: Micros) -> Hold:
     current, proposed = proposal.current, proposal.proposed
     stuck = any(c.kind == "key_changed" for c in held) and not asking.old_key_remains(
         current, proposed

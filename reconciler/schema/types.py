@@ -237,11 +237,12 @@ def common(old: str, new: str) -> str:
     fail: it happens while a batch is published, after the commit, where failing is too late.
     The wider one if one is; ``naive_timestamp`` for it and ``date``; otherwise ``text``.
     """
-    one, other = parse(old), parse(new)
-    if holds(other, one):
-        return new
+    one = parse(old)
+    other = filled(parse(new), one)
     if holds(one, other):
         return old
+    if holds(other, one):
+        return other.word
     if {old, new} == {"date", "naive_timestamp"}:
         return "naive_timestamp"
     return "text"
