@@ -47,7 +47,9 @@ def request(
     version: int = 1,
     partition_by: Sequence[str] = (),
     may_empty: bool = True,
+    refreshed: Mode | None = None,
 ) -> StageRequest:
+    """``refreshed``: the stream's own mode, where the batch is a refresh of it."""
     arrow = pa.schema([*schema, *OWN])
     return StageRequest(
         name=BatchName(owner, epoch, seq),
@@ -56,7 +58,7 @@ def request(
         schema=to_schema(arrow, tuple(key)),
         schema_version=version,
         arrow=arrow,
-        settings=StreamSettings(mode=mode, partition_by=tuple(partition_by)),
+        settings=StreamSettings(mode=refreshed or mode, partition_by=tuple(partition_by)),
         may_empty=may_empty,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,28 @@ def test_replace_takes_the_place_of_all_rows_and_columns(
     assert rows(path, "id") == ["x"]
     with pytest.raises(duckdb.BinderException):
         rows(path, "name")
+
+
+def test_a_refresh_of_a_merged_table_keeps_the_last_row_of_each_key(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    load(destination, request(1, mode=Mode.MERGE, key=("id",)), orders(1, 2))
+    again = request(2, mode=Mode.REPLACE, key=("id",), refreshed=Mode.MERGE)
+    load(destination, again, [{"id": 2, "name": "a"}, {"id": 3, "name": "b"},
+                              {"id": 2, "name": "c"}])  # fmt: skip
+    assert rows(path) == [(2, "c"), (3, "b")]
+
+
+def test_parallel_streams_into_one_file_wait_for_each_other(path: Path) -> None:
+    def write(table: str) -> None:
+        destination = DuckdbDestination(path, "raw")
+        owner = Owner("cat-1", "shop", table)
+        for seq in range(1, 4):
+            load(destination, request(seq, owner=owner, table=table), orders(seq))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, ["a", "b", "c", "d"]))
+    assert [rows(path, "id", f"raw.{table}") for table in "abcd"] == [[1, 2, 3]] * 4
 
 
 def test_publishing_again_changes_nothing(destination: DuckdbDestination, path: Path) -> None:

@@ -181,9 +181,10 @@ def test_an_emptied_table_is_noticed(destination: ParquetDestination, lake: Path
 def test_lost_and_changed_staged_files_are_held(
     destination: ParquetDestination, lake: Path
 ) -> None:
-    for mend, words in ((lambda f: f.unlink(), "is gone"), (flip, "checksum"), (cut, "in place")):
-        receipt = seal(destination, request(1), orders(1))
-        mend(lake / ".reconciler" / "staged" / receipt.files[0].path)
+    damages = ((Path.unlink, "is gone"), (flip, "checksum"), (cut, "in place"))
+    for epoch, (damage, words) in enumerate(damages, start=1):
+        receipt = seal(destination, request(1, epoch=epoch), orders(1))
+        damage(lake / ".reconciler" / "staged" / receipt.files[0].path)
         with pytest.raises(NeedsAnswer, match=words) as held:
             ParquetDestination(lake).publish([receipt])
         assert held.value.kind is HoldKind.LOST_BATCH
@@ -416,3 +417,38 @@ def test_a_disk_without_the_right_to_write_is_a_lasting_error(tmp_path: Path) ->
         destination.stage(request(1))
     assert failed.value.error is ErrorClass.PERMANENT
     assert any(f.level == "problem" for f in destination.check())
+
+
+def test_a_full_disk_gives_the_batch_up(
+    destination: ParquetDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = destination.stage(request(1))
+    stage.write(batch(request(1), orders(1)))
+
+    def full(_: int, __: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(ConnectorError, match="No space left") as failed:
+            stage.seal(None)
+        stage.abort()
+    assert failed.value.error is ErrorClass.TRANSIENT
+    assert destination.staged("cat-1", "shop") == []
+
+
+def test_a_sealed_batch_is_never_staged_over(destination: ParquetDestination) -> None:
+    receipt = seal(destination, request(1), orders(1))
+    with pytest.raises(ConnectorError, match="may be committed"):
+        destination.stage(request(1))
+    assert destination.staged("cat-1", "shop") == [receipt.name]
+
+
+def test_a_damaged_marker_is_said_so(destination: ParquetDestination, lake: Path) -> None:
+    load(destination, request(1), orders(1))
+    (lake / "README").write_text("a file among the tables")
+    assert all(finding.level == "ok" for finding in destination.check())
+    (lake / TABLE / "_reconciler.json").write_text("{")
+    with pytest.raises(ConnectorError, match="is damaged") as failed:
+        destination.marker(OWNER, TABLE)
+    assert failed.value.error is ErrorClass.PERMANENT

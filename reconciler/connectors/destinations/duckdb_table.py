@@ -172,7 +172,7 @@ class OpenSchema:
         if not paths:
             return
         rows = _reading(paths)
-        if receipt.mode is Mode.MERGE and receipt.key:
+        if receipt.key:
             rows += self._make_way(receipt, arrow, paths)
         self._insert(receipt.table, arrow, rows)
 

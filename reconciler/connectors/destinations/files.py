@@ -19,7 +19,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from catalog.records import ErrorClass
@@ -241,6 +241,14 @@ def make_dirs(files: Files, path: Path) -> None:
     raise OSError(errno.ENOENT, "the directory is removed as often as it is made", str(path))
 
 
+def make_durable(files: Files, path: Path) -> None:
+    """Make a directory and those above it that are missing, each durable before the next."""
+    if not files.is_dir(path):
+        make_durable(files, path.parent)
+        files.mkdir(path)
+        sync_holder(files, path)
+
+
 def sync_up(files: Files, path: Path, root: Path) -> None:
     """Make durable the entries of ``path`` and of each directory above it, ``root`` and the
     directory that holds ``root`` included: then a file in ``path`` can be reached after a loss of
@@ -250,7 +258,13 @@ def sync_up(files: Files, path: Path, root: Path) -> None:
     while path != root:
         path = path.parent
         files.sync_dir(path)
-    files.sync_dir(root.parent)
+    sync_holder(files, root)
+
+
+def sync_holder(files: Files, root: Path) -> None:
+    """Make durable that ``root`` is in the directory above it."""
+    with suppress(PermissionError):  # not ours to read: then ``root`` was there before us
+        files.sync_dir(root.parent)
 
 
 def disk_error(error: OSError) -> ConnectorError:

@@ -21,6 +21,7 @@ from reconciler.connectors.destinations.files import (
     disk_errors,
     make_dirs,
     remove_tree,
+    sync_holder,
     sync_up,
 )
 from reconciler.connectors.destinations.order import elsewhere, follows
@@ -89,7 +90,7 @@ class ParquetDestination:
         findings = check_folder(self.path)
         if any(finding.level == "problem" for finding in findings):
             return findings
-        for name in self._files.listdir(self.path):
+        for name in filter(self._is_table, self._files.listdir(self.path)):
             folder = TableFolder(self._files, self.path / name, name)
             state = folder.state()
             if state is None:
@@ -101,6 +102,9 @@ class ParquetDestination:
             if gone := sorted(known - there):
                 findings.append(_gone(folder, gone))
         return findings
+
+    def _is_table(self, name: str) -> bool:
+        return self._files.is_dir(self.path / name)
 
     def marker(self, owner: Owner, table: str) -> Marker | None:
         """(B4) The marker of the table, whoever owns it."""
@@ -257,9 +261,10 @@ class ParquetDestination:
         above: set[Path] = set()
         for path in folders:
             make_dirs(self._files, path)
-            above.update(p for p in path.parents if self.path.parent in (p, *p.parents))
+            above.update(p for p in path.parents if self.path.parent in p.parents)
         for path in sorted(above):
             self._files.sync_dir(path)
+        sync_holder(self._files, self.path)
 
     def _sync_targets(self, targets: Mapping[str, StagedFile], base: Path) -> None:
         folders = {base / parent for target in targets for parent in PurePosixPath(target).parents}

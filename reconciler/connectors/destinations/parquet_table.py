@@ -15,13 +15,20 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from catalog.records import Cursor, HoldKind
+from catalog.records import Cursor, ErrorClass, HoldKind
 from reconciler.connectors.arrow import to_arrow
 from reconciler.connectors.destinations.duckdb_types import quote_name, quote_text, sql_type
 from reconciler.connectors.destinations.files import Files, write_atomic
 from reconciler.connectors.destinations.rows import stored_schema
 from reconciler.connectors.destinations.staging import ENDING
-from reconciler.connectors.ports import Marker, NeedsAnswer, Owner, Receipt, StagedFile
+from reconciler.connectors.ports import (
+    ConnectorError,
+    Marker,
+    NeedsAnswer,
+    Owner,
+    Receipt,
+    StagedFile,
+)
 from reconciler.schema.model import Schema
 
 STATE = "_reconciler.json"
@@ -62,6 +69,12 @@ class TableFolder:
             return msgspec.json.decode(self.files.read(self.path / STATE), type=TableState)
         except FileNotFoundError:
             return None
+        except msgspec.MsgspecError as error:
+            raise ConnectorError(
+                ErrorClass.PERMANENT,
+                f"{self.path / STATE} is damaged ({error}): restore it; or remove it, and 'cursor "
+                "adopt' takes the files in the folder as the table's rows",
+            ) from error
 
     def manifest(self, state: TableState) -> list[str]:
         """The published files, relative, in order of arrival."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from catalog.records import Cursor, ErrorClass
 from reconciler.config.desired import Mode
+from reconciler.connectors.destinations.files import disk_errors
 from reconciler.connectors.destinations.partitions import Partitioning
 from reconciler.connectors.destinations.rows import PartFiles, stored_schema
 from reconciler.connectors.destinations.staging import (
@@ -99,7 +100,8 @@ class FileStage:
             return
         if self._rejected is None:
             directory = self._staging.directory(self._request.name) / "rejected"
-            self._staging.files.mkdir(directory)
+            with disk_errors():
+                self._staging.files.mkdir(directory)
             self._rejected = self._part_files(directory, self._rejected_schema)
         self._rejected.write(rejected_batch(self._rejected_schema, rows, self._request.name))
 

@@ -24,6 +24,7 @@ from reconciler.config.desired import Mode
 from reconciler.connectors.destinations.files import (
     Files,
     make_dirs,
+    make_durable,
     remove_tree,
     sync_up,
     write_atomic,
@@ -86,8 +87,18 @@ class Staging:
         return self.root.joinpath(*(encode_name(part) for part in parts))
 
     def open(self, name: BatchName) -> Path:
-        """Make the directory of a batch anew; what an earlier try left in it goes."""
+        """Make the directory of a batch anew; what an earlier try left unsealed in it goes.
+
+        A sealed one may be committed, and is never staged over (B2).
+        """
         path = self.directory(name)
+        if self.files.size(path / _SEALED) is not None:
+            raise ConnectorError(
+                ErrorClass.TRANSIENT,
+                f"{path} holds a sealed batch of this name, which may be committed; the next run "
+                "settles it and has a name of its own",
+            )
+        make_durable(self.files, self.top)
         remove_tree(self.files, path)
         make_dirs(self.files, path)
         parent = self.root
@@ -104,10 +115,6 @@ class Staging:
         write_atomic(self.files, path / _SEALED, msgspec.json.encode(receipt))
         point("staging.seal.receipt")
         sync_up(self.files, path, self.top)
-
-    def is_sealed(self, name: BatchName) -> bool:
-        """Whether ``seal`` was reached: the receipt lies with the batch."""
-        return self.files.size(self.directory(name) / _SEALED) is not None
 
     def remove(self, name: BatchName) -> None:
         """Remove a batch, and the directories above it that are empty then."""
@@ -211,12 +218,14 @@ def empty_receipt(connector: str, destination: str, request: StageRequest) -> Re
         name=request.name,
         table=request.table,
         mode=request.mode,
-        key=request.schema.key,
+        # Set where the last row of each key wins: also when a merged table is read all again.
+        key=request.schema.key if request.settings.mode is Mode.MERGE else (),
         schema=request.schema,
         schema_version=request.schema_version,
         rows=0,
         bytes=0,
         files=(),
+        partition_by=request.settings.partition_by,
     )
 
 
