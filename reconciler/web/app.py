@@ -101,7 +101,7 @@ class _App:
         except _BadQuery as error:
             return _json({"error": str(error)}, 400)
         summary = self._status.summary()
-        page = self._status.pipelines(query)
+        page = await self._status.pipelines(query)
         return _json(
             {
                 "project": summary.project,
@@ -127,7 +127,7 @@ class _App:
             return PlainTextResponse(f"{error}\n", 400, _HEADERS)
         document = render_page(
             self._status.summary(),
-            self._status.pipelines(query),
+            await self._status.pipelines(query),
             query,
             self._status.not_ready(),
             time.time_ns() // 1_000,

@@ -80,7 +80,7 @@ class PipelinePage:
 
 
 class StatusSource(Protocol):
-    """Implemented by the daemon. All but ``observe`` answer at once, without waiting."""
+    """Implemented by the daemon. What is not ``async`` answers at once, out of memory."""
 
     def not_alive(self) -> str:
         """Why the process ought to be restarted (its loop's heartbeat is too old); empty: no."""
@@ -93,8 +93,8 @@ class StatusSource(Protocol):
 
     def summary(self) -> Summary: ...
 
-    def pipelines(self, query: PipelineQuery) -> PipelinePage:
-        """A page of the pipelines that match, sorted by name."""
+    async def pipelines(self, query: PipelineQuery) -> PipelinePage:
+        """A page of the pipelines that match, sorted by name; read from the catalog as it is now."""
         ...
 
     async def observe(self) -> None:
