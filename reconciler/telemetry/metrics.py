@@ -134,13 +134,11 @@ class Metrics:
             "catalog_commit_seconds", "A write to the catalog, waiting included.", _SHORT
         )
         self._read = self._histogram("catalog_read_seconds", "A read of the catalog.", _TINY)
-        self._group = self._histogram(
-            "catalog_group_size", "Writes that shared one flush.", _GROUPS
-        )
         self._up = self._gauge("catalog_up", "1 when the catalog can be written.")
         self._size = self._gauge("catalog_size_bytes", "Size of the catalog.")
         self._limit = self._gauge("catalog_limit_bytes", "Ceiling of the catalog's size.")
         self._wal = self._gauge("catalog_wal_bytes", "Size of the catalog's write-ahead log.")
+        self._grouped = (0, 0)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"reconciler_{name}", text, labels, registry=self._registry)
@@ -227,13 +225,11 @@ class Metrics:
     def catalog_was_read(self, seconds: float) -> None:
         self._read.observe(seconds)
 
-    def catalog_grouped(self, size: int) -> None:
-        self._group.observe(size)
-
     def catalog_stats(self, stats: CatalogStats | None) -> None:
         """Sizes as they are now; None: the catalog did not answer."""
         self._up.set(stats is not None and not stats.last_error)
         if stats is not None:
+            self._grouped = (stats.writes, stats.groups)
             self._size.set(stats.size_bytes)
             self._limit.set(stats.limit_bytes)
             self._wal.set(stats.wal_bytes)
@@ -247,6 +243,7 @@ class Metrics:
     def chunks(self) -> Iterator[bytes]:
         """The exposition in pieces of a few milliseconds' work each, for a loop that must go on."""
         yield generate_latest(self._registry)
+        yield _group_size(*self._grouped)
         views = list(self._views())
         for name, kind, text, lines in _families(views, self._counts):
             yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()
@@ -262,7 +259,16 @@ class Metrics:
 _TINY: Final = (5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 0.01, 0.1, 1.0)
 _SHORT: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
 _LONG: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
-_GROUPS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+def _group_size(writes: int, groups: int) -> bytes:
+    """Writes for each flush, out of the catalog's own two counters."""
+    name = "reconciler_catalog_group_size"
+    return (
+        f"# HELP {name} Writes that shared one flush.\n# TYPE {name} summary\n"
+        f"{name}_sum {writes}\n{name}_count {groups}\n"
+    ).encode()
+
 
 _Family = tuple[str, str, str, Iterator[str]]
 

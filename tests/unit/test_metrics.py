@@ -50,8 +50,7 @@ def full() -> Metrics:
     metrics.config_read(True, 5_000_000)
     metrics.catalog_committed(0.001)
     metrics.catalog_was_read(0.00001)
-    metrics.catalog_grouped(3)
-    metrics.catalog_stats(CatalogStats("sqlite", 100, 1000, 10))
+    metrics.catalog_stats(CatalogStats("sqlite", 100, 1000, 10, writes=30, groups=3))
     return metrics
 
 
@@ -121,6 +120,12 @@ def test_a_catalog_that_does_not_answer_is_down_and_keeps_its_last_size() -> Non
     assert value(metrics, "catalog_size_bytes") == 100
     metrics.catalog_stats(CatalogStats("sqlite", 100, 1000, last_error="disk full"))
     assert value(metrics, "catalog_up") == 0
+
+
+def test_group_size_is_writes_over_flushes() -> None:
+    metrics = full()
+    assert value(metrics, "catalog_group_size_sum") == 30
+    assert value(metrics, "catalog_group_size_count") == 3
 
 
 def test_a_rejected_config_leaves_the_time_of_the_one_in_force() -> None:
