@@ -1,0 +1,288 @@
+"""The answer to *why does it not run?*: the cause, what it is not, and what to type."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from catalog.records import (
+    Hold,
+    HoldKind,
+    Mark,
+    Outcome,
+    PipelineState,
+    Request,
+    StreamState,
+)
+from reconciler.config.desired import Cron, Pipeline
+from reconciler.plan.plan import decide, orphaned
+from reconciler.plan.why import Facts, Room, Why, commands, lines, why
+from reconciler.plan.words import schedule_words, span, these
+
+SECOND = 10**6
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+NINE = 1_795_510_800 * SECOND  # 2026-11-24 09:00 UTC
+
+SHOP = Pipeline("shop", "shop_db", "warehouse", schedule=Cron("0 * * * *"), fresh_within=2 * 3600.0)
+GOOD = PipelineState(
+    "shop",
+    version=9,
+    epoch=40,
+    tick=NINE,
+    last_outcome=Outcome.SUCCEEDED,
+    last_reason="12 rows in 1 stream",
+    last_epoch=40,
+    last_started_at=NINE,
+    last_finished_at=NINE + MINUTE,
+    last_success_at=NINE + MINUTE,
+)
+NOW = NINE + 30 * MINUTE
+ROOMS = (Room("shop_db", 1, 2), Room("warehouse", 1))
+FACTS = Facts(NOW, rooms=ROOMS, daemon="up", open_runs=3, max_runs=8)
+HOLD = Hold(
+    HoldKind.SCHEMA, "Column 'a' retyped from int64 to text.", NOW, ("approve", "reject"), 1, "ff"
+)
+
+
+def ask(
+    state: PipelineState, facts: Facts = FACTS, desired: Pipeline = SHOP, *, running: bool = False
+) -> Why:
+    action = decide(desired, state, facts.upstream, facts.now, running=running)
+    return why(desired, state, action, facts)
+
+
+def ruled_out(answer: Why) -> list[str]:
+    return [c.text for c in answer.checked if c.ok]
+
+
+def seen(answer: Why) -> list[str]:
+    return [c.text for c in answer.checked if not c.ok]
+
+
+def test_a_paused_pipeline_is_answered_in_full() -> None:
+    state = replace(
+        GOOD, tick=NINE - HOUR, last_started_at=NINE - HOUR, paused=Mark("ada", NINE, "moving")
+    )
+    assert lines(ask(state)) == [
+        "shop does not run now: it is paused by ada since 2026-11-24 09:00:00Z: moving.",
+        "",
+        "Not the cause:",
+        "  not parked",
+        "  lease free",
+        "  no failed run to wait for",
+        "  due since 2026-11-24 09:00:00Z (cron '0 * * * *' in UTC)",
+        "  connection shop_db has room: 1 of 2 runs",
+        "  connection warehouse has no limit (1 open)",
+        "  a daemon serves this project",
+        "  3 of 8 runs are under way (`daemon.max_runs`)",
+        "  no stream is held",
+        "",
+        "Seen:",
+        "  paused by ada since 2026-11-24 09:00:00Z",
+        "",
+        "Next: once resumed, at once: due since 2026-11-24 09:00:00Z (cron '0 * * * *' in UTC)",
+        "Last: run 40 succeeded at 2026-11-24 09:01:00Z (29m ago): 12 rows in 1 stream",
+        "Data: 29m old, of 2026-11-24 09:01:00Z; fresh (wanted within 2h)",
+        "",
+        "Type: reconciler resume shop",
+    ]
+
+
+def test_a_parked_pipeline_names_why_and_how_to_go_on() -> None:
+    state = replace(GOOD, parked=Mark("reconciler", NINE, "the sign-in was refused"))
+    answer = ask(state)
+    assert "it is parked by reconciler" in answer.answer
+    assert "the sign-in was refused" in answer.answer
+    assert answer.command == "reconciler resume shop"
+    assert answer.next == "once resumed, 2026-11-24 10:00:00Z (in 30m)"
+
+
+def test_a_pipeline_that_is_not_due_says_when_it_is() -> None:
+    answer = ask(GOOD)
+    assert answer.code == "next_tick"
+    assert answer.answer == (
+        "shop does not run now: it is not due; next at 2026-11-24 10:00:00Z "
+        "(cron '0 * * * *' in UTC)."
+    )
+    assert (answer.next, answer.next_at) == ("2026-11-24 10:00:00Z (in 30m)", NINE + HOUR)
+    assert answer.command == "reconciler run shop"
+    assert not answer.runs
+
+
+def test_a_running_pipeline_names_its_run_and_what_comes_after() -> None:
+    state = replace(GOOD, epoch=41, holder="host-1", lease_expires_at=NOW + 20 * SECOND)
+    for running in (True, False):
+        answer = ask(state, running=running)
+        assert answer.runs
+        assert answer.answer == "shop runs now: run 41, conducted by host-1."
+        assert answer.next == "after this run, 2026-11-24 10:00:00Z (in 30m)"
+        assert answer.command == "reconciler show 41"
+        assert seen(answer) == ["lease held by host-1 for run 41"]
+
+
+def test_a_run_being_cancelled_says_so() -> None:
+    state = replace(GOOD, epoch=41, holder="host-1", cancel=41)
+    answer = ask(state, running=True)
+    assert answer.answer == (
+        "shop runs now: run 41, conducted by host-1; a person asked to cancel it, and it is ending."
+    )
+
+
+DUE = replace(GOOD, tick=NINE - HOUR, last_started_at=NINE - HOUR)
+
+
+def test_a_due_pipeline_runs_at_once() -> None:
+    answer = ask(DUE)
+    assert answer.answer.startswith("shop runs at once: due since 2026-11-24 09:00:00Z")
+    assert answer.command == ""
+
+
+def test_a_full_connection_is_the_cause_and_is_named() -> None:
+    answer = ask(DUE, replace(FACTS, rooms=(Room("shop_db", 2, 2), Room("warehouse", 1))))
+    assert answer.code == "connection_full"
+    assert "waits for room: connection shop_db has 2 of 2 runs" in answer.answer
+    assert seen(answer) == ["connection shop_db is full: 2 of 2 runs"]
+    assert "connection warehouse has no limit (1 open)" in ruled_out(answer)
+    assert answer.command == "reconciler leases"
+
+
+def test_without_a_daemon_the_command_runs_it_here() -> None:
+    answer = ask(DUE, replace(FACTS, daemon="down"))
+    assert answer.code == "daemon_down"
+    assert answer.command == "reconciler run shop"
+
+
+def test_the_daemons_own_limit_is_a_cause() -> None:
+    answer = ask(DUE, replace(FACTS, open_runs=8))
+    assert answer.code == "max_runs"
+    assert "8 of 8 runs are under way (`daemon.max_runs`)" in answer.answer
+
+
+def test_a_lapsed_lease_is_no_cause() -> None:
+    answer = ask(replace(DUE, epoch=41, holder="host-1", lapsed=True))
+    assert answer.code == "takeover"
+    assert "lease of run 41 lapsed: its holder host-1 stopped" in ruled_out(answer)
+
+
+def test_a_wait_after_a_failure_can_be_cut_short() -> None:
+    state = replace(
+        GOOD,
+        last_outcome=Outcome.FAILED,
+        last_reason="connection refused",
+        failures=2,
+        retry_at=NOW + 5 * MINUTE,
+    )
+    answer = ask(state)
+    assert "2 runs in a row failed: connection refused" in answer.answer
+    assert answer.next == "2026-11-24 09:35:00Z (in 5m)"
+    assert answer.command == "reconciler retry shop"
+
+
+def test_a_failed_pipeline_without_retries_left_says_so() -> None:
+    state = replace(GOOD, last_outcome=Outcome.FAILED, failures=6)
+    answer = ask(state)
+    assert "6 runs in a row failed, but it waits for no retry, no retry is left" in ruled_out(
+        answer
+    )
+    assert answer.command == "reconciler retry shop"
+
+
+def test_held_streams_come_with_their_choices() -> None:
+    state = replace(GOOD, held=("orders",))
+    facts = replace(FACTS, streams=(StreamState("shop", "orders", hold=HOLD),))
+    answer = ask(state, facts)
+    assert seen(answer)[-1] == "1 stream is held (orders); the others run"
+    assert answer.held[0].commands == (
+        "reconciler approve shop.orders",
+        "reconciler reject shop.orders",
+    )
+    assert answer.command == "reconciler approve shop.orders"
+    shown = lines(answer)
+    assert "orders is held: Column 'a' retyped from int64 to text." in shown
+    assert "  reconciler reject shop.orders" in shown
+
+
+def test_asked_about_a_held_stream_the_hold_is_the_cause() -> None:
+    streams = (
+        StreamState("shop", "orders", hold=HOLD, last_outcome=Outcome.HELD),
+        StreamState("shop", "people", last_outcome=Outcome.SUCCEEDED, last_reason="3 rows"),
+    )
+    facts = replace(FACTS, streams=streams, stream="orders")
+    answer = ask(replace(GOOD, held=("orders",)), facts)
+    assert (answer.target, answer.code) == ("shop.orders", "held")
+    assert answer.answer.startswith("shop.orders is not loaded: it is held. Column 'a'")
+    other = ask(replace(GOOD, held=("orders",)), replace(facts, stream="people"))
+    assert (other.code, other.held, other.last) == ("next_tick", (), "succeeded: 3 rows")
+
+
+def test_missing_news_from_upstream_is_named() -> None:
+    report = Pipeline("shop", "a", "b", after=("orders", "people"))
+    answer = ask(GOOD, replace(FACTS, upstream={"orders": 1}), report)
+    assert answer.answer == "shop does not run now: it waits for something new from people."
+
+
+def test_a_pipeline_without_any_trigger_waits_for_a_person() -> None:
+    answer = ask(GOOD, desired=replace(SHOP, schedule=None))
+    assert "has neither `schedule` nor `after`" in answer.answer
+    assert answer.command == "reconciler run shop"
+
+
+def test_an_orphan_is_explained() -> None:
+    answer = why(None, GOOD, orphaned(), FACTS)
+    assert answer.code == "orphaned"
+    assert "not in the config" in answer.answer
+    assert answer.command == ""
+
+
+def test_a_request_behind_a_pause_is_not_forgotten() -> None:
+    state = replace(GOOD, request=Request("r", "bob", NOW), paused=Mark("ada", NINE, ""))
+    assert ask(state).next == "once resumed, at once: asked for by bob"
+
+
+@pytest.mark.parametrize(
+    ("age", "fresh", "words"),
+    [
+        (HOUR, True, "1h old, of 2026-11-24 08:30:00Z; fresh (wanted within 2h)"),
+        (3 * HOUR, False, "3h old, of 2026-11-24 06:30:00Z; late by 1h (wanted within 2h)"),
+        (None, False, "none yet; wanted within 2h"),
+    ],
+)
+def test_freshness_is_the_age_of_the_newest_data(age: int | None, fresh: bool, words: str) -> None:
+    newest = None if age is None else NOW - age
+    for state in (
+        replace(GOOD, last_success_at=newest, data_at=None),
+        replace(GOOD, last_success_at=None, data_at=newest),
+    ):
+        answer = ask(state)
+        assert (answer.fresh, answer.freshness) == (fresh, words)
+
+
+def test_the_record_is_json_as_it_is() -> None:
+    found = msgspec.json.decode(msgspec.json.encode(ask(DUE)))
+    assert found["command"] == ""
+    assert {"what", "ok", "text"} == set(found["checked"][0])
+
+
+def test_a_choice_is_typed_with_its_options_last() -> None:
+    assert commands("shop.orders", ("cursor rewind --to-destination", "mend the file")) == (
+        "reconciler cursor rewind shop.orders --to-destination",
+        "mend the file",
+    )
+
+
+def test_words_for_spans_lists_and_schedules() -> None:
+    assert [span(s) for s in (0.5, 1, 90, 3600, 5400, 90_061)] == [
+        "0.5s",
+        "1s",
+        "1m 30s",
+        "1h",
+        "1h 30m",
+        "1d 1h",
+    ]
+    assert these(("a",)) == "a"
+    assert these(("a", "b", "c")) == "a, b and c"
+    assert these(tuple("abcdefgh")) == "a, b, c, d, e and 3 more"
+    assert schedule_words(Cron("0 3 * * *", "Europe/Berlin")) == "cron '0 3 * * *' in Europe/Berlin"
