@@ -398,3 +398,11 @@ def test_names_of_every_kind_are_kept(destination: DuckdbDestination, path: Path
     load(destination, wanted, twice)
     quoted = ", ".join('"' + n.replace('"', '""') + '"' for n in names)
     assert rows(path, quoted) == [tuple(range(len(names)))]
+
+
+def test_a_refresh_starts_a_table_that_was_lost_at_its_own_number(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    load(destination, request(7, mode=Mode.REPLACE), orders(1))
+    load(destination, request(8), orders(2))
+    assert rows(path, "id") == [1, 2]

@@ -452,3 +452,11 @@ def test_a_damaged_marker_is_said_so(destination: ParquetDestination, lake: Path
     with pytest.raises(ConnectorError, match="is damaged") as failed:
         destination.marker(OWNER, TABLE)
     assert failed.value.error is ErrorClass.PERMANENT
+
+
+def test_a_refresh_starts_a_table_that_was_lost_at_its_own_number(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    load(destination, request(7, mode=Mode.REPLACE), orders(1))
+    load(destination, request(8), orders(2))
+    assert view_rows(lake / TABLE) == [1, 2]

@@ -74,7 +74,7 @@ class Sink:
         if self._failed:
             raise OSError(errno.EIO, "an earlier flush of this file failed", str(self.path))
         try:
-            os.fsync(self._fd)
+            _flush(self._fd)
         except OSError:
             self._failed = True
             raise
@@ -197,9 +197,16 @@ DISK = Files()
 def _sync(path: Path, flags: int) -> None:
     fd = os.open(path, flags | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        _flush(fd)
     finally:
         os.close(fd)
+
+
+def _flush(fd: int) -> None:
+    if sys.platform == "darwin":  # there fsync leaves the data in the drive's cache
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
 
 
 def _flock(fd: int, path: Path, wait: float) -> None:

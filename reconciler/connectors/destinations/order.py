@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from catalog.records import ErrorClass, HoldKind
+from reconciler.config.desired import Mode
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, Receipt
 
 CHOICES = ("refresh", "cursor adopt", "cursor rewind --to-destination")
@@ -17,7 +18,8 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int | None] | None) -> b
     """
     name = receipt.name
     if marker is None:
-        return _in_order(receipt, 0)
+        # A replacement is all there is, so a table that is new or was dropped lacks nothing.
+        return receipt.mode is Mode.REPLACE or _in_order(receipt, 0)
     owner, seq, epoch = marker
     if owner != name.owner:
         raise NeedsAnswer(
