@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.servers import postgres_server
+
+__all__ = ["anyio_backend", "postgres_server"]
+
 
 @pytest.fixture
 def anyio_backend() -> str:

@@ -12,10 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
+
+if TYPE_CHECKING:
+    import psycopg
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -41,6 +43,8 @@ class PostgresServer:
 
     def connect(self, user: str = "postgres", database: str = "postgres") -> psycopg.Connection:
         """A connection in autocommit; the caller closes it (``with``)."""
+        import psycopg  # here, so that tests without a server do not wait for it
+
         return psycopg.connect(self.url(user, database), autocommit=True)
 
     def execute(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:
@@ -88,6 +92,8 @@ def _free_port() -> int:
 
 
 def _wait_until_ready(server: PostgresServer, process: subprocess.Popen[bytes], log: Path) -> None:
+    import psycopg
+
     deadline = time.monotonic() + 30
     while True:
         try:

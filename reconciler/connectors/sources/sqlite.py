@@ -299,10 +299,13 @@ class Sqlite:
 
     def _check_form(self, batch: pa.RecordBatch) -> None:
         index = batch.schema.get_field_index(CURSOR)
-        if not self._form or index < 0 or not batch.num_rows:
+        if not self._form or index < 0:
             return
-        matches = pc.match_substring_regex(batch.column(index), self._form)
-        if pc.any(pc.invert(matches)).as_py():
+        places = batch.column(index).drop_null()
+        if len(places) == 0:
+            return
+        fits = places.type == pa.string() and pc.all(pc.match_substring_regex(places, self._form))
+        if not (fits and fits.as_py()):
             raise self._mixed("the stream's cursor")
 
     def behind(self, column: Column, value: Any, lookback: float) -> Any:

@@ -1,0 +1,371 @@
+"""SQLite as a source, on real files: types, cursors, bounds and what is set aside."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catalog.records import CursorKind, ErrorClass, HoldKind
+from reconciler.config.desired import Mode, StreamSettings
+from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Secrets, Source, Stopped
+from reconciler.connectors.registry import open_source
+from tests.source_kit import Taken, take
+
+BY_ID = StreamSettings(cursor=("id",))
+BY_TIME = StreamSettings(cursor=("updated_at",))
+
+
+class Shop:
+    """A SQLite file, an application's connection to it, and the source under test."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.app = sqlite3.connect(path, isolation_level=None)
+        self.source: Source = open_source("shop", "sql", {"url": f"sqlite://{path}"}, Secrets({}))
+
+    def many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """The statement for each row, in one transaction."""
+        self.app.execute("BEGIN")
+        self.app.executemany(statement, rows)
+        self.app.execute("COMMIT")
+
+    def take(self, stream: str, settings: StreamSettings, after: Taken | None = None) -> Taken:
+        return take(self.source, stream, settings, after.cursor if after else None)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    made = Shop(tmp_path / "shop.db")
+    yield made
+    made.source.close()
+    made.app.close()
+
+
+def test_declared_types_arrive_typed(shop: Shop) -> None:
+    shop.app.execute(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, big BIGINT, f DOUBLE, d DECIMAL(10,2), "
+        "x VARCHAR(9), b BLOB, ok BOOLEAN, day DATE, at DATETIME, u UUID, j JSON, tz TIMESTAMPTZ)"
+    )
+    one = uuid.UUID(int=5)
+    shop.app.execute(
+        "INSERT INTO t VALUES (1, 9007199254740993, 1.5, 0.1 + 0.2, 'x', x'00ff', 1, '2026-01-31', "
+        "'2026-01-31 10:00:00.5', ?, '{\"a\": [1]}', '2026-01-31T10:00:00+02:00')",
+        (str(one),),
+    )
+    taken = shop.take("t", StreamSettings())
+    assert taken.rows == [
+        {
+            "id": 1,
+            "big": 9007199254740993,
+            "f": 1.5,
+            "d": Decimal("0.30"),
+            "x": "x",
+            "b": b"\x00\xff",
+            "ok": True,
+            "day": dt.date(2026, 1, 31),
+            "at": dt.datetime(2026, 1, 31, 10, 0, 0, 500_000),  # noqa: DTZ001 - it has no zone
+            "u": one,
+            "j": '{"a": [1]}',
+            "tz": dt.datetime(2026, 1, 31, 8, tzinfo=dt.UTC),
+        }
+    ]
+    assert taken.rejected == []
+
+
+def test_values_that_are_not_of_their_declared_type_are_set_aside_with_key_and_reason(
+    shop: Shop,
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT, at DATETIME, x TEXT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 'seven', NULL, NULL), (2, 7, 1767225600, NULL)")
+    shop.app.execute("INSERT INTO t VALUES (3, NULL, NULL, x'ff'), (4, 1.5, NULL, NULL)")
+    shop.app.execute("INSERT INTO t VALUES (5, 5, '2026-01-01', 'good')")
+    taken = shop.take("t", StreamSettings())
+    assert taken.column("id") == [5]
+    reasons = {row.place: row.reason for row in taken.rejected}
+    assert set(reasons) == {"id=1", "id=2", "id=3", "id=4"}
+    assert "'seven'" in reasons["id=1"]
+    assert "1767225600" in reasons["id=2"]
+    assert "blob" in reasons["id=3"]
+    assert "real" in reasons["id=4"]
+
+
+def test_a_column_that_begins_with_thousands_of_nulls_keeps_its_type(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT, f REAL, b BLOB)")
+    shop.many("INSERT INTO t (id) VALUES (?)", ((i,) for i in range(1, 20_001)))
+    shop.app.execute("INSERT INTO t VALUES (20001, 'late', 2.5, x'01')")
+    taken = shop.take("t", BY_ID)
+    assert len(taken.rows) == 20_001
+    assert taken.rows[-1] == {"id": 20_001, "x": "late", "f": 2.5, "b": b"\x01"}
+
+
+def test_odd_text_and_odd_names_survive(shop: Shop) -> None:
+    texts = ["", "a\0b", "😀", "x" * 1_000_000, 'it\'s "quoted"', "line\nbreak"]
+    shop.app.execute(
+        'CREATE TABLE "My ""odd"" table" ("Key Col" INTEGER PRIMARY KEY, "sel ""x" TEXT)'
+    )
+    shop.many('INSERT INTO "My ""odd"" table" ("sel ""x") VALUES (?)', [(t,) for t in texts])
+    settings = StreamSettings(cursor=("Key Col",))
+    taken = shop.take('My "odd" table', settings)
+    assert taken.column('sel "x') == texts
+    assert shop.take('My "odd" table', settings, taken).has_news is False
+
+
+def test_columns_of_the_config_override_the_declared_type(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at DATETIME, free)")
+    shop.app.execute("INSERT INTO t VALUES (1, 1767225600, '1.25')")
+    settings = StreamSettings(columns=(("at", "int64"), ("free", "decimal(5,2)")))
+    taken = shop.take("t", settings)
+    assert taken.rows == [{"id": 1, "at": 1767225600, "free": Decimal("1.25")}]
+    with pytest.raises(ConnectorError, match="did you mean 'free'"):
+        shop.take("t", StreamSettings(columns=(("fre", "text"),)))
+
+
+def test_an_integer_cursor_reads_on_from_where_it_was(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    first = shop.take("t", BY_ID)
+    assert first.cursor is not None
+    assert first.cursor.kind is CursorKind.MONOTONIC
+    assert first.cursor.position.text == "2"
+    assert shop.take("t", BY_ID, first).has_news is False
+    shop.app.execute("INSERT INTO t (x) VALUES ('c')")
+    assert shop.take("t", BY_ID, first).column("id") == [3]
+
+
+def test_marks_stand_only_between_values_of_the_cursor(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    shop.app.execute("CREATE INDEX t_n ON t (n)")
+    rows = ((i // 3,) for i in range(60_000))
+    shop.many("INSERT INTO t (n) VALUES (?)", rows)
+    taken = shop.take("t", StreamSettings(cursor=("n",)))
+    assert taken.ordered
+    assert len(taken.marks) > 2
+    for mark, count in zip(taken.marks, taken.rows_before_mark, strict=True):
+        assert mark.cursor is not None
+        at = int(mark.cursor.position.text)
+        assert max(taken.column("n")[:count]) <= at
+        assert min(taken.column("n")[count:], default=at + 1) > at
+    second = take(shop.source, "t", StreamSettings(cursor=("n",)), taken.marks[0].cursor)
+    assert second.rows == taken.rows[taken.rows_before_mark[0] :]
+
+
+def test_without_an_index_on_the_cursor_one_mark_ends_the_read(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    shop.app.execute("CREATE INDEX nocase ON t (id, n)")
+    shop.many("INSERT INTO t (n) VALUES (?)", ((i,) for i in range(40_000)))
+    taken = shop.take("t", StreamSettings(cursor=("n",)))
+    assert not taken.ordered
+    assert len(taken.marks) == 1
+    assert taken.note("no index")
+
+
+@pytest.mark.parametrize("separator", [" ", "T"])
+def test_times_kept_as_text_are_read_up_to_the_running_second(shop: Shop, separator: str) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    past = [f"2026-01-31{separator}10:00:00", f"2026-01-31{separator}10:00:01"]
+    now = dt.datetime.now(dt.UTC).strftime(f"%Y-%m-%d{separator}%H:%M:%S")
+    shop.many("INSERT INTO t (updated_at) VALUES (?)", [(t,) for t in [*past, now]])
+    first = shop.take("t", BY_TIME)
+    assert first.column("id") == [1, 2]
+    assert first.cursor is not None
+    assert first.cursor.position.text == past[1]
+    assert first.marks[-1].data_at == 1769853601 * 10**6
+    shop.app.execute("INSERT INTO t (updated_at) VALUES (?)", (past[1].replace(":01", ":02"),))
+    assert shop.take("t", BY_TIME, first).column("id") == [4]
+
+
+def test_a_time_of_the_future_is_counted_and_moves_nothing(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("INSERT INTO t VALUES (1, '2026-01-31 10:00:00'), (2, '9999-12-31 00:00:00')")
+    taken = shop.take("t", BY_TIME)
+    assert taken.column("id") == [1]
+    assert taken.counts == {"beyond_bound": 1}
+    assert taken.note("lies in the future")
+
+
+def test_a_cursor_that_mixes_forms_of_time_is_refused(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("INSERT INTO t VALUES (1, '2026-01-31 10:00:00'), (2, '2026-01-31T09:00:00')")
+    with pytest.raises(ConnectorError, match="mixes ways to write a time") as caught:
+        shop.take("t", BY_TIME)
+    assert caught.value.error is ErrorClass.PERMANENT
+
+
+def test_epoch_numbers_in_a_datetime_cursor_are_refused_with_what_to_do(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("INSERT INTO t VALUES (1, 1767225600)")
+    with pytest.raises(ConnectorError, match="YYYY-MM-DD HH:MM:SS"):
+        shop.take("t", BY_TIME)
+
+
+def test_floats_are_no_cursors(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, f REAL)")
+    with pytest.raises(ConnectorError, match="'f' cannot be a cursor"):
+        shop.take("t", StreamSettings(cursor=("f",)))
+
+
+def test_rows_without_a_cursor_value_are_held_skipped_or_read_again(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("INSERT INTO t VALUES (1, '2026-01-31 10:00:00'), (2, NULL)")
+    with pytest.raises(NeedsAnswer) as caught:
+        shop.take("t", BY_TIME)
+    assert caught.value.kind is HoldKind.NULL_CURSOR
+    skipping = StreamSettings(cursor=("updated_at",), null_cursor="skip")
+    skipped = shop.take("t", skipping)
+    assert (skipped.column("id"), skipped.counts) == ([1], {"null_cursor": 1})
+    again = StreamSettings(cursor=("updated_at",), null_cursor="reread")
+    first = shop.take("t", again)
+    assert sorted(first.column("id")) == [1, 2]
+    second = shop.take("t", again, first)
+    assert second.column("id") == [2]
+    assert second.cursor == first.cursor
+
+
+def test_a_null_in_the_key_of_a_merge_is_held(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INT, n INTEGER)")
+    shop.app.execute("INSERT INTO t VALUES (NULL, 1)")
+    with pytest.raises(NeedsAnswer) as caught:
+        shop.take("t", StreamSettings(key=("id",), cursor=("n",)))
+    assert caught.value.kind is HoldKind.NULL_KEY
+
+
+def test_another_definition_of_the_cursor_is_held_and_says_what_changed(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 1)")
+    first = shop.take("t", BY_ID)
+    with pytest.raises(NeedsAnswer, match="cursor column was 'id', is 'n'") as caught:
+        shop.take("t", StreamSettings(cursor=("n",)), first)
+    assert caught.value.kind is HoldKind.DEFINITION
+    assert caught.value.choices == ("refresh", "cursor set")
+    fresh = take(shop.source, "t", StreamSettings(cursor=("n",)), refresh=True)
+    assert (len(fresh.rows), fresh.whole, len(fresh.marks)) == (1, True, 1)
+
+
+def test_a_table_without_the_cursor_is_read_as_a_whole_but_never_appended(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.app.execute("INSERT INTO t VALUES (1)")
+    taken = shop.take("t", StreamSettings(cursor=("updated_at",), mode=Mode.REPLACE))
+    assert taken.whole
+    assert taken.cursor is not None
+    assert taken.cursor.kind is CursorKind.SNAPSHOT_ID
+    with pytest.raises(ConnectorError, match="mode append"):
+        shop.take("t", StreamSettings(cursor=("updated_at",), mode=Mode.APPEND))
+
+
+def test_lookback_reads_behind_the_cursor_only_when_there_is_news(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.many("INSERT INTO t VALUES (?)", ((i,) for i in range(1, 11)))
+    settings = StreamSettings(cursor=("id",), lookback=3)
+    first = shop.take("t", settings)
+    assert shop.take("t", settings, first).has_news is False
+    shop.app.execute("INSERT INTO t VALUES (11)")
+    second = shop.take("t", settings, first)
+    assert second.column("id") == [8, 9, 10, 11]
+    assert second.cursor is not None
+    assert second.cursor.position.text == "11"
+
+
+def test_a_query_is_read_like_a_table(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 10), (2, 20)")
+    settings = StreamSettings(
+        query="SELECT id, n FROM t WHERE n > 10;", key=("id",), cursor=("id",)
+    )
+    taken = shop.take("big ones", settings)
+    assert taken.rows == [{"id": 2, "n": 20}]
+    changed = StreamSettings(query="SELECT id, n FROM t", key=("id",), cursor=("id",))
+    with pytest.raises(NeedsAnswer, match="the query was"):
+        shop.take("big ones", changed, taken)
+
+
+def test_a_table_that_gained_a_column_is_seen_by_the_warm_source(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.app.execute("INSERT INTO t VALUES (1)")
+    first = shop.take("t", BY_ID)
+    shop.app.execute("ALTER TABLE t ADD COLUMN x TEXT")
+    shop.app.execute("INSERT INTO t VALUES (2, 'new')")
+    assert shop.take("t", BY_ID, first).rows == [{"id": 2, "x": "new"}]
+
+
+def test_what_is_committed_while_reading_comes_with_the_next_run(shop: Shop) -> None:
+    shop.app.execute("PRAGMA journal_mode = WAL")
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.many("INSERT INTO t VALUES (?)", ((i,) for i in range(1, 50_001)))
+    inserted: list[int] = []
+
+    def insert_once() -> bool:
+        if not inserted:
+            inserted.append(50_001)
+            shop.app.execute("INSERT INTO t VALUES (50001)")
+        return False
+
+    first = take(shop.source, "t", BY_ID, stopped=insert_once)
+    assert len(first.rows) == 50_000
+    assert shop.take("t", BY_ID, first).column("id") == [50_001]
+
+
+def test_stopping_ends_a_read_and_leaves_the_source_usable(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.app.execute("INSERT INTO t VALUES (1)")
+    with pytest.raises(Stopped):
+        take(shop.source, "t", BY_ID, stopped=lambda: True)
+    assert shop.take("t", BY_ID).column("id") == [1]
+
+
+def test_what_is_not_there_is_named_with_what_comes_nearest(shop: Shop, tmp_path: Path) -> None:
+    shop.app.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+    with pytest.raises(ConnectorError, match="no table 'order'; did you mean 'orders'") as caught:
+        shop.take("order", BY_ID)
+    assert caught.value.error is ErrorClass.PERMANENT
+    url = {"url": f"sqlite://{tmp_path}/none.db"}
+    with pytest.raises(ConnectorError, match="there is no file"):
+        take(open_source("gone", "sql", url, Secrets({})), "t", BY_ID)
+    (tmp_path / "note.db").write_text(
+        "this is no database, but long enough to look like a file" * 20
+    )
+    url = {"url": f"sqlite://{tmp_path}/note.db"}
+    with pytest.raises(ConnectorError, match="not a database") as caught:
+        take(open_source("note", "sql", url, Secrets({})), "t", BY_ID)
+    assert caught.value.error is ErrorClass.PERMANENT
+
+
+@pytest.mark.parametrize(
+    ("select", "found"),
+    [(["*"], ["a", "a_tmp", "b"]), (["*", "!*_tmp"], ["a", "b"]), ([], []), (["b"], ["b"])],
+)
+def test_select_takes_by_globs_and_takes_away_by_exclamation(
+    shop: Shop, select: list[str], found: list[str]
+) -> None:
+    for name in ("a", "a_tmp", "b"):
+        shop.app.execute(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("CREATE INDEX ai ON a (updated_at)")
+    streams = shop.source.discover(select, {})
+    assert [s.name for s in streams] == found
+    for stream in streams:
+        assert stream.cursors == ("updated_at", "id")
+        assert stream.schema.key == ("id",)
+        assert stream.indexed == (("updated_at", "id") if stream.name == "a" else ("id",))
+
+
+def test_a_view_that_is_named_is_a_stream(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 2)")
+    shop.app.execute("CREATE VIEW v AS SELECT id, n FROM t")
+    assert [s.name for s in shop.source.discover([], {"v": StreamSettings()})] == ["v"]
+    assert shop.take("v", StreamSettings(mode=Mode.REPLACE)).rows == [{"id": 1, "n": 2}]
+
+
+def test_check_says_what_is_missing(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (n INT)")
+    findings = shop.source.check({"t": BY_TIME, "u": BY_TIME})
+    texts = {f.level: f.text for f in findings}
+    assert findings[0].level == "ok"
+    assert any("no key to merge on" in f.text for f in findings)
+    assert "no table 'u'" in texts["problem"]
