@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from catalog.records import Cursor, FileEntry
 from reconciler.config.desired import StreamSettings
+from reconciler.connectors.arrow import python_value
 from reconciler.connectors.ports import (
     Mark,
     ReadRequest,
@@ -46,6 +47,17 @@ class Taken:
         return found
 
 
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = batch.to_pylist()
+    except OverflowError:  # infinite times, which Python has not
+        columns = [[python_value(value) for value in column] for column in batch.columns]
+        return [
+            dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)
+        ]
+    return found
+
+
 def take(
     source: Source,
     stream: str,
@@ -55,7 +67,6 @@ def take(
     refresh: bool = False,
     ledger: Sequence[FileEntry] = (),
     stopped: Callable[[], bool] = lambda: False,
-    in_python: bool = True,
 ) -> Taken:
     """Read a stream as a run does, to its end."""
     read = source.read(
@@ -72,8 +83,7 @@ def take(
                     assert batch.schema == read.schema
                     taken.batches.append(batch)
                     count += batch.num_rows
-                    if in_python:
-                        taken.rows += batch.to_pylist()
+                    taken.rows += _rows(batch)
                 case Rejected(rows):
                     taken.rejected += rows
                 case Mark() as mark:

@@ -30,8 +30,8 @@ _CLOCK = """
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_is_in_recovery(),
        pg_has_role('pg_read_all_stats', 'USAGE'),
        z.reset_val::text,
-       (extract(epoch FROM (clock_timestamp() AT TIME ZONE z.reset_val)
-                           - (clock_timestamp() AT TIME ZONE 'UTC')))::int8
+       (round(extract(epoch FROM (clock_timestamp() AT TIME ZONE z.reset_val)
+                                 - (clock_timestamp() AT TIME ZONE 'UTC'))) * 1000000)::int8
 FROM pg_settings z WHERE z.name = 'TimeZone'
 """
 _OPEN = """

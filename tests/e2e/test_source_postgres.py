@@ -1,0 +1,567 @@
+"""PostgreSQL as a source, on a real server: no row lost between two runs, no value bent."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import uuid
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import psycopg
+import pyarrow as pa
+import pytest
+
+from catalog.records import ErrorClass, HoldKind
+from reconciler.config.desired import Mode, StreamSettings
+from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Secrets, Source, Stopped
+from reconciler.connectors.registry import open_source
+from tests.servers import PostgresServer
+from tests.source_kit import Taken, take
+
+pytestmark = pytest.mark.postgres
+
+BY_TIME = StreamSettings(cursor=("updated_at",))
+AT_ONCE = StreamSettings(cursor=("updated_at",), settle=0.0)
+STREAM = "public.t"
+
+
+class Shop:
+    """A database of its own, an application's connections, and the source under test."""
+
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self.server = server
+        self.database = server.new_database(name)
+        self.app = server.connect(database=self.database)
+        self.source = self.open()
+        self._more: list[psycopg.Connection[Any]] = []
+
+    def open(self, user: str = "postgres", **secrets: str) -> Source:
+        url = self.server.url(user=user, database=self.database)
+        return open_source("shop", "sql", {"url": url}, Secrets(secrets))
+
+    def another(self) -> psycopg.Connection[Any]:
+        """One more connection of the application, not in autocommit."""
+        made = psycopg.connect(self.server.url(database=self.database))
+        self._more.append(made)
+        return made
+
+    def run(self, *statements: str) -> None:
+        for statement in statements:
+            self.app.execute(statement)
+
+    def value(self, query: str) -> Any:
+        row = self.app.execute(query).fetchone()
+        assert row is not None
+        return row[0]
+
+    def take(
+        self, settings: StreamSettings, after: Taken | None = None, stream: str = STREAM
+    ) -> Taken:
+        return take(self.source, stream, settings, after.cursor if after else None)
+
+    def close(self) -> None:
+        self.source.close()
+        for connection in (self.app, *self._more):
+            connection.close()
+
+
+@pytest.fixture
+def shop(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Shop]:
+    made = Shop(postgres_server, "shop")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def table(shop: Shop) -> Shop:
+    """A table whose rows the database stamps with the start of their transaction."""
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now())",
+        "CREATE INDEX t_updated_at ON t (updated_at)",
+    )
+    return shop
+
+
+# -- no row is lost (C1) -----------------------------------------------------------------------
+
+
+def test_a_transaction_that_commits_late_arrives_with_the_next_run(table: Shop) -> None:
+    late = table.another()
+    late.execute("INSERT INTO t (id) VALUES (1)")
+    table.run("SELECT pg_sleep(0.01)", "INSERT INTO t (id) VALUES (2)")
+    first = table.take(AT_ONCE)
+    assert first.column("id") == []
+    late.commit()
+    assert table.take(AT_ONCE, first).column("id") == [1, 2]
+
+
+def test_rows_older_than_an_open_transaction_are_read_meanwhile(table: Shop) -> None:
+    table.run("INSERT INTO t (id) VALUES (1)", "SELECT pg_sleep(0.01)")
+    late = table.another()
+    late.execute("INSERT INTO t (id) VALUES (2)")
+    table.run("SELECT pg_sleep(0.01)", "INSERT INTO t (id) VALUES (3)")
+    first = table.take(AT_ONCE)
+    assert first.column("id") == [1]
+    late.commit()
+    assert table.take(AT_ONCE, first).column("id") == [2, 3]
+
+
+def test_a_prepared_transaction_arrives_when_it_is_committed(table: Shop) -> None:
+    late = table.another()
+    late.execute("INSERT INTO t (id) VALUES (1)")
+    late.execute("PREPARE TRANSACTION 'late'")
+    late.commit()
+    table.run("SELECT pg_sleep(0.01)", "INSERT INTO t (id) VALUES (2)")
+    settings = StreamSettings(cursor=("updated_at",), settle=0.0, max_wait=30.0)
+    first = table.take(settings)
+    assert first.column("id") == []
+    assert first.note("prepared transaction 'late'")
+    table.run("COMMIT PREPARED 'late'")
+    assert table.take(settings, first).column("id") == [1, 2]
+
+
+def test_a_role_that_may_not_look_waits_for_those_that_were_open(table: Shop) -> None:
+    table.run(
+        "DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN", "GRANT SELECT ON t TO reader"
+    )
+    source = table.open("reader")
+    late = table.another()
+    late.execute("INSERT INTO t (id) VALUES (1)")
+    table.run("SELECT pg_sleep(0.01)", "INSERT INTO t (id) VALUES (2)")
+    waited = threading.Event()
+
+    def commit_when_it_waits() -> bool:
+        if not waited.is_set():
+            waited.set()
+            late.commit()
+        return False
+
+    try:
+        taken = take(source, STREAM, AT_ONCE, stopped=commit_when_it_waits)
+        assert waited.is_set()
+        assert taken.column("id") == [1, 2]
+    finally:
+        source.close()
+        table.run("DROP OWNED BY reader", "DROP ROLE reader")
+
+
+def test_a_role_that_may_not_look_gives_up_after_max_wait_and_names_the_pid(table: Shop) -> None:
+    table.run(
+        "DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN", "GRANT SELECT ON t TO reader"
+    )
+    source = table.open("reader")
+    late = table.another()
+    late.execute("INSERT INTO t (id) VALUES (1)")
+    settings = StreamSettings(cursor=("updated_at",), max_wait=0.1)
+    try:
+        with pytest.raises(ConnectorError, match=f"pid {late.info.backend_pid}") as caught:
+            take(source, STREAM, settings)
+        assert caught.value.error is ErrorClass.TRANSIENT
+        with pytest.raises(Stopped):
+            take(source, STREAM, BY_TIME, stopped=lambda: True)
+    finally:
+        late.rollback()
+        source.close()
+        table.run("DROP OWNED BY reader", "DROP ROLE reader")
+
+
+def test_a_writer_that_holds_the_bound_for_longer_than_max_wait_is_a_failure(table: Shop) -> None:
+    table.run("INSERT INTO t (id) VALUES (1)", "SELECT pg_sleep(0.01)")
+    late = table.another()
+    late.execute("INSERT INTO t (id) VALUES (2)")
+    pid = late.info.backend_pid
+    table.run("SELECT pg_sleep(0.1)", "INSERT INTO t (id) VALUES (3)")
+    settings = StreamSettings(cursor=("updated_at",), settle=0.0, max_wait=0.05)
+    first = table.take(settings)
+    assert first.column("id") == [1]
+    with pytest.raises(ConnectorError, match=f"held back .*pid {pid}") as caught:
+        table.take(settings, first)
+    assert caught.value.error is ErrorClass.TRANSIENT
+    late.commit()
+    assert table.take(settings, first).column("id") == [2, 3]
+
+
+def test_a_session_that_wrote_nothing_holds_the_bound_for_max_wait_only(table: Shop) -> None:
+    idle = table.another()
+    idle.execute("SELECT 1")
+    table.run("SELECT pg_sleep(0.1)", "INSERT INTO t (id) VALUES (1)", "SELECT pg_sleep(0.01)")
+    patient = StreamSettings(cursor=("updated_at",), settle=0.0)
+    assert table.take(patient).column("id") == []
+    settings = StreamSettings(cursor=("updated_at",), settle=0.0, max_wait=0.05)
+    taken = table.take(settings)
+    assert taken.column("id") == [1]
+    assert f"pid {idle.info.backend_pid}" in taken.note("has written nothing")
+
+
+def test_rows_within_the_time_to_settle_wait(table: Shop) -> None:
+    table.run("INSERT INTO t (id) VALUES (1)")
+    table.run("INSERT INTO t VALUES (2, now() - interval '1 hour')")
+    patient = StreamSettings(cursor=("updated_at",), settle=60.0)
+    first = table.take(patient)
+    assert first.column("id") == [2]
+    assert first.counts == {}
+    table.run("SELECT pg_sleep(0.01)")
+    assert table.take(AT_ONCE, first).column("id") == [1]
+
+
+def test_rows_that_share_a_time_all_arrive_once(table: Shop) -> None:
+    table.run("INSERT INTO t SELECT g, '2026-01-31 10:00:00Z' FROM generate_series(1, 500) g")
+    first = table.take(BY_TIME)
+    assert len(first.rows) == 500
+    assert table.take(BY_TIME, first).has_news is False
+
+
+def test_rows_that_are_committed_while_reading_come_next_time(table: Shop) -> None:
+    table.run(
+        "INSERT INTO t SELECT g, '2026-01-01Z'::timestamptz + g * interval '1 s' "
+        "FROM generate_series(1, 200000) g"
+    )
+    moved: list[int] = []
+
+    def update_once() -> bool:
+        if not moved:
+            moved.append(1)
+            table.run("UPDATE t SET updated_at = '2026-06-01Z' WHERE id = 200000")
+        return False
+
+    first = take(table.source, STREAM, BY_TIME, stopped=update_once)
+    assert len(first.rows) == 200_000
+    assert table.take(BY_TIME, first).has_news is False  # below the bound that was fixed
+    table.run("UPDATE t SET updated_at = now() WHERE id = 200000", "SELECT pg_sleep(0.01)")
+    assert table.take(AT_ONCE, first).column("id") == [200_000]
+
+
+def test_marks_stand_between_values_and_a_run_goes_on_from_any_of_them(table: Shop) -> None:
+    table.run(
+        "ALTER TABLE t ADD COLUMN pad text DEFAULT repeat('x', 200)",
+        "INSERT INTO t SELECT g, '2026-01-01Z'::timestamptz + (g / 7) * interval '1 s' "
+        "FROM generate_series(1, 150000) g",
+    )
+    taken = table.take(BY_TIME)
+    assert taken.ordered
+    assert len(taken.marks) > 2
+    ids = taken.column("id")
+    for mark, count in list(zip(taken.marks, taken.rows_before_mark, strict=True))[:2]:
+        rest = take(table.source, STREAM, BY_TIME, mark.cursor)
+        assert sorted(ids[:count] + rest.column("id")) == sorted(ids)
+
+
+def test_without_an_index_one_mark_ends_the_read_and_check_says_so(table: Shop) -> None:
+    table.run("DROP INDEX t_updated_at", "INSERT INTO t VALUES (1, '2026-01-01Z')")
+    taken = table.take(BY_TIME)
+    assert (taken.ordered, len(taken.marks)) == (False, 1)
+    findings = table.source.check({STREAM: BY_TIME})
+    assert any(f.level == "warning" and "no index" in f.text for f in findings)
+
+
+def test_integers_are_read_to_the_greatest_and_the_assumption_is_told(table: Shop) -> None:
+    table.run("INSERT INTO t VALUES (999999, DEFAULT), (1000000, DEFAULT)")
+    settings = StreamSettings(cursor=("id",))
+    first = table.take(settings)
+    assert first.column("id") == [999_999, 1_000_000]
+    assert first.note("exact only if rows become visible in its order")
+    table.run("INSERT INTO t VALUES (1000001, DEFAULT)")
+    assert table.take(settings, first).column("id") == [1_000_001]
+
+
+def test_lookback_brings_a_late_number_that_was_passed_over(table: Shop) -> None:
+    late = table.another()
+    late.execute("INSERT INTO t VALUES (1, DEFAULT)")
+    table.run("INSERT INTO t VALUES (2, DEFAULT)")
+    settings = StreamSettings(cursor=("id",), lookback=10)
+    first = table.take(settings)
+    assert first.column("id") == [2]
+    late.commit()
+    table.run("INSERT INTO t VALUES (3, DEFAULT)")
+    assert sorted(table.take(settings, first).column("id")) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "tag"),
+    [
+        ("numeric", ["1.5", "12345678901234567890.5"], "decimal"),
+        ("text", ["Zebra", "aardvark"], "text"),
+        ("uuid", [str(uuid.UUID(int=1)), str(uuid.UUID(int=2**127))], "uuid"),
+        ("date", ["2026-01-01", "2026-01-02"], "date"),
+        ("timestamp", ["2026-01-01 10:00", "2026-01-02 11:00:00.5"], "naive_timestamp"),
+    ],
+)
+def test_cursors_of_every_kind_go_on_in_order(
+    shop: Shop, kind: str, values: list[str], tag: str
+) -> None:
+    shop.run(f"CREATE TABLE t (id int PRIMARY KEY, c {kind})")
+    shop.run(f"INSERT INTO t VALUES (1, '{values[0]}')")
+    settings = StreamSettings(cursor=("c",))
+    first = shop.take(settings)
+    assert first.column("id") == [1]
+    assert first.cursor is not None
+    assert first.cursor.position.tag == tag
+    shop.run(f"INSERT INTO t VALUES (2, '{values[1]}')")
+    if tag in ("date", "naive_timestamp"):  # read below a clock, which has passed both
+        assert shop.take(settings, first).has_news is False
+    else:
+        assert shop.take(settings, first).column("id") == [2]
+
+
+# -- values (C4, C5) ---------------------------------------------------------------------------
+
+
+def test_infinity_and_the_far_future_are_counted_and_move_nothing(table: Shop) -> None:
+    table.run(
+        "INSERT INTO t VALUES (1, 'infinity'), (2, '9999-12-31Z'), (3, '2026-01-01Z'), "
+        "(4, '-infinity')"
+    )
+    taken = table.take(BY_TIME)
+    assert sorted(row["id"] for row in rows_of(taken)) == [3, 4]
+    assert taken.counts == {"beyond_bound": 2}
+    assert taken.cursor is not None
+    assert taken.cursor.position.text < "2100"
+
+
+def test_nan_in_a_numeric_cursor_is_counted(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, c numeric)",
+        "INSERT INTO t VALUES (1, 1), (2, 'NaN'), (3, 'Infinity')",
+    )
+    taken = shop.take(StreamSettings(cursor=("c",)))
+    assert (taken.column("id"), taken.counts) == ([1], {"beyond_bound": 2})
+
+
+def test_a_null_cursor_is_held_skipped_or_read_again(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz)",
+        "CREATE INDEX ON t (updated_at)",
+        "INSERT INTO t VALUES (1, '2026-01-01Z'), (2, NULL)",
+    )
+    with pytest.raises(NeedsAnswer) as caught:
+        shop.take(BY_TIME)
+    assert caught.value.kind is HoldKind.NULL_CURSOR
+    skipped = shop.take(StreamSettings(cursor=("updated_at",), null_cursor="skip"))
+    assert (skipped.column("id"), skipped.counts) == ([1], {"null_cursor": 1})
+    again = StreamSettings(cursor=("updated_at",), null_cursor="reread")
+    first = shop.take(again)
+    assert first.column("id") == [1, 2]
+    assert shop.take(again, first).column("id") == [2]
+
+
+def test_another_definition_is_held(table: Shop) -> None:
+    table.run("INSERT INTO t VALUES (1, '2026-01-01Z')")
+    first = table.take(BY_TIME)
+    with pytest.raises(NeedsAnswer, match="cursor column was 'updated_at', is 'id'") as caught:
+        table.take(StreamSettings(cursor=("id",)), first)
+    assert caught.value.kind is HoldKind.DEFINITION
+    assert take(table.source, STREAM, StreamSettings(cursor=("id",)), refresh=True).whole
+
+
+# -- types -------------------------------------------------------------------------------------
+
+
+def rows_of(taken: Taken) -> list[dict[str, Any]]:
+    """As DuckDB sees them, which has infinity."""
+    if not taken.batches:
+        return []
+    seen = pa.Table.from_batches(taken.batches)
+    connection = duckdb.connect()
+    try:
+        connection.register("seen", seen)
+        result = connection.sql("SELECT * FROM seen")
+        return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
+    finally:
+        connection.close()
+
+
+def test_types_survive(shop: Shop) -> None:
+    one = uuid.UUID(int=5)
+    shop.run(
+        "CREATE TYPE mood AS ENUM ('well')",
+        "CREATE DOMAIN positive AS int CHECK (VALUE > 0)",
+        "CREATE TABLE t (id bigint PRIMARY KEY, b bool, i2 smallint, r real, f float8, "
+        "n numeric(10,2), free numeric, wide numeric(60,5), x text, by bytea, d date, tm time, "
+        "tz timestamptz, ts timestamp, u uuid, j json, jb jsonb, ia int[], ta text[], ua uuid[], "
+        "iv interval, mo money, ip inet, o oid, em mood, po positive, rg int4range, xm xml)",
+        "INSERT INTO t VALUES (1, true, 2, 1.5, 'NaN', 12.30, 1.50, 1.5, 'é\U0001f600', '\\x00ff', "
+        "'2026-01-31', '10:00:00.5', '2026-01-31 10:00+02', '2026-01-31 10:00', "
+        f"'{one}', '{{\"a\": 1}}', '{{\"a\":1}}', '{{1,NULL}}', '{{a,\"\"}}', '{{{one}}}', "
+        "'1 day 2 hours', 1.5, '10.0.0.1', 4000000000, 'well', 7, '[1,3)', '<a/>')",
+    )
+    (row,) = shop.take(StreamSettings()).rows
+    assert str(row.pop("f")) == "nan"
+    assert row == {
+        "id": 1,
+        "b": True,
+        "i2": 2,
+        "r": 1.5,
+        "n": Decimal("12.30"),
+        "free": "1.50",
+        "wide": "1.50000",
+        "x": "é\U0001f600",
+        "by": b"\x00\xff",
+        "d": dt.date(2026, 1, 31),
+        "tm": dt.time(10, 0, 0, 500_000),
+        "tz": dt.datetime(2026, 1, 31, 8, tzinfo=dt.UTC),
+        "ts": dt.datetime(2026, 1, 31, 10),  # noqa: DTZ001 - it has no zone
+        "u": one,
+        "j": '{"a": 1}',
+        "jb": '{"a": 1}',
+        "ia": [1, None],
+        "ta": ["a", ""],
+        "ua": [one],
+        "iv": "1 day 02:00:00",
+        "mo": "$1.50",
+        "ip": "10.0.0.1/32",
+        "o": 4_000_000_000,
+        "em": "well",
+        "po": 7,
+        "rg": "[1,3)",
+        "xm": "<a/>",
+    }
+
+
+def test_infinite_times_stay_infinite(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, ts timestamp, d date, many timestamptz[])",
+        "INSERT INTO t VALUES (1, 'infinity', '-infinity', '{infinity}'), (2, NULL, NULL, NULL)",
+    )
+    taken = shop.take(StreamSettings())
+    table = pa.Table.from_batches(taken.batches)
+    seen = duckdb.connect()
+    seen.register("seen", table)
+    shown = seen.sql("SELECT ts::text, d::text, many[1]::text FROM seen ORDER BY id").fetchall()
+    seen.close()
+    assert shown == [("infinity", "-infinity", "infinity"), (None, None, None)]
+
+
+def test_what_no_type_can_hold_is_set_aside_with_its_key(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, n numeric(10,2), m int[], ts timestamptz)",
+        "INSERT INTO t VALUES (1, 'NaN'), (2, 1)",
+        "INSERT INTO t (id, m) VALUES (3, '{{1,2},{3,4}}')",
+        "INSERT INTO t (id, ts) VALUES (4, '294276-01-01Z')",
+    )
+    taken = shop.take(StreamSettings())
+    assert taken.column("id") == [2]
+    reasons = {row.place: row.reason for row in taken.rejected}
+    assert "nan" in reasons["id=1"]
+    assert "more than one dimension" in reasons["id=3"]
+    assert "beyond the year 294246" in reasons["id=4"]
+
+
+def test_columns_of_the_config_give_a_free_numeric_its_size(shop: Shop) -> None:
+    shop.run("CREATE TABLE t (id int PRIMARY KEY, n numeric)", "INSERT INTO t VALUES (1, 1.25)")
+    assert shop.take(StreamSettings()).note("numeric of any size")
+    taken = shop.take(StreamSettings(columns=(("n", "decimal(38,9)"),)))
+    assert taken.rows == [{"id": 1, "n": Decimal("1.250000000")}]
+    assert taken.notes == ()
+
+
+def test_odd_names_and_long_text_survive(shop: Shop) -> None:
+    shop.run(
+        'CREATE SCHEMA "My ""own"" schema"',
+        'CREATE TABLE "My ""own"" schema"."T a.b" ("Key ""K" int PRIMARY KEY, "sel ect" text)',
+        'INSERT INTO "My ""own"" schema"."T a.b" SELECT g, repeat(chr(120), g) '
+        "FROM unnest(ARRAY[1, 1000000]) g",
+    )
+    stream = 'My "own" schema.T a.b'
+    settings = StreamSettings(cursor=('Key "K',))
+    taken = shop.take(settings, stream=stream)
+    assert [len(text) for text in taken.column("sel ect")] == [1, 1_000_000]
+    assert shop.take(settings, taken, stream).has_news is False
+    (found,) = shop.source.discover(["My*"], {})
+    assert (found.name, found.schema.key, found.indexed) == (stream, ('Key "K',), ('Key "K',))
+
+
+# -- what is there, and what goes wrong ----------------------------------------------------------
+
+
+def test_discover_knows_keys_cursors_and_the_indexes_on_them(table: Shop) -> None:
+    table.run(
+        "CREATE TABLE line (b int, a int, modified timestamp, PRIMARY KEY (a, b))",
+        "CREATE VIEW v AS SELECT 1 AS x",
+    )
+    found = {s.name: s for s in table.source.discover(["public.*"], {"public.v": StreamSettings()})}
+    assert set(found) == {"public.t", "public.line", "public.v"}
+    assert found["public.line"].schema.key == ("a", "b")
+    assert found["public.line"].cursors[0] == "modified"
+    assert found["public.t"].cursors == ("updated_at", "id")
+    assert found["public.t"].indexed == ("updated_at", "id")
+
+
+def test_a_query_has_types_and_a_cursor_like_a_table(table: Shop) -> None:
+    table.run("INSERT INTO t VALUES (1, '2026-01-01Z'), (2, '2026-01-02Z')")
+    settings = StreamSettings(
+        query="SELECT id, updated_at, id::numeric(5,1) AS n FROM t WHERE id > 1;",
+        key=("id",),
+        cursor=("updated_at",),
+    )
+    taken = table.take(settings, stream="some")
+    assert taken.column("n") == [Decimal("2.0")]
+    assert table.take(settings, taken, "some").has_news is False
+
+
+def test_a_whole_table_is_one_snapshot(table: Shop) -> None:
+    table.run("INSERT INTO t VALUES (1, '2026-01-01Z')")
+    taken = table.take(StreamSettings(mode=Mode.REPLACE))
+    assert (taken.whole, taken.column("id"), len(taken.marks)) == (True, [1], 1)
+
+
+def test_a_missing_table_or_column_is_permanent_and_names_the_nearest(table: Shop) -> None:
+    with pytest.raises(ConnectorError, match=r"did you mean 'public\.t'") as no:
+        table.take(BY_TIME, stream="public.tt")
+    assert no.value.error is ErrorClass.PERMANENT
+    with pytest.raises(ConnectorError, match="did you mean 'updated_at'") as no:
+        table.take(StreamSettings(columns=(("update_at", "text"),)))
+    assert no.value.error is ErrorClass.PERMANENT
+
+
+def test_a_lost_connection_is_transient_and_the_next_read_connects_anew(table: Shop) -> None:
+    table.run("INSERT INTO t VALUES (1, '2026-01-01Z')")
+    assert table.take(BY_TIME).column("id") == [1]
+    table.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'reconciler'"
+    )
+    with pytest.raises(ConnectorError) as caught:
+        table.take(BY_TIME)
+    assert caught.value.error is ErrorClass.TRANSIENT
+    assert table.take(BY_TIME).column("id") == [1]
+
+
+def test_a_refused_login_needs_new_credentials_and_the_password_is_never_told(
+    table: Shop,
+) -> None:
+    source = table.open("nobody_here", password="s3cret/word")
+    with pytest.raises(ConnectorError) as caught:
+        take(source, STREAM, BY_TIME)
+    assert caught.value.error is ErrorClass.AUTH_EXPIRED
+    assert "s3cret" not in str(caught.value)
+    nowhere = open_source(
+        "gone", "sql", {"url": "postgresql://me@127.0.0.1:1/x"}, Secrets({"password": "s3cret"})
+    )
+    with pytest.raises(ConnectorError) as caught:
+        take(nowhere, STREAM, BY_TIME)
+    assert caught.value.error is ErrorClass.TRANSIENT
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_password_of_any_characters_reaches_the_server(table: Shop) -> None:
+    table.run("DROP ROLE IF EXISTS odd", "CREATE ROLE odd LOGIN PASSWORD 'p@ss:/w%rd'")
+    source = table.open("odd", password="p@ss:/w%rd")
+    findings = source.check({})
+    source.close()
+    table.run("DROP ROLE odd")
+    assert [f.level for f in findings] == ["ok"]
+
+
+def test_a_server_in_another_zone_bounds_a_column_without_one_by_the_earlier(shop: Shop) -> None:
+    shop.run(
+        "ALTER DATABASE shop SET TimeZone = 'America/New_York'",
+        "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamp)",
+        "INSERT INTO t VALUES (1, (now() AT TIME ZONE 'UTC') - interval '1 hour'), "
+        "(2, (now() AT TIME ZONE 'America/New_York') - interval '1 hour')",
+    )
+    taken = shop.take(BY_TIME)
+    assert taken.column("id") == [2]
+    assert "America/New_York" in taken.note("has no zone")
