@@ -51,6 +51,11 @@ def lines(text: IO[str], delimiter: str, quote: str) -> Iterator[Line]:
             number, waiting = start, []
 
 
+def is_open(record: str, delimiter: str, quote: str) -> bool:
+    """Whether a quote in it is opened and never closed."""
+    return _split(record, delimiter, quote) is None
+
+
 def _split(body: str, delimiter: str, quote: str) -> tuple[list[str], list[bool]] | None:
     """Values, and which were quoted. None: a quote is still open."""
     values: list[str] = []

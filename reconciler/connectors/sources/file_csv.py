@@ -15,7 +15,7 @@ from catalog.records import ErrorClass
 from reconciler.config.desired import StreamSettings
 from reconciler.connectors import arrow
 from reconciler.connectors.ports import ConnectorError, RejectedRow
-from reconciler.connectors.sources.csv_lines import Line, lines
+from reconciler.connectors.sources.csv_lines import Line, is_open, lines
 from reconciler.connectors.sources.file_format import (
     BLOCK,
     RAW_LIMIT,
@@ -92,10 +92,14 @@ class Csv:
     def records(self, file: Found) -> Iterator[Line]:
         """The data lines of a file, one by one."""
         with _text(file, self._format.encoding) as text:
-            found = lines(text, self._delimiter(file), self._format.quote)
+            found = lines(text, *self.marks(file))
             if self._format.header:
                 next(found, None)
             yield from found
+
+    def marks(self, file: Found) -> tuple[str, str]:
+        """Delimiter and quote."""
+        return self._delimiter(file), self._format.quote
 
     def _by_line(self, parsed: _Parsed) -> Iterator[Block]:
         """What pyarrow did not give: each line that parses is a row, each other is set aside."""
@@ -126,7 +130,7 @@ class Csv:
 
     def _header(self, file: Found) -> list[str]:
         with _text(file, self._format.encoding) as text:
-            first = next(lines(text, self._delimiter(file), self._format.quote), None)
+            first = next(lines(text, *self.marks(file)), None)
         if first is None:
             return []
         if first.problem:
@@ -147,6 +151,7 @@ class _Parsed:
         self.file, self.shaper = file, shaper
         self.good = self.bad = 0
         self.ends_in_quote = False
+        self._marks = csv.marks(file)
         self._places = _Places(csv.records(file), len(shaper.names))
         self._waiting: list[Any] = []
 
@@ -166,7 +171,7 @@ class _Parsed:
             if held is not None:
                 yield self._block(held)
             held = batch
-        if self._waiting and self._waiting[-1].text.endswith(("\n", "\r")):
+        if self._waiting and is_open(self._waiting[-1].text, *self._marks):
             self._waiting.pop()
             self.ends_in_quote = True
         elif held is not None and held.num_rows:

@@ -1,0 +1,443 @@
+"""Files as a source: each file once, whole, by its content; bad lines set aside."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import os
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catalog.records import CursorKind, ErrorClass, FileEntry, HoldKind
+from reconciler.config.desired import FileFormat, Mode, StreamSettings
+from reconciler.connectors.ports import (
+    ConnectorError,
+    Mark,
+    NeedsAnswer,
+    Progress,
+    ReadRequest,
+    Secrets,
+    Source,
+    Stopped,
+)
+from reconciler.connectors.registry import open_source
+from reconciler.connectors.sources.file_format import BLOCK
+from tests.source_kit import Taken, take
+
+CSV = StreamSettings(path="*.csv*", mode=Mode.APPEND)
+
+
+class Inbox:
+    """A folder, a catalog's ledger of it, and the source under test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ledger: dict[str, FileEntry] = {}
+        self.source: Source = open_source("inbox", "files", {"path": str(folder)}, Secrets({}))
+        self._last: Taken | None = None
+
+    def put(self, name: str, content: bytes | str, *, age: float = 60.0) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        when = time.time() - age
+        os.utime(path, (when, when))
+        return path
+
+    def take(
+        self, settings: StreamSettings = CSV, stopped: Callable[[], bool] = lambda: False
+    ) -> Taken:
+        """Read, and commit each mark as a run does. Files settle at once: their ctime is now."""
+        settings = _settled(settings)
+        cursor = self._last.cursor if self._last else None
+        taken = take(
+            self.source,
+            "in",
+            settings,
+            cursor,
+            ledger=tuple(self.ledger.values()),
+            stopped=stopped,
+        )
+        for mark in taken.marks:
+            if settings.mode is Mode.REPLACE:
+                self.ledger = {}
+            self.ledger |= {entry.path: entry for entry in mark.files}
+            for path in mark.forgotten:
+                del self.ledger[path]
+        self._last = taken if taken.marks else self._last
+        return taken
+
+
+def _settled(settings: StreamSettings) -> StreamSettings:
+    if settings.settle is not None:
+        return settings
+    return StreamSettings(
+        **{name: getattr(settings, name) for name in StreamSettings.__slots__} | {"settle": 0.0}
+    )
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Inbox:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return Inbox(folder)
+
+
+# -- which files, and once each (C6) -------------------------------------------------------------
+
+
+def test_each_file_is_read_once_in_order_of_its_time_with_a_mark_after_it(inbox: Inbox) -> None:
+    inbox.put("b.csv", "id\n1\n", age=20)
+    inbox.put("a.csv", "id\n2\n", age=10)
+    first = inbox.take()
+    assert first.column("id") == ["1", "2"]
+    assert first.rows_before_mark == [1, 2]
+    assert [mark.files[0].path for mark in first.marks] == ["b.csv", "a.csv"]
+    assert first.cursor is not None
+    assert first.cursor.kind is CursorKind.SNAPSHOT_ID
+    assert inbox.take().has_news is False
+    inbox.put("c.csv", "id\n3\n")
+    second = inbox.take()
+    assert second.column("id") == ["3"]
+    assert second.cursor is not None
+    assert second.cursor.position.text == "2"
+
+
+def test_a_file_that_was_written_to_just_now_waits(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n")
+    taken = inbox.take(StreamSettings(path="*.csv", mode=Mode.APPEND, settle=60.0))
+    assert taken.has_news is False
+    assert taken.note("written to just now")
+
+
+def test_a_file_that_moved_is_known_by_its_content(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n").rename(inbox.folder / "a.csv")
+    inbox.take()
+    (inbox.folder / "a.csv").rename(inbox.folder / "done.csv")
+    taken = inbox.take()
+    assert taken.rows == []
+    assert taken.marks[0].forgotten == ("a.csv",)
+    assert set(inbox.ledger) == {"done.csv"}
+    assert inbox.take().has_news is False
+
+
+def test_a_copy_is_not_read_again_and_is_told(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n")
+    inbox.put("b.csv", "id\n1\n")
+    taken = inbox.take()
+    assert taken.column("id") == ["1"]
+    assert taken.note("has the content of 'a.csv'")
+    assert set(inbox.ledger) == {"a.csv", "b.csv"}
+
+
+def test_a_file_that_was_only_touched_is_not_read_again(inbox: Inbox) -> None:
+    path = inbox.put("a.csv", "id\n1\n")
+    inbox.take()
+    os.utime(path)
+    taken = inbox.take()
+    assert taken.rows == []
+    assert taken.marks[0].files[0].path == "a.csv"
+    assert inbox.take().has_news is False
+
+
+def test_a_file_that_changed_is_held_by_name(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n")
+    inbox.take()
+    inbox.put("a.csv", "id\n1\n2\n")
+    with pytest.raises(NeedsAnswer, match=r"'a\.csv' changed after being read") as caught:
+        inbox.take()
+    assert caught.value.kind is HoldKind.FILES_CHANGED
+
+
+def test_a_file_that_changed_is_read_again_where_rows_are_merged(inbox: Inbox) -> None:
+    settings = StreamSettings(path="*.csv", key=("id",), changed="reread")
+    inbox.put("a.csv", "id\n1\n")
+    inbox.take(settings)
+    inbox.put("a.csv", "id\n1\n2\n")
+    assert inbox.take(settings).column("id") == ["1", "2"]
+    assert inbox.take(settings).has_news is False
+
+
+def test_replace_reads_all_files_whenever_any_came_changed_or_went(inbox: Inbox) -> None:
+    settings = StreamSettings(path="*.csv", mode=Mode.REPLACE)
+    inbox.put("a.csv", "id\n1\n", age=20)
+    inbox.put("b.csv", "id\n2\n", age=10)
+    first = inbox.take(settings)
+    assert (first.column("id"), first.whole, len(first.marks)) == (["1", "2"], True, 1)
+    assert inbox.take(settings).has_news is False
+    inbox.put("b.csv", "id\n3\n", age=10)
+    assert inbox.take(settings).column("id") == ["1", "3"]
+    (inbox.folder / "a.csv").unlink()
+    assert inbox.take(settings).column("id") == ["3"]
+    assert set(inbox.ledger) == {"b.csv"}
+
+
+def test_a_refresh_reads_all_again_to_one_mark(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n", age=20)
+    inbox.put("b.csv", "id\n2\n", age=10)
+    inbox.take()
+    taken = take(
+        inbox.source, "in", _settled(CSV), refresh=True, ledger=tuple(inbox.ledger.values())
+    )
+    assert taken.column("id") == ["1", "2"]
+    assert [len(mark.files) for mark in taken.marks] == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("cut.csv", b"id\n1\n2", "does not end with a newline"),
+        ("cut.csv.gz", gzip.compress(b"id\n" + b"1\n" * 1000)[:-6], "gzip is cut"),
+        ("empty.csv", b"", "is empty"),
+        ("cut.jsonl", b'{"id": 1}\n{"id": ', "does not end with a newline"),
+        ("cut.parquet", b"PAR1 and no footer", "footer cannot be read"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_left_and_the_others_are_read(
+    inbox: Inbox, name: str, content: bytes, why: str
+) -> None:
+    inbox.put(name, content, age=30)
+    ending = "." + name.partition(".")[2]
+    good = {".csv": b"id\n7\n", ".csv.gz": gzip.compress(b"id\n7\n"), ".jsonl": b'{"id": "7"}\n'}
+    if ending == ".parquet":
+        pq.write_table(pa.table({"id": ["7"]}), inbox.folder / "good.parquet")
+    else:
+        inbox.put("good" + ending, good[ending], age=20)
+    settings = StreamSettings(path="*" + ending, mode=Mode.APPEND)
+    taken = inbox.take(settings)
+    assert taken.column("id") == ["7"]
+    assert why in taken.note(name)
+    assert set(inbox.ledger) == {"good" + ending}
+
+
+def test_replace_waits_for_a_file_that_is_not_whole(inbox: Inbox) -> None:
+    inbox.put("cut.csv", "id\n1")
+    with pytest.raises(ConnectorError, match="cannot leave one out") as caught:
+        inbox.take(StreamSettings(path="*.csv", mode=Mode.REPLACE))
+    assert caught.value.error is ErrorClass.TRANSIENT
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_committed(inbox: Inbox) -> None:
+    path = inbox.put("a.csv", "id\n" + "1\n" * 10)
+    request = ReadRequest("in", _settled(CSV), None)
+    items = inbox.source.read(request).items()
+    assert not isinstance(next(items), Mark)
+    path.write_text("id\n2\n")
+    with pytest.raises(ConnectorError, match="changed while it was read") as caught:
+        list(items)
+    assert caught.value.error is ErrorClass.TRANSIENT
+
+
+def test_a_large_file_that_is_hashed_shows_progress_and_stops_when_asked(inbox: Inbox) -> None:
+    inbox.put("a.jsonl", b'{"id": 1, "pad": "' + b"x" * (2 * BLOCK) + b'"}\n')
+    settings = _settled(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+    items = list(inbox.source.read(ReadRequest("in", settings, None)).items())
+    assert sum(item.bytes for item in items if isinstance(item, Progress)) >= 2 * BLOCK
+    with pytest.raises(Stopped):
+        inbox.take(settings, stopped=lambda: True)
+
+
+def test_files_below_folders_match_by_two_stars(inbox: Inbox) -> None:
+    inbox.put("2026/01/a.csv", "id\n1\n")
+    assert inbox.take(StreamSettings(path="**/*.csv", mode=Mode.APPEND)).column("id") == ["1"]
+    assert set(inbox.ledger) == {"2026/01/a.csv"}
+
+
+def test_another_definition_is_held(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n")
+    inbox.take()
+    with pytest.raises(NeedsAnswer, match="the key was") as caught:
+        inbox.take(StreamSettings(path="*.csv*", mode=Mode.APPEND, key=("id",)))
+    assert caught.value.kind is HoldKind.DEFINITION
+
+
+def test_a_name_that_does_not_say_what_it_is_is_refused(inbox: Inbox) -> None:
+    inbox.put("a.dat", "id\n1\n")
+    with pytest.raises(ConnectorError, match=r"'a\.dat' does not say what it is"):
+        inbox.take(StreamSettings(path="*", mode=Mode.APPEND))
+    as_csv = StreamSettings(path="*", mode=Mode.APPEND, format=FileFormat(type="csv"))
+    assert inbox.take(as_csv).column("id") == ["1"]
+
+
+def test_a_folder_that_is_not_there_may_come_back(tmp_path: Path) -> None:
+    source = open_source("gone", "files", {"path": str(tmp_path / "gone")}, Secrets({}))
+    with pytest.raises(ConnectorError, match="there is no folder") as caught:
+        take(source, "in", CSV)
+    assert caught.value.error is ErrorClass.TRANSIENT
+    assert source.check({})[0].level == "problem"
+
+
+def test_check_and_discover_show_what_is_there(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id,x\n1,2\n")
+    inbox.put("b.csv", "id,y\n1,2\n")
+    settings = StreamSettings(path="*.csv", columns=(("id", "int64"),))
+    assert [f.level for f in inbox.source.check({"in": settings})] == ["ok", "ok"]
+    assert inbox.source.check({"in": StreamSettings(path="*.x")})[1].level == "warning"
+    (found,) = inbox.source.discover([], {"in": settings})
+    assert {f.name: f.type for f in found.schema.fields} == {
+        "id": "int64",
+        "x": "text",
+        "y": "text",
+    }
+
+
+# -- CSV -----------------------------------------------------------------------------------------
+
+
+def test_csv_is_text_unless_columns_say_otherwise(inbox: Inbox) -> None:
+    inbox.put("a.csv", 'id,amount,day,note\n007,1.50,2026-01-31,""\n008,,,\n')
+    columns = (("amount", "decimal(18,2)"), ("day", "date"))
+    taken = inbox.take(StreamSettings(path="*.csv", mode=Mode.APPEND, columns=columns))
+    assert taken.rows == [
+        {"id": "007", "amount": Decimal("1.50"), "day": dt.date(2026, 1, 31), "note": ""},
+        {"id": "008", "amount": None, "day": None, "note": None},
+    ]
+
+
+def test_bom_crlf_quoted_newlines_and_other_delimiters_are_understood(inbox: Inbox) -> None:
+    inbox.put("a.csv", '\ufeffid;text\r\n1;"two\r\nlines; and ""quotes"""\r\n\r\n2;b\r\n')
+    settings = StreamSettings(path="*.csv", mode=Mode.APPEND, format=FileFormat(delimiter=";"))
+    assert inbox.take(settings).rows == [
+        {"id": "1", "text": 'two\r\nlines; and "quotes"'},
+        {"id": "2", "text": "b"},
+    ]
+
+
+def test_lines_that_do_not_parse_are_set_aside_with_file_line_and_reason(inbox: Inbox) -> None:
+    inbox.put("a.csv", b'id,n\n1,"a\nb"\n2\n3,4,5\n6,x\n7,\xff\n8,9\n')
+    taken = inbox.take(StreamSettings(path="*.csv", mode=Mode.APPEND, columns=(("id", "int64"),)))
+    assert taken.column("id") == [1, 6, 8]
+    places = {row.place: (row.reason, row.raw) for row in taken.rejected}
+    assert places["a.csv:4"] == ("1 values, but 2 columns", "2")
+    assert places["a.csv:5"] == ("3 values, but 2 columns", "3,4,5")
+    assert "UTF-8" in places["a.csv:7"][0]
+    assert set(places) == {"a.csv:4", "a.csv:5", "a.csv:7"}
+
+
+def test_a_value_of_another_type_sets_its_line_aside(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n\ntwo\n3\n")
+    taken = inbox.take(StreamSettings(path="*.csv", mode=Mode.APPEND, columns=(("id", "int64"),)))
+    assert taken.column("id") == [1, 3]
+    assert [(row.place, row.raw) for row in taken.rejected] == [("a.csv:4", "two")]
+
+
+@pytest.mark.parametrize("bad", ['2,"open', '"open', '2,3,"open'])
+def test_a_quote_that_is_never_closed_takes_only_its_own_line(inbox: Inbox, bad: str) -> None:
+    inbox.put("a.csv", f"id,n\n1,a\n{bad}\n3,c\n4,d\n")
+    taken = inbox.take()
+    assert taken.column("id") == ["1", "3", "4"]
+    assert [(row.place, row.raw) for row in taken.rejected] == [("a.csv:3", bad)]
+
+
+def test_a_value_that_ends_with_a_newline_at_the_end_of_the_file_is_kept(inbox: Inbox) -> None:
+    inbox.put("a.csv", 'id,n\n1,"a\n"\n')
+    assert inbox.take().rows == [{"id": "1", "n": "a\n"}]
+
+
+def test_a_line_longer_than_a_block_is_read(inbox: Inbox) -> None:
+    long = "x" * (BLOCK + 10)
+    inbox.put("a.csv", f"id,n\n1,a\n2,{long}\n3,c\n")
+    assert [len(n) for n in inbox.take().column("n")] == [1, len(long), 1]
+
+
+def test_other_encodings_are_read_and_their_bad_bytes_set_aside(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id,n\n1,é\n".encode("latin-1"))
+    latin = StreamSettings(path="*.csv", mode=Mode.APPEND, format=FileFormat(encoding="latin-1"))
+    assert inbox.take(latin).column("n") == ["é"]
+
+
+def test_a_header_alone_is_a_file_without_rows(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id,n\n")
+    taken = inbox.take()
+    assert (taken.rows, len(taken.marks), taken.schema.names) == ([], 1, ["id", "n"])
+
+
+def test_without_a_header_columns_are_numbered(inbox: Inbox) -> None:
+    inbox.put("a.csv", "1,a\n")
+    settings = StreamSettings(path="*.csv", mode=Mode.APPEND, format=FileFormat(header=False))
+    assert inbox.take(settings).rows == [{"column_1": "1", "column_2": "a"}]
+
+
+def test_a_header_that_names_a_column_twice_is_refused(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id,id\n1,2\n")
+    with pytest.raises(ConnectorError, match="names 'id' twice"):
+        inbox.take()
+
+
+def test_columns_that_some_files_lack_are_null_in_them(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id,x\n1,a\n", age=20)
+    inbox.put("b.csv", "y,id\nb,2\n", age=10)
+    assert inbox.take().rows == [
+        {"id": "1", "x": "a", "y": None},
+        {"id": "2", "x": None, "y": "b"},
+    ]
+
+
+def test_a_gzip_of_several_parts_is_read_whole(inbox: Inbox) -> None:
+    inbox.put("a.csv.gz", gzip.compress(b"id\n1\n") + gzip.compress(b"2\n"))
+    assert inbox.take().column("id") == ["1", "2"]
+
+
+def test_a_key_without_a_value_is_held(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id,n\n,1\n")
+    with pytest.raises(NeedsAnswer) as caught:
+        inbox.take(StreamSettings(path="*.csv", key=("id",)))
+    assert caught.value.kind is HoldKind.NULL_KEY
+
+
+# -- JSON lines and Parquet ------------------------------------------------------------------------
+
+
+def test_json_types_are_found_over_the_whole_file(inbox: Inbox) -> None:
+    inbox.put(
+        "a.jsonl",
+        '{"a": 1, "b": "x", "n": {"q": [1]}, "m": 1}\n{"a": 1.5, "c": true, "m": "two"}\n'
+        '{"a": null, "big": 123456789012345678901}\n',
+    )
+    taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+    assert taken.rows == [
+        {"a": 1.0, "b": "x", "n": '{"q":[1]}', "m": "1", "c": None, "big": None},
+        {"a": 1.5, "b": None, "n": None, "m": "two", "c": True, "big": None},
+        {"a": None, "b": None, "n": None, "m": None, "c": None, "big": "123456789012345678901"},
+    ]
+
+
+def test_json_lines_that_are_no_objects_are_set_aside(inbox: Inbox) -> None:
+    inbox.put("a.jsonl", b'\xef\xbb\xbf{"id": 1}\nnope\n[1]\n\n{"id": "\xff"}\n{"id": 2}\n')
+    taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+    assert taken.column("id") == [1, 2]
+    assert [row.place for row in taken.rejected] == ["a.jsonl:2", "a.jsonl:3", "a.jsonl:5"]
+
+
+def test_columns_type_json_values_and_set_aside_what_does_not_fit(inbox: Inbox) -> None:
+    inbox.put("a.jsonl.gz", gzip.compress(b'{"at": "2026-01-31T10:00:00Z"}\n{"at": "soon"}\n'))
+    columns = (("at", "timestamp"),)
+    taken = inbox.take(StreamSettings(path="*.gz", mode=Mode.APPEND, columns=columns))
+    assert taken.column("at") == [dt.datetime(2026, 1, 31, 10, tzinfo=dt.UTC)]
+    assert taken.rejected[0].place == "a.jsonl.gz:2"
+
+
+def test_parquet_files_of_different_types_meet_in_a_type_that_holds_both(inbox: Inbox) -> None:
+    pq.write_table(pa.table({"a": [1, 2]}), inbox.folder / "1.parquet")
+    os.utime(inbox.folder / "1.parquet", (1, 1))
+    pq.write_table(pa.table({"a": [1.5], "x": ["q"]}), inbox.folder / "2.parquet")
+    taken = inbox.take(StreamSettings(path="*.parquet", mode=Mode.APPEND))
+    assert taken.rows == [
+        {"a": 1.0, "x": None},
+        {"a": 2.0, "x": None},
+        {"a": 1.5, "x": "q"},
+    ]
+
+
+def test_a_parquet_value_that_does_not_fit_its_column_is_set_aside(inbox: Inbox) -> None:
+    pq.write_table(pa.table({"a": ["1", "x"]}), inbox.folder / "1.parquet")
+    columns = (("a", "int64"),)
+    taken = inbox.take(StreamSettings(path="*.parquet", mode=Mode.APPEND, columns=columns))
+    assert taken.column("a") == [1]
+    assert taken.rejected[0].place == "1.parquet: row 2"
