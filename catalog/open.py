@@ -1,0 +1,43 @@
+"""From a URL to an open catalog. The only module that knows the backends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from catalog.clock import Clock, SystemClock
+from catalog.errors import CannotOpen
+from catalog.port import Catalog
+
+LIMIT_BYTES = 10 * 1024**3
+
+
+@asynccontextmanager
+async def open_catalog(
+    url: str, *, clock: Clock | None = None, limit_bytes: int = LIMIT_BYTES
+) -> AsyncIterator[Catalog]:
+    """The catalog at ``url``, closed at the end: ``sqlite:///path`` or ``memory:``.
+
+    A relative path is taken from the working directory (``sqlite:///state/catalog.db``), an
+    absolute one has a fourth slash. ``limit_bytes``: the ceiling past which it is ``Full``.
+    Raises ``CannotOpen`` or ``Unavailable`` with a sentence that says what to do.
+    """
+    clock = clock or SystemClock()
+    catalog: Catalog
+    if url == "memory:":
+        from catalog.memory import MemoryCatalog
+
+        catalog = MemoryCatalog(clock)
+    elif url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
+        from catalog.sqlite.backend import SqliteCatalog
+
+        catalog = SqliteCatalog(Path(url.removeprefix("sqlite:///")), clock, limit_bytes)
+    else:
+        raise CannotOpen(
+            f"{url!r} is no catalog this program knows; allowed are sqlite:///path and memory:"
+        )
+    try:
+        yield catalog
+    finally:
+        await catalog.aclose()
