@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -30,6 +31,7 @@ from reconciler.daemon.session import Session, open_session
 from reconciler.daemon.status import Status
 from reconciler.telemetry import logs
 from reconciler.telemetry.events import Event
+from reconciler.telemetry.measured import measured
 from reconciler.telemetry.metrics import Metrics
 from reconciler.web.app import build_app
 from reconciler.web.server import CannotListen
@@ -98,7 +100,8 @@ class _Daemon:
     async def run(self) -> None:
         project = self._project
         self._log.info(Event.DAEMON_STARTED, project=project.name, version=version())
-        async with open_session(project, "daemon", Loud(self._metrics)) as session:
+        timed = partial(measured, metrics=self._metrics)
+        async with open_session(project, "daemon", Loud(self._metrics), timed) as session:
             self._log.info(Event.CATALOG_OPENED, catalog=project.catalog)
             self._metrics.config_read(True, session.clock.wall_us())
             loop = Loop(

@@ -6,7 +6,7 @@ the daemon and for a single run from the command line alike.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -34,12 +34,21 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(project: Project, kind: str, teller: Teller) -> AsyncIterator[Session]:
-    """Open all that runs need. ``kind``: ``daemon`` or ``cli``. Raises ``CatalogError``."""
+async def open_session(
+    project: Project,
+    kind: str,
+    teller: Teller,
+    watched: Callable[[Catalog], Catalog] = lambda catalog: catalog,
+) -> AsyncIterator[Session]:
+    """Open all that runs need. ``kind``: ``daemon`` or ``cli``. Raises ``CatalogError``.
+
+    ``watched`` may put something that times its calls before the catalog.
+    """
     clock = SystemClock()
     async with open_catalog(
         project.catalog, clock=clock, limit_bytes=project.catalog_limit
-    ) as catalog:
+    ) as opened:
+        catalog = watched(opened)
         holder = new_holder(kind)
         lock = HolderLock(project.state_dir, holder)
         pool = WorkerPool(inherit=(lock.fd,), hidden_env=_secret_names(project))

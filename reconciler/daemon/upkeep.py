@@ -37,7 +37,7 @@ async def retain(session: Session, loop: Loop) -> None:
         except CatalogError:
             continue  # reported by those who need the catalog; the next round tries again
         session.keeper.lock.forget(known)
-        runlogs.forget_before(loop.project.state_dir, time.time() - keep)
+        runlogs.forget_before(loop.project.state_dir, now / 1e6 - keep)
 
 
 async def _retain_all(session: Session, limits: Retention) -> None:
