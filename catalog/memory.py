@@ -146,9 +146,10 @@ class MemoryCatalog:
     ) -> tuple[Commit, ...]:
         found = [
             replace(commit, published=self._is_published(commit))
-            for commit in reversed(self._store.commits.values())
+            for commit in self._store.commits.values()
             if commit.pipeline == pipeline and stream in ("", commit.stream)
         ]
+        found.sort(key=lambda commit: (-commit.epoch, -commit.seq, commit.stream))
         if unpublished:
             found = [commit for commit in found if not commit.published]
             found.sort(key=lambda commit: (commit.stream, commit.seq))

@@ -106,7 +106,7 @@ class Catalog(Protocol):
         self, pipeline: str, stream: str = "", *, unpublished: bool = False, limit: int = 100
     ) -> tuple[Commit, ...]:
         """Recorded batches. ``unpublished``: those above each stream's published mark, by stream
-        and ascending seq; otherwise newest first."""
+        and ascending seq; otherwise newest first: by epoch and seq, descending, then stream."""
         ...
 
     async def schemas(self, pipeline: str, stream: str) -> tuple[SchemaVersion, ...]:
