@@ -80,7 +80,7 @@ class Loop:
         self._seen_change = 0
         self._started_at = clock.wall_us()
         self._first_seen: dict[str, Micros] = {}
-        """When a reload brought a pipeline; the others are as old as the daemon."""
+        """When a reload brought a pipeline or it was last paused; others: as old as the daemon."""
         self._limits = limits(project)
         self._log = logs.get_logger()
 
@@ -206,6 +206,8 @@ class Loop:
         now = self._clock.wall_us()
         state = self._with_dead_rival(state)
         running = name in self._runs.conducting
+        if state.paused is not None:
+            self._first_seen[name] = now  # ticks of a pause are no missed ones
         action = decide(
             pipeline,
             state,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from reconciler.connectors import arrow
 from reconciler.connectors.ports import RejectedRow
 from reconciler.schema.decide import ColumnRule
 
@@ -60,29 +60,10 @@ class Shape:
         column = batch.column(rule.source)
         if column.type == field.type:
             return column, {}
-        return _cast(column, field)
+        cast, misfits = arrow.cast(column, field.type)
+        return cast, {row: f"column {field.name!r}: {why}" for row, why in misfits.items()}
 
     def _rejected(self, batch: pa.RecordBatch, row: int, reason: str) -> RejectedRow:
         values = batch.slice(row, 1).to_pylist()[0]
         place = ", ".join(f"{name}={values.get(name)!r}" for name in self._key) or f"row {row}"
         return RejectedRow(place, reason[:_SHOWN_REASONS], repr(values)[:_RAW_LIMIT])
-
-
-def _cast(column: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
-    try:
-        return pc.cast(column, field.type), {}
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return _cast_by_value(column, field)
-
-
-def _cast_by_value(column: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
-    """The slow way, once a block has a misfit: value by value, so that only misfits are lost."""
-    values: list[pa.Scalar] = []
-    misfits: dict[int, str] = {}
-    for index, value in enumerate(column):
-        try:
-            values.append(value.cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            values.append(pa.scalar(None, field.type))
-            misfits[index] = f"column {field.name!r}: {value} is no {field.type}: {error}"
-    return pa.array([v.as_py() for v in values], field.type), misfits

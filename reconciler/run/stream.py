@@ -186,7 +186,8 @@ class StreamRun:
             if commit.stream == self.stream
         ]
         marker = destination.marker(self._owner, self._table)
-        if self._state.directive == "adopt" or (self._refresh and self._is_ours(marker)):
+        ours = marker is not None and marker.owner == self._owner
+        if self._state.directive == "adopt" or (self._refresh and ours):
             self._link.may_go_on()
             destination.adopt(self._owner, self._table, self._seq, self._state.cursor)
             self._adopted = self._state.directive == "adopt"
@@ -197,9 +198,6 @@ class StreamRun:
             self._publish(last=True)
             marker = destination.marker(self._owner, self._table)
         return marker
-
-    def _is_ours(self, marker: Marker | None) -> bool:
-        return marker is None or marker.owner == self._owner
 
     def _check_marker(self, marker: Marker | None) -> None:
         """Refuse to go on with a destination that does not match the catalog (rule 5)."""
@@ -212,7 +210,7 @@ class StreamRun:
                 f"{state.published}: the destination is new or was emptied",
                 None,
             )
-        if not self._is_ours(marker):
+        if marker.owner != self._owner:
             raise NeedsAnswer(
                 HoldKind.DESTINATION,
                 f"table {table!r} belongs to pipeline {marker.owner.pipeline!r}, stream "

@@ -82,16 +82,20 @@ class Daemon:
         """SIGTERM, and the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self.died()
 
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(PATIENCE)
+        self.died()
 
     def died(self) -> int:
         """Wait for the process to end by itself; the exit code."""
-        return self.process.wait(PATIENCE)
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
 
 
 def eventually(check: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
