@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextvars import copy_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(args)
+        code = copy_context().run(_dispatch, args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED

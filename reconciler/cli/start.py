@@ -84,11 +84,15 @@ def discover(
     import asyncio
 
     from reconciler.daemon import inspect
+    from reconciler.run.pool import WorkerGone
 
     project = desk.find(config).load(secrets=False)
     if connection not in project.connections:
         raise unmatched("connection", connection, set(project.connections))
-    found = asyncio.run(inspect.discover(project, connection, select or []))
+    try:
+        found = asyncio.run(inspect.discover(project, connection, select or []))
+    except WorkerGone as error:
+        raise Failure(f"{connection} cannot be looked at: {error}") from None
     if json:
         output.emit([output.plain(stream) for stream in found])
     elif found:
@@ -137,21 +141,30 @@ def _finding(finding: Finding) -> str:
 
 
 def _check_catalog(place: desk.Place) -> list[Finding]:
-    """The catalog can be opened and written by this user, and its disk has room."""
-    import shutil
-
+    """The catalog can be opened, and its disk has room and is this user's to write."""
     from catalog.errors import CatalogError
     from reconciler.connectors.ports import Finding
 
-    found = []
+    if place.never_ran():
+        made = Finding("ok", f"{place.catalog} will be made by the first run")
+        return [made, *_check_disk(place)]
     try:
         stats = desk.with_catalog(place, lambda catalog: catalog.stats())
-        room = output.size(stats.limit_bytes)
-        found.append(Finding("ok", f"{stats.backend}, {output.size(stats.size_bytes)} of {room}"))
-        if stats.last_error:
-            found.append(Finding("problem", stats.last_error))
     except CatalogError as error:
-        found.append(Finding("problem", str(error)))
+        return [Finding("problem", str(error)), *_check_disk(place)]
+    used = f"{output.size(stats.size_bytes)} of {output.size(stats.limit_bytes)}"
+    found = [Finding("ok", f"{stats.backend}, {used}")]
+    if stats.last_error:
+        found.append(Finding("problem", stats.last_error))
+    return [*found, *_check_disk(place)]
+
+
+def _check_disk(place: desk.Place) -> list[Finding]:
+    import shutil
+
+    from reconciler.connectors.ports import Finding
+
+    found = []
     folder = next(p for p in (place.state_dir, *place.state_dir.parents) if p.exists())
     usage = shutil.disk_usage(folder)
     level = "warning" if usage.free < usage.total / 20 else "ok"

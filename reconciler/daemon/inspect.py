@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import anyio
 
 from reconciler.config import ConfigError
-from reconciler.config.desired import Connection, Pipeline, Project, StreamSettings
+from reconciler.config.desired import Connection, Pipeline, Project
 from reconciler.connectors.ports import Finding, FoundStream
 from reconciler.daemon.runs import reveal
 from reconciler.run import messages as m
@@ -24,8 +24,8 @@ async def check(project: Project) -> dict[str, list[Finding]]:
     try:
         async with anyio.create_task_group() as tasks:
             for connection in project.connections.values():
-                for order in _orders(connection, project.pipelines.values()):
-                    tasks.start_soon(_check, pool, connection, order, found[connection.name])
+                for use in _uses(connection, project.pipelines.values()):
+                    tasks.start_soon(_check, pool, connection, use, found[connection.name])
     finally:
         await pool.aclose()
     return found
@@ -50,15 +50,14 @@ async def discover(project: Project, connection: str, select: Iterable[str]) -> 
 
 
 async def _check(
-    pool: WorkerPool,
-    connection: Connection,
-    role: tuple[str, Mapping[str, StreamSettings]],
-    found: list[Finding],
+    pool: WorkerPool, connection: Connection, pipeline: Pipeline | None, found: list[Finding]
 ) -> None:
+    """Check a connection as the source of ``pipeline``; None: as a destination, or unused."""
     try:
-        order = m.InspectOrder(_order(connection), role[0], named=role[1])
+        order = _check_order(connection, pipeline)
         with anyio.fail_after(PATIENCE):
-            found += (await _ask(pool, order)).findings
+            said = (await _ask(pool, order)).findings
+            found += [finding for finding in said if finding not in found]
     except ConfigError as error:
         found.append(Finding("problem", str(error)))
     except WorkerGone as error:
@@ -88,22 +87,17 @@ def _order(connection: Connection) -> m.ConnectionOrder:
     )
 
 
-def _orders(
-    connection: Connection, pipelines: Iterable[Pipeline]
-) -> list[tuple[str, Mapping[str, StreamSettings]]]:
-    """In which roles the pipelines use a connection; an unused one is checked as a source if it
-    can be one."""
-    reads: dict[str, StreamSettings] = {}
-    roles: dict[str, Mapping[str, StreamSettings]] = {}
-    for pipeline in pipelines:
-        if pipeline.source == connection.name:
-            reads |= pipeline.streams
-            for pattern in pipeline.select:
-                reads.setdefault(pattern, pipeline.defaults)
-            roles["source"] = reads
-        if pipeline.destination == connection.name:
-            roles["destination"] = {}
-    if not roles:
-        unused = "destination" if connection.connector in ("duckdb", "parquet") else "source"
-        roles[unused] = {}
-    return list(roles.items())
+def _check_order(connection: Connection, pipeline: Pipeline | None) -> m.InspectOrder:
+    order = _order(connection)
+    if pipeline is not None:
+        return m.InspectOrder(order, "source", pipeline.select, pipeline.streams, pipeline.defaults)
+    return m.InspectOrder(
+        order, "destination" if connection.connector in ("duckdb", "parquet") else "source"
+    )
+
+
+def _uses(connection: Connection, pipelines: Iterable[Pipeline]) -> list[Pipeline | None]:
+    """The pipelines that read from a connection, each with streams of its own to check; None for
+    one that is written to, or not used at all."""
+    readers: list[Pipeline | None] = [p for p in pipelines if p.source == connection.name]
+    return readers or [None]

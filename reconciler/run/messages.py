@@ -82,6 +82,8 @@ class InspectOrder(_Message, frozen=True, tag="inspect"):
     """``source`` or ``destination``."""
     select: tuple[str, ...] = ()
     named: Mapping[str, StreamSettings] = {}
+    defaults: StreamSettings = StreamSettings()
+    """For the streams that ``select`` finds and ``named`` does not name."""
     discover: bool = False
 
 

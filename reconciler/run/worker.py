@@ -137,7 +137,9 @@ def _inspect(order: m.InspectOrder, connections: Connections) -> m.Inspected:
         source = connections.source(order.connection)
         if order.discover:
             return m.Inspected(streams=tuple(source.discover(order.select, order.named)))
-        return m.Inspected(tuple(source.check(order.named)))
+        found = source.discover(order.select, {}) if order.select else []
+        streams = {stream.name: order.defaults for stream in found}
+        return m.Inspected(tuple(source.check({**streams, **order.named})))
     except ConnectorError as error:
         return m.Inspected((Finding("problem", str(error)),))
 
