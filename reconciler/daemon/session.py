@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from catalog.open import open_catalog
-
 from catalog.clock import Clock, SystemClock
+from catalog.open import open_catalog
 from catalog.port import Catalog
 from reconciler.config.desired import Project
 from reconciler.daemon.runs import Runs
