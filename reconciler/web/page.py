@@ -32,7 +32,8 @@ form{margin:0 0 .8rem;display:flex;gap:.5rem;flex-wrap:wrap}
 table{border-collapse:collapse;width:100%}caption{text-align:left;opacity:.7;padding:.3rem 0}
 th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line);
 vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
+thead th,time{white-space:nowrap}
+.n{text-align:right;font-variant-numeric:tabular-nums}
 .bad{color:var(--bad);font-weight:600}.warn{color:var(--warn);font-weight:600}
 .good{color:var(--good)}.why{opacity:.75;font-size:.88em;max-width:34rem}
 .banner{border-left:4px solid var(--bad);padding:.4rem .8rem;margin:.8rem 0}
@@ -106,8 +107,9 @@ def _table(page: PipelinePage, query: PipelineQuery, now: Micros) -> str:
         return "<p>No pipeline matches.</p>" if page.total or _narrows(query) else _NOTHING
     first = query.offset + 1
     last = query.offset + len(page.rows)
-    heads = ("Pipeline", "State", "Data", "Last run", "Next run", "Rows")
+    heads = ("Pipeline", "State", "Data", "Last run", "Next run")
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    head += '<th scope="col" class="n">Rows</th>'
     body = "".join(_row(row, now) for row in page.rows)
     return (
         f'<div class="wide"><table><caption>{first} to {last} of {page.total}</caption>'

@@ -94,7 +94,7 @@ class StatusSource(Protocol):
     def summary(self) -> Summary: ...
 
     async def pipelines(self, query: PipelineQuery) -> PipelinePage:
-        """A page of the pipelines that match, sorted by name; read from the catalog as it is now."""
+        """A page of the pipelines that match, by name; read from the catalog as it is now."""
         ...
 
     async def observe(self) -> None:
