@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reconciler.cli.benchmarks.measure import Measure, median
 
-_PROGRAM = [sys.executable, "-m", "reconciler.cli.main"]
+_PROGRAM = [sys.executable, "-m", "reconciler"]
 _HEAD = """project = "bench"
 [daemon]
 listen = "127.0.0.1:0"
@@ -54,9 +54,9 @@ def _daemon(config: Path) -> Iterator[tuple[int, float]]:
     )
     assert process.stderr is not None
     try:
-        for line in process.stderr:
-            if line.startswith("{") and json.loads(line)["event"] == "daemon_ready":
-                break
+        lines = (json.loads(line) for line in process.stderr if line.startswith("{"))
+        if not any(line["event"] == "daemon_ready" for line in lines):
+            raise RuntimeError("the daemon ended before it was ready")
         yield process.pid, time.perf_counter() - started
     finally:
         process.send_signal(signal.SIGTERM)
