@@ -18,13 +18,18 @@ from catalog.records import (
 )
 from reconciler.config.desired import Project
 from reconciler.daemon.runs import limits
-from reconciler.daemon.session import Session, open_session
+from reconciler.daemon.session import Hands, Session, open_session
 from reconciler.daemon.teller import Quiet
 from reconciler.run.messages import Moved
 
 
+class IsPaused(Exception):
+    """A person paused the pipeline; running it is for after ``resume``."""
+
+
 async def run_here(
-    project: Project,
+    load: Callable[[], Project],
+    hands: Hands,
     pipeline: str,
     streams: tuple[str, ...],
     *,
@@ -33,14 +38,17 @@ async def run_here(
 ) -> Run:
     """Ask for a run, claim it, carry it out with a worker of our own, and return it closed.
 
-    Raises ``Leased`` when another process holds the pipeline, ``NotFound`` when the run was taken
-    over before it ended, ``CatalogError`` when the catalog cannot be used.
+    The worker starts first: it gets ready on another core while ``load`` reads the config.
+    Raises what ``load`` raises, ``IsPaused``, ``Leased`` when another process holds the pipeline,
+    ``NotFound`` when the run was taken over before it ended, ``CatalogError`` when the catalog
+    cannot be used.
     """
-    async with open_session(project, "cli", Quiet()) as session:
+    await hands.pool.warm()
+    project = load()
+    async with open_session(project, "cli", Quiet(), hands=hands) as session:
         session.runs.on_moved = on_moved
+        claimed = await _claim(session, project, pipeline, streams, by)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session.pool.warm)
-            claimed = await _claim(session, project, pipeline, streams, by)
             tasks.start_soon(session.keeper.keep)
             try:
                 run = await _carry_out(session, project, claimed)
@@ -52,6 +60,9 @@ async def run_here(
 async def _claim(
     session: Session, project: Project, name: str, streams: tuple[str, ...], by: str
 ) -> Claimed:
+    mark = (await session.catalog.pipeline(name)).paused
+    if mark is not None:
+        raise IsPaused(f"{name} is paused by {mark.by}{': ' if mark.why else ''}{mark.why}.")
     request = new_operation_id()
     action = RequestRun(name, request, streams)
     await session.catalog.edit(new_operation_id(), by, "run from the command line", action)

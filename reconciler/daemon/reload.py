@@ -10,7 +10,8 @@ import anyio
 from anyio import to_thread
 
 from catalog.clock import Clock
-from reconciler.config import ConfigError, changes, load
+from reconciler.config import ConfigError, changes
+from reconciler.config.apart import load_apart
 from reconciler.config.desired import Project
 from reconciler.telemetry import logs
 from reconciler.telemetry.events import Event
@@ -68,7 +69,7 @@ class Reloader:
     async def _reload(self) -> None:
         now = self._clock.wall_us()
         try:
-            new = await to_thread.run_sync(load, self._path)
+            new = await to_thread.run_sync(load_apart, self._path)
         except ConfigError as error:
             self._metrics.config_read(False, now)
             self._log.error(Event.CONFIG_REJECTED, reason=str(error))

@@ -20,7 +20,8 @@ from anyio.abc import TaskGroup, TaskStatus
 from catalog.errors import CatalogError
 from catalog.records import Outcome
 from reconciler import version
-from reconciler.config import ConfigError, load
+from reconciler.config import ConfigError
+from reconciler.config.apart import load_apart
 from reconciler.config.desired import Project
 from reconciler.daemon import upkeep
 from reconciler.daemon.loop import Loop
@@ -52,7 +53,7 @@ def serve(config: Path) -> int:
     sentences on stderr, with code 2 or 1.
     """
     try:
-        project = load(config)
+        project = load_apart(config)
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2

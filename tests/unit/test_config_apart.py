@@ -1,0 +1,33 @@
+"""The config loaded in a process of its own is the config, and its problems are the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reconciler.config import ConfigError, load
+from reconciler.config.apart import load_apart
+
+_ROOT = Path(__file__).parents[2]
+
+
+def test_a_project_loaded_apart_equals_one_loaded_here() -> None:
+    example = _ROOT / "config.example.toml"
+    assert load_apart(example) == load(example)
+
+
+def test_problems_arrive_whole() -> None:
+    wrong = _ROOT / "tests" / "config_bad" / "many_at_once.toml"
+    with pytest.raises(ConfigError) as here:
+        load(wrong)
+    with pytest.raises(ConfigError) as apart:
+        load_apart(wrong)
+    assert apart.value.problems == here.value.problems
+
+
+def test_the_daemon_never_loads_the_models_that_check_the_config() -> None:
+    code = "import sys, reconciler.daemon.serve; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
