@@ -211,27 +211,23 @@ class MemoryCatalog:
         def transaction() -> tuple[ClaimAnswer, ...]:
             rules.check_candidates(candidates)
             self._store.holders[holder.id] = rules.heartbeat(holder, self._clock, ttl)
-            return tuple(self._claim(holder, one, limits, dead) for one in candidates)
+            in_use = self._connections_in_use(dead)
+            answers: list[ClaimAnswer] = []
+            for candidate in candidates:
+                state = self._state(candidate.pipeline)
+                takeable = self._is_takeable(state, dead)
+                refusal = rules.refuse_claim(
+                    candidate, state, takeable=takeable, in_use=in_use, limits=limits
+                )
+                if refusal is None:
+                    in_use.update(candidate.connections)
+                answers.append(refusal or self._claim(holder, candidate, state))
+            return tuple(answers)
 
         return await self._once(op, "claim", transaction)
 
-    def _claim(
-        self,
-        holder: Holder,
-        candidate: Candidate,
-        limits: Mapping[str, int],
-        dead: Collection[str],
-    ) -> ClaimAnswer:
-        state, now = self._state(candidate.pipeline), self._clock.wall_us()
-        refusal = rules.refuse_claim(
-            candidate,
-            state,
-            takeable=self._is_takeable(state, dead),
-            in_use=self._connections_in_use(dead),
-            limits=limits,
-        )
-        if refusal:
-            return refusal
+    def _claim(self, holder: Holder, candidate: Candidate, state: PipelineState) -> Claimed:
+        now = self._clock.wall_us()
         if open_run := self._open_run(state):
             why = rules.taken_over(open_run, holder)
             state = self._interrupt(state, open_run, why)

@@ -221,7 +221,7 @@ class Tables:
         """Newest first."""
         rows = self._all(
             "select body from commits where pipeline = ?1 and (?2 = '' or stream = ?2)"
-            " order by committed_at desc, epoch desc, stream desc, seq desc limit ?3",
+            " order by epoch desc, seq desc, stream limit ?3",
             pipeline, stream, limit,
         )  # fmt: skip
         return [_commit(row[0]) for row in rows]
