@@ -36,6 +36,7 @@ Secrets: TypeAlias = Callable[[Connection], Mapping[str, str]]
 """Reads a connection's secrets, by option name."""
 _COMMIT_TRIES = 8
 _LEDGER_PAGE = 10_000
+_SHORT_LEDGER = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,19 @@ class Conduct:
             parallel=pipeline.parallel,
             streams=streams,
             unpublished=unpublished,
+            ledgers=await self._short_ledgers(),
         )
+
+    async def _short_ledgers(self) -> Mapping[str, tuple[FileEntry, ...]]:
+        """Saves a run over files with nothing new the round trip of asking."""
+        if self.project.connections[self.pipeline.source].connector != "files":
+            return {}
+        found = {}
+        for name in self.pipeline.streams:
+            files = await self.catalog.files(self.pipeline.name, name, limit=_SHORT_LEDGER + 1)
+            if len(files) <= _SHORT_LEDGER:
+                found[name] = files
+        return found
 
     def _connection(self, connection: Connection, secrets: Secrets) -> m.ConnectionOrder:
         options = dict(connection.options)

@@ -72,6 +72,8 @@ class RunOrder(_Message, frozen=True, tag="run"):
     streams: tuple[StreamState, ...]
     unpublished: tuple[Commit, ...]
     """Committed batches that may not be visible yet, by stream and ascending seq (B5)."""
+    ledgers: Mapping[str, tuple[FileEntry, ...]] = {}
+    """Ledgers of files short enough to come along; any other is asked for with ``AskLedger``."""
 
 
 class InspectOrder(_Message, frozen=True, tag="inspect"):

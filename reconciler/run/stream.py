@@ -247,9 +247,13 @@ class StreamRun:
             settings=self._settings,
             cursor=None if self._refresh else self._state.cursor,
             refresh=self._refresh,
-            ledger=lambda: self._link.ledger(self.stream),
+            ledger=self._ledger,
             stopped=self._stopped,
         )
+
+    def _ledger(self) -> tuple[FileEntry, ...]:
+        known = self._order.ledgers.get(self.stream)
+        return self._link.ledger(self.stream) if known is None else known
 
     def _stopped(self) -> bool:
         self._link.may_go_on()

@@ -145,7 +145,7 @@ def _inspect(order: m.InspectOrder, connections: Connections) -> m.Inspected:
 
 
 def _run(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
-    from reconciler.run.execute import execute  # Arrow and the connectors: after the first order
+    from reconciler.run.execute import execute
 
     try:
         return execute(order, link, connections)
@@ -166,6 +166,9 @@ def main() -> None:
     link = Link(socket.socket(fileno=fd))
     threading.Thread(target=link.listen, name="link", daemon=True).start()
     connections = Connections()
+    # Arrow and what every run needs, while the daemon makes up its mind: warm means loaded.
+    import reconciler.run.execute  # noqa: F401
+
     while True:
         order = link.orders.get()
         with contextlib.suppress(BrokenPipeError):
