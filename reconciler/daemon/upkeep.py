@@ -12,6 +12,8 @@ from catalog.records import Retention
 from reconciler.daemon import runlogs
 from reconciler.daemon.loop import Loop
 from reconciler.daemon.session import Session
+from reconciler.telemetry import logs
+from reconciler.telemetry.events import Event
 from reconciler.telemetry.metrics import Metrics
 
 RETAIN_EVERY = 600.0
@@ -20,6 +22,8 @@ _OPERATIONS_KEPT = 2 * 86_400
 _PAUSE = 0.05
 _TRIM_EVERY = 60.0
 _LAG_EVERY = 0.5
+LAG_SAID = 1.0
+"""Seconds by which the loop must be late to be worth a line in the log."""
 
 
 async def retain(session: Session, loop: Loop) -> None:
@@ -32,17 +36,22 @@ async def retain(session: Session, loop: Loop) -> None:
             runs_before=now - round(keep * 1e6), operations_before=now - _OPERATIONS_KEPT * 10**6
         )
         try:
-            await _retain_all(session, limits)
+            gone = await _retain_all(session, limits)
             known = {state.holder.id for state in await session.catalog.holders()}
         except CatalogError:
             continue  # reported by those who need the catalog; the next round tries again
+        if gone:
+            logs.get_logger().info(Event.CATALOG_RETAINED, rows=gone)
         session.keeper.lock.forget(known)
         runlogs.forget_before(loop.project.state_dir, now / 1e6 - keep)
 
 
-async def _retain_all(session: Session, limits: Retention) -> None:
-    while await session.catalog.retain(new_operation_id(), limits):  # noqa: ASYNC110 - no wait for a condition, but
-        await anyio.sleep(_PAUSE)  # a pause so that others may write
+async def _retain_all(session: Session, limits: Retention) -> int:
+    total = 0
+    while gone := await session.catalog.retain(new_operation_id(), limits):
+        total += gone
+        await anyio.sleep(_PAUSE)  # so that others may write
+    return total
 
 
 async def trim_workers(session: Session) -> None:
@@ -57,4 +66,7 @@ async def watch_lag(metrics: Metrics) -> None:
     while True:
         before = time.perf_counter()
         await anyio.sleep(_LAG_EVERY)
-        metrics.loop_lagged(max(time.perf_counter() - before - _LAG_EVERY, 0.0))
+        lag = max(time.perf_counter() - before - _LAG_EVERY, 0.0)
+        metrics.loop_lagged(lag)
+        if lag > LAG_SAID:
+            logs.get_logger().warning(Event.LOOP_LAGGED, seconds=round(lag, 3))

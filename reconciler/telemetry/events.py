@@ -23,7 +23,6 @@ class Event(StrEnum):
     # The daemon as a whole.
     DAEMON_STARTED = "daemon_started", "The process is up; nothing is opened yet."
     DAEMON_READY = "daemon_ready", "Catalog, config and web are there; runs may start."
-    DAEMON_STANDBY = "daemon_standby", "Another daemon holds the project; this one waits for it."
     DAEMON_DRAINING = "daemon_draining", "No new runs; those under way get the grace time to end."
     DAEMON_STOPPED = "daemon_stopped", "The process ends; `reason` says why."
     DAEMON_FAILED = (
@@ -39,42 +38,21 @@ class Event(StrEnum):
         "run_lost",
         "A run ended and the catalog does not know how.",
     )
-    RUN_CANCELLED = "run_cancelled", "A run is asked to end, by a person or by a deadline."
-    RUN_KILLED = "run_killed", "A run did not end in time, so its process group was killed."
     RUN_NOTE = "run_note", "What a run assumed, could not see or had to wait for."
-    DISPATCH_SKIPPED = "dispatch_skipped", "The catalog refused a claim; the planner looks again."
 
     # What needs a person, and what persons did.
     HOLD_OPENED = "hold_opened", "A stream waits for a person's answer."
-    HOLD_ENDED = "hold_ended", "A stream's hold was answered."
     PIPELINE_PARKED = "pipeline_parked", "A pipeline is not planned until a person acts."
-    PIPELINE_STALE = "pipeline_stale", "A pipeline's data is older than its `fresh_within`."
     ROWS_REJECTED = "rows_rejected", "Rows were set aside, with place and count."
-    SCHEMA_CHANGED = "schema_changed", "A schema change was met and answered by policy."
-    EDIT_SEEN = "edit_seen", "A person's edit of the catalog was noticed."
-
-    # Workers.
-    WORKER_STARTED = "worker_started", "A worker process is ready for runs."
-    WORKER_STOPPED = "worker_stopped", "A worker process ended as it was told to."
-    WORKER_DIED = "worker_died", "A worker process ended by itself; its run is lost or failed."
 
     # Leases.
     LEASE_LOST = "lease_lost", "Another daemon took over a pipeline; its run here ends as fenced."
-    LEASE_RELEASED = (
-        "lease_released",
-        "A lease whose claim was never answered was released.",
-    )
     WRITE_FENCED = (
         "write_fenced",
         "A write showed an epoch not the current one; nothing changed.",
     )
-    RENEWAL_FAILED = (
-        "renewal_failed",
-        "A heartbeat did not reach the catalog; it is sent again.",
-    )
 
     # Config.
-    CONFIG_LOADED = "config_loaded", "The config was read and checked at start."
     CONFIG_RELOADED = "config_reloaded", "A changed config took effect as a whole."
     CONFIG_REJECTED = (
         "config_rejected",
@@ -85,12 +63,10 @@ class Event(StrEnum):
     CATALOG_OPENED = "catalog_opened", "The catalog is open for reading and writing."
     CATALOG_UNAVAILABLE = (
         "catalog_unavailable",
-        "The catalog cannot be written; nothing is started.",
+        "A request to the catalog failed; `/readyz` says so until it is well.",
     )
     CATALOG_RECOVERED = "catalog_recovered", "The catalog can be written again."
-    CATALOG_NEAR_LIMIT = "catalog_near_limit", "The catalog is close to its size ceiling."
     CATALOG_RETAINED = "catalog_retained", "Old history was deleted, as `[retention]` says."
-    CATALOG_REPLACED = "catalog_replaced", "The catalog's file is not the one that was opened."
 
     # Web.
     WEB_LISTENING = "web_listening", "The web server takes requests."

@@ -161,3 +161,10 @@ def test_the_docs_list_exactly_these_events() -> None:
     text = (ROOT / "docs/logging.md").read_text()
     documented = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.M))
     assert documented == {event.value: event.meaning for event in Event}
+
+
+def test_every_event_is_logged_somewhere() -> None:
+    code = "".join(
+        path.read_text() for path in (ROOT / "reconciler").rglob("*.py") if path.name != "events.py"
+    )
+    assert not [event.name for event in Event if f"Event.{event.name}" not in code]
