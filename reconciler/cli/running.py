@@ -6,15 +6,20 @@ rich nor the argument parser.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from catalog.port import Catalog
 from catalog.records import Outcome, Run
 from reconciler.cli import desk, output
 from reconciler.cli.desk import Place
-from reconciler.cli.failure import Exit
+from reconciler.cli.failure import Exit, Failure
 from reconciler.cli.target import Target, parse, unmatched
+
+if TYPE_CHECKING:
+    from reconciler.config.desired import Project
 
 _CODES = {
     Outcome.SUCCEEDED: Exit.GOOD,
@@ -72,25 +77,54 @@ def _here(place: Place, target: Target) -> Run:
     import asyncio
 
     from reconciler.cli.progress import Progress
-    from reconciler.daemon.once import run_here
+    from reconciler.daemon.once import IsPaused, run_here
+    from reconciler.daemon.session import open_hands
 
-    project = place.load(secrets=True)
-    if target.pipeline not in project.pipelines:
-        raise unmatched("pipeline", target.pipeline, set(project.pipelines))
     streams = (target.stream,) if target.stream else ()
 
+    def load() -> Project:
+        project = place.load(secrets=True)
+        if target.pipeline not in project.pipelines:
+            raise unmatched("pipeline", target.pipeline, set(project.pipelines))
+        return project
+
     async def work() -> Run:
-        with Progress(str(target)) as progress:
-            return await run_here(
-                project, target.pipeline, streams, by=desk.who(), on_moved=progress.moved
-            )
+        hidden = _secret_variables(place.config)
+        async with open_hands(place.state_dir, "cli", hidden) as hands:
+            with Progress(str(target)) as progress:
+                by, moved = desk.who(), progress.moved
+                return await run_here(load, hands, target.pipeline, streams, by=by, on_moved=moved)
 
     try:
         return asyncio.run(work())
+    except IsPaused as error:
+        raise Failure(
+            str(error), Exit.HELD, f"First: reconciler resume {target.pipeline}"
+        ) from None
     except KeyboardInterrupt:
         output.note(f"\nThe run of {target} was ended. What it committed stays; go on with:")
         output.note(f"  reconciler run {target}")
         raise
+
+
+def _secret_variables(config: Path) -> set[str]:
+    """Every environment variable that the config may mean by a secret, before it is understood.
+
+    All text that reads ``env:NAME``, wherever it stands: more than are secrets, never fewer.
+    """
+    from reconciler.config.document import read_document
+
+    texts = list(os.environ.values())
+    left: list[object] = [read_document(config, os.environ.get("RECONCILER_INCLUDE")).values]
+    while left:
+        match left.pop():
+            case str() as text:
+                texts.append(text)
+            case dict() as table:
+                left += table.values()
+            case list() as items:
+                left += items
+    return {text.removeprefix("env:") for text in texts if text.startswith("env:")}
 
 
 def _tell(place: Place, run: Run) -> None:
