@@ -108,6 +108,32 @@ def test_a_daemon_that_is_up_does_the_run(world: World) -> None:
     assert json.loads(world.cli("status", "--json"))["daemon_up"] is False
 
 
+def test_a_paused_pipeline_is_not_run_here_either(world: World) -> None:
+    world.cli("run", "shop")
+    world.cli("pause", "shop")
+    assert world.cli("run", "shop", code=3) == ""
+    assert len(json.loads(world.cli("runs", "--json"))) == 1
+
+
+def test_a_secret_in_the_environment_is_not_in_the_workers(world: World) -> None:
+    probe = world.folder / "sitecustomize.py"
+    probe.write_text(
+        "import os, pathlib, sys\n"
+        "kind = 'worker' if 'reconciler.run.worker' in sys.orig_argv else 'cli'\n"
+        "with open(pathlib.Path(__file__).with_name(kind), 'w') as file:\n"
+        "    print(dict(os.environ), file=file)\n"
+    )
+    world.write_config(
+        BODY + '[connections.other]\nconnector = "sql"\n'
+        'url = "postgresql://reader@localhost/x"\npassword = "env:OTHER_PASSWORD"\n'
+    )
+    world.cli("run", "shop", OTHER_PASSWORD="hunter2", PYTHONPATH=str(world.folder))
+    assert "hunter2" in (world.folder / "cli").read_text()
+    worker = (world.folder / "worker").read_text()
+    assert "PYTHONPATH" in worker
+    assert "hunter2" not in worker
+
+
 def test_a_failed_run_says_why_and_what_to_type(world: World) -> None:
     world.source.unlink()
     said = world.cli("run", "shop", code=1)
