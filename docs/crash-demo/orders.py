@@ -28,7 +28,9 @@ def compare() -> None:
     import duckdb
 
     with duckdb.connect(HERE / "copy.duckdb", read_only=True) as there:
-        rows, different = there.execute("select count(*), count(distinct id) from orders").fetchone()
+        rows, different = there.execute(
+            "select count(*), count(distinct id) from orders"
+        ).fetchone()
         theirs = there.execute("select id, token from orders order by id")
         with sqlite3.connect(HERE / "orders.sqlite") as db:
             ours = db.execute("select id, token from orders order by id")
