@@ -50,7 +50,13 @@ def cursor_get(
         output.table(
             ("stream", "batch", "cursor", "kind", "of"),
             [
-                (s.stream, s.seq, s.cursor.position.text, s.cursor.kind, s.cursor.definition)
+                (
+                    s.stream,
+                    s.seq,
+                    s.cursor.position.text,
+                    s.cursor.kind,
+                    output.cursor_of(s.cursor.definition),
+                )
                 if s.cursor
                 else (s.stream, s.seq, "none", "-", "-")
                 for s in streams
@@ -99,7 +105,7 @@ def _cursor_at(cursor: Cursor, text: str) -> Cursor:
         position = parse(cursor.position.tag, text)
     except BadPosition as error:
         raise Failure(
-            f"This cursor, of {cursor.definition}, cannot be set so: {error}",
+            f"This cursor, {output.cursor_of(cursor.definition)}, cannot be set so: {error}",
             Exit.USAGE,
             f"It is at {cursor.position.text} now.",
         ) from error

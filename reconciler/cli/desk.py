@@ -38,6 +38,7 @@ class Place:
     project: str
     state_dir: Path
     catalog: str
+    catalog_limit: int
 
     def daemon_up(self) -> bool:
         """A daemon serves this project on this machine."""
@@ -63,7 +64,7 @@ def find(explicit: Path | None) -> Place:
 
     path = find_config(explicit or config_before_verb.get(), os.environ)
     where = locate(path, os.environ)
-    return Place(path, where.project, where.state_dir, where.catalog)
+    return Place(path, where.project, where.state_dir, where.catalog, where.catalog_limit)
 
 
 @asynccontextmanager
@@ -75,7 +76,8 @@ async def open_place(place: Place, *, changes: bool = False) -> AsyncIterator[Ca
     from catalog.open import open_catalog
 
     empty = not changes and place.never_ran()
-    async with open_catalog("memory:" if empty else place.catalog) as catalog:
+    url = "memory:" if empty else place.catalog
+    async with open_catalog(url, limit_bytes=place.catalog_limit) as catalog:
         yield catalog
 
 

@@ -209,7 +209,10 @@ def _tell_stream(stream: StreamState) -> None:
             ("rows", f"{stream.rows:,}"),
             ("batch", f"{stream.seq} committed, {stream.published} published"),
             ("cursor", cursor.position.text if cursor else "none"),
-            ("cursor is", f"{cursor.kind}: {cursor.definition}" if cursor else ""),
+            (
+                "cursor is",
+                f"{cursor.kind}, {output.cursor_of(cursor.definition)}" if cursor else "",
+            ),
             ("schema", f"version {stream.schema_version}" if stream.schema_version else ""),
             ("data up to", output.iso(stream.data_at)),
             ("next run will", stream.directive),

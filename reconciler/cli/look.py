@@ -101,7 +101,7 @@ def _stream_table(streams: tuple[StreamState, ...]) -> None:
 
 @verb("leases", _PANEL, "leases")
 def leases(config: options.Config = None, json: options.Json = False) -> int:
-    """Show who holds which pipeline now, and every process that the catalog knows."""
+    """Show who holds which pipeline now, and the processes that may."""
     place = desk.find(config)
 
     async def read(catalog: Catalog) -> tuple[list[PipelineState], tuple[HolderState, ...]]:
@@ -132,9 +132,10 @@ def leases(config: options.Config = None, json: options.Json = False) -> int:
         )
     else:
         output.print_line("No pipeline is held: nothing runs now.")
-    if holders:
+    alive = tuple(h for h in holders if h.leases or not h.lapsed)
+    if alive:
         output.print_line()
-        _holder_table(holders, now)
+        _holder_table(alive, now)
     return Exit.GOOD
 
 

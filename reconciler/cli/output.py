@@ -26,6 +26,10 @@ _COLOURS = {
 }
 
 
+_LONG = frozenset(("reason", "note", "cursor", "finding", "why", "of", "value", "where", "options"))
+"""Columns that may be broken into lines; the others are short words and numbers."""
+
+
 # -- JSON ----------------------------------------------------------------------------------------
 
 
@@ -111,7 +115,7 @@ def size(number: int) -> str:
 def span(seconds: float) -> str:
     """A duration in its two largest units: ``3m 20s``."""
     if seconds < 10:
-        return f"{seconds:.1f}s"
+        return f"{seconds}s" if isinstance(seconds, int) else f"{seconds:.1f}s"
     left = round(seconds)
     parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
@@ -129,6 +133,23 @@ def ago(at: Micros | None, now: Micros) -> str:
     if seconds >= 0:
         return "now" if seconds < 1 else f"{span(max(1, round(seconds)))} ago"
     return f"in {span(max(1, round(-seconds)))}"
+
+
+def cursor_of(definition: str) -> str:
+    """What a cursor is a position of, in words: ``updated_at (timestamp) of public.orders``.
+
+    The definition is canonical JSON of the source's own making; what is not understood is shown
+    as it is.
+    """
+    try:
+        parts = json.loads(definition)
+    except ValueError:
+        return definition
+    if not isinstance(parts, dict) or "column" not in parts:
+        return definition
+    kind = f" ({parts['type']})" if "type" in parts else ""
+    table = f" of {parts['table']}" if "table" in parts else ""
+    return f"{parts['column']}{kind}{table}"
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -164,7 +185,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        drawn.add_column(column, overflow="fold")
+        drawn.add_column(column, overflow="fold", no_wrap=column not in _LONG)
     for row in cells:
         # Text, not str: what comes from a catalog or a source is no markup.
         drawn.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from catalog.port import Catalog
-from catalog.records import RunQuery
+from catalog.records import PipelineState, RunQuery
 from reconciler.cli import desk, options, output
 from reconciler.cli.desk import Place
 from reconciler.cli.failure import Exit
@@ -13,6 +13,8 @@ from reconciler.cli.grammar import verb
 from reconciler.cli.history import must_know_stream
 from reconciler.cli.standing import plan_one
 from reconciler.cli.target import Target, parse
+from reconciler.config.desired import Project
+from reconciler.plan.notes import Note, notes
 from reconciler.plan.plan import Action, CancelRun, Dispatch, Wait, plan_project
 from reconciler.plan.why import Facts, Room, Why, lines
 from reconciler.plan.why import why as explain
@@ -25,10 +27,10 @@ def plan(config: options.Config = None, json: options.Json = False) -> int:
     """Show what would be started now and what waits for what, each with its reason."""
     place = desk.find(config)
     project = place.load()
-    states = desk.with_catalog(place, desk.all_states)
+    states, said = desk.with_catalog(place, lambda catalog: _states_and_notes(project, catalog))
     actions = plan_project(project, states, desk.now_us())
     if json:
-        output.emit([_record(name, action) for name, action in actions])
+        output.emit([_record(name, action, said.get(name, [])) for name, action in actions])
         return Exit.GOOD
     if not actions:
         output.print_line("No pipelines yet.")
@@ -41,7 +43,23 @@ def plan(config: options.Config = None, json: options.Json = False) -> int:
             for name, action in actions
         ],
     )
+    for name, found in sorted(said.items()):
+        for stream, text in found:
+            output.print_line(f"note: {name}.{stream}: {text}")
     return Exit.GOOD
+
+
+async def _states_and_notes(
+    project: Project, catalog: Catalog
+) -> tuple[dict[str, PipelineState], dict[str, list[Note]]]:
+    """What the catalog says, and what each pipeline's reads assume or cannot see (rule 8)."""
+    said = {
+        name: notes(
+            pipeline, project.connections[pipeline.source], await catalog.streams(pipeline.name)
+        )
+        for name, pipeline in project.pipelines.items()
+    }
+    return await desk.all_states(catalog), said
 
 
 @verb("why", _PANEL, "why shop")
@@ -100,9 +118,10 @@ def _at(action: Action) -> int | None:
     return action.until if isinstance(action, Wait) else None
 
 
-def _record(name: str, action: Action) -> dict[str, Any]:
+def _record(name: str, action: Action, said: list[Note]) -> dict[str, Any]:
     record = {
         "pipeline": name,
+        "notes": [{"stream": stream, "text": text} for stream, text in said],
         "action": _word(action),
         "code": action.reason.code.value,
         "reason": action.reason.text,

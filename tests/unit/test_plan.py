@@ -27,7 +27,6 @@ from reconciler.plan.plan import (
     plan_project,
 )
 from reconciler.plan.schedule import SECOND, latest_due, next_after
-from reconciler.plan.show import plan_lines
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -329,22 +328,6 @@ def test_the_plan_lists_requests_then_the_longest_due_then_waits_then_orphans() 
     assert plan[-1][1].reason.code is Code.ORPHANED
     dispatches = [action for _, action in plan if isinstance(action, Dispatch)]
     assert order(reversed(dispatches)) == dispatches
-
-
-def test_the_plan_prints_a_line_for_each_with_its_reason_and_notes() -> None:
-    entries = [
-        ("shop", planned(RAN, THREE)),
-        ("late", planned(FAILED, THREE + MINUTE)),
-        ("away", planned(replace(RAN, paused=Mark("ada", THREE, "")), THREE)),
-    ]
-    notes = {"shop": [("orders", "deletes are not seen")]}
-    assert list(plan_lines(entries, notes, THREE)) == [
-        "run shop: due since 2026-11-24 03:00:00Z (cron '0 3 * * *' in UTC)",
-        "    orders: deletes are not seen",
-        "wait late: 2 runs in a row failed: connection refused; "
-        "tried again at 2026-11-24 04:00:00Z (retry 2 of 5)",
-        "wait away: paused by ada since 2026-11-24 03:00:00Z",
-    ]
 
 
 def test_due_and_next_agree_with_the_schedule() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import anyio
 import apsw
 
-from catalog import position
 from catalog.clock import SystemClock
 from catalog.open import open_catalog
+from catalog.position import encode
 from catalog.port import Catalog, new_operation_id
 from catalog.records import (
     Batch,
@@ -46,7 +46,7 @@ def name(number: int) -> str:
 
 def _batch(follows: int) -> Batch:
     value = 1_790_000_000_000_000 + follows
-    cursor = Cursor(CursorKind.MONOTONIC, '{"columns":["id"]}', position.encode("int", value))
+    cursor = Cursor(CursorKind.MONOTONIC, '{"columns":["id"]}', encode("int", value))
     return Batch(
         stream="public.orders",
         follows=follows,
@@ -105,7 +105,7 @@ def measure(folder: Path, pipelines: int = PIPELINES) -> Iterator[Measure]:
         async with open_catalog(f"sqlite:///{path}", clock=SystemClock()) as catalog:
             await fill(catalog, pipelines)
             found.extend(await _reads(catalog, path, pipelines))
-            found.extend(await _commits(catalog, folder, pipelines))
+            found.extend(await _commits(catalog, folder))
             found.append(await _claims(catalog, pipelines))
             found.append(await _tick(catalog, pipelines))
 
@@ -178,7 +178,7 @@ async def _seqs(catalog: Catalog, leases: list[Lease]) -> dict[str, int]:
     return {x.pipeline: (await catalog.streams(x.pipeline))[0].seq for x in leases}
 
 
-async def _commits(catalog: Catalog, folder: Path, pipelines: int) -> list[Measure]:
+async def _commits(catalog: Catalog, folder: Path) -> list[Measure]:
     leases = await _claim(catalog, range(1000, 1064))
     seqs = await _seqs(catalog, leases)
     took, floors = [], []

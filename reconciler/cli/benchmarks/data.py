@@ -70,11 +70,16 @@ async def _run(session: Session, project: Project, name: str) -> tuple[float, in
 async def _watch_peak(session: Session, peak: list[int]) -> None:
     while True:
         for worker in session.pool.busy_workers():
-            status = Path(f"/proc/{worker.pid}/status")
-            for line in status.read_text().splitlines() if status.exists() else ():
-                if line.startswith("VmHWM:"):
-                    peak[0] = max(peak[0], int(line.split()[1]) // 1024)
+            peak[0] = max(peak[0], _peak_mib(worker.pid))
         await anyio.sleep(0.05)
+
+
+def _peak_mib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) // 1024
+    return 0
 
 
 def _bare(kind: str, url: str, target: Path) -> float:

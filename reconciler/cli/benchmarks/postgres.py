@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROWS = 1_000_000
 _TABLE = f"""
@@ -39,13 +40,13 @@ def programs() -> Path | None:
     return folders[0] if folders else None
 
 
-def _demote() -> int | None:
+def _demote() -> pwd.struct_passwd | None:
     """The server refuses to run as root."""
     if os.getuid() != 0:
         return None
     for name in ("postgres", "nobody"):
         try:
-            return pwd.getpwnam(name).pw_uid
+            return pwd.getpwnam(name)
         except KeyError:
             continue
     return None
@@ -59,23 +60,25 @@ def server(folder: Path) -> Iterator[str]:
     data = folder / "pg"
     data.mkdir()
     if user is not None:
-        os.chown(data, user, -1)
+        os.chown(data, user.pw_uid, user.pw_gid)
         for parent in (folder, *folder.parents):
             if not parent.stat().st_mode & 0o001:
                 parent.chmod(parent.stat().st_mode | 0o001)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "user": user}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if user is not None:
+        quiet |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     subprocess.run(
         [bin_ / "initdb", "-D", data, "-U", "bench", "-A", "trust", "--no-sync"],
         check=True, cwd="/", **quiet,
-    )  # type: ignore[call-overload]  # fmt: skip
+    )  # fmt: skip
     process = subprocess.Popen(
         [bin_ / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", data,
          "-c", "fsync=off"],
         cwd="/", **quiet,
-    )  # type: ignore[call-overload]  # fmt: skip
+    )  # fmt: skip
     url = f"postgresql://bench@127.0.0.1:{port}/postgres"
     try:
         subprocess.run([bin_ / "pg_isready", "-q", "-d", url, "-t", "30"], check=False)

@@ -89,7 +89,7 @@ def measure(folder: Path) -> Iterator[Measure]:
     config = _config(small, 1_000)
     down = _run_seconds(config)
     with _daemon(config) as (pid, ready):
-        time.sleep(3.0)  # noqa: TID251 - at rest is what is measured
+        time.sleep(3.0)
         rest = _rss_mib(pid)
         up = _run_seconds(config)
     yield Measure("`run` from a shell, nothing new, daemon up", up, "s", "under 0.3 s", up < 0.3)
@@ -98,7 +98,7 @@ def measure(folder: Path) -> Iterator[Measure]:
     yield Measure("daemon at rest, 1,000 pipelines", rest, "MiB RSS", "at most 60", rest <= 60)
     large.mkdir()
     with _daemon(_config(large, 100_000)) as (pid, ready):
-        time.sleep(5.0)  # noqa: TID251 - as above
+        time.sleep(5.0)
         rest = _rss_mib(pid)
     yield Measure(
         "daemon at rest, 100,000 pipelines", rest, "MiB RSS", "at most 200", rest <= 200,

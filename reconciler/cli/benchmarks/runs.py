@@ -40,10 +40,12 @@ class _Recorder(Quiet):
         self.other = 0
 
     def began(self, claimed: Claimed, delay: float | None) -> None:
+        del claimed
         if delay is not None:
             self.delays.append(delay)
 
     def ended(self, claimed: Claimed, run: Run | None, finish: Finish, done: Done) -> None:
+        del claimed, finish, done
         if run is not None and run.outcome is Outcome.NOTHING_NEW:
             self.nothing_new += 1
         else:
@@ -87,8 +89,8 @@ async def _watch(project: Project, seconds: float, *, settle: bool) -> tuple[_Re
             await loop.observe_all()
             tasks.start_soon(loop.run, tasks)
             with anyio.move_on_after(180):
-                while settle and recorder.other < len(project.pipelines):
-                    await anyio.sleep(0.1)  # noqa: ASYNC110 - the first load is not measured
+                while settle and recorder.other < len(project.pipelines):  # noqa: ASYNC110
+                    await anyio.sleep(0.1)  # the first load is not measured
             await anyio.sleep(2.0)
             recorder.delays.clear()
             recorder.nothing_new = 0
