@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from catalog.open import open_catalog
 
+from catalog.open import open_catalog
 from catalog.port import Catalog, new_operation_id
 from catalog.records import (
     Batch,

@@ -14,8 +14,9 @@ from reconciler.config.environment import variable_for
 from reconciler.config.locations import absolute, catalog_url
 from reconciler.config.positions import LineIndex
 from reconciler.config.problems import ConfigError
-from reconciler.config.words import Wrong, listen, name
+from reconciler.config.words import Wrong, listen, name, size
 
+DEFAULT_LIMIT = 10 * 2**30
 _LARGE = 64 * 1024
 _HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _DAEMON = re.compile(r"^[ \t]*\[[ \t]*daemon[ \t]*\]", re.MULTILINE)
@@ -29,6 +30,8 @@ class Located(NamedTuple):
     catalog: str
     """URL."""
     listen: str
+    catalog_limit: int = DEFAULT_LIMIT
+    """Bytes; whoever opens the catalog has to open it with its ceiling."""
 
 
 def locate(path: Path, env: Mapping[str, str]) -> Located:
@@ -43,6 +46,7 @@ def locate(path: Path, env: Mapping[str, str]) -> Located:
     state = _value(document, ("state_dir",), env, "state")
     url = _value(document, ("catalog",), env, "")
     address = _value(document, ("daemon", "listen"), env, "127.0.0.1:8790")
+    limit = _value(document, ("catalog_limit",), env, f"{DEFAULT_LIMIT >> 30}GiB")
     checks: dict[tuple[str, ...], Callable[[], str]] = {
         ("project",): partial(name, project, "project"),
         ("state_dir",): partial(absolute, state, base),
@@ -55,10 +59,16 @@ def locate(path: Path, env: Mapping[str, str]) -> Located:
             found.append(check())
         except Wrong as wrong:
             document.add(key, wrong.message, allowed=wrong.allowed, hint=wrong.hint)
+    ceiling = DEFAULT_LIMIT
+    try:
+        ceiling = size(limit)
+    except Wrong as wrong:
+        document.add(("catalog_limit",), wrong.message, allowed=wrong.allowed)
     if document.problems:
         raise ConfigError(document.problems)
     project, state, url, address = found
-    return Located(project, Path(state), url or f"sqlite:///{state}/catalog.db", address)
+    catalog = url or f"sqlite:///{state}/catalog.db"
+    return Located(project, Path(state), catalog, address, ceiling)
 
 
 def _value(document: Document, key: tuple[str, ...], env: Mapping[str, str], default: str) -> str:

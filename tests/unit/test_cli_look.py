@@ -207,5 +207,6 @@ def test_leases_with_nothing_held_says_so(shop: Shop) -> None:
         await finish(catalog, await claim(catalog), Outcome.NOTHING_NEW)
 
     shop.on(run_and_end)
-    assert "nothing runs now" in shop.cli("leases").out
+    shown = shop.cli("leases").out
+    assert "nothing runs now" in shown
     assert shop.cli("leases", "--json").json["leases"] == []

@@ -48,11 +48,29 @@ def test_a_span_is_in_its_two_largest_units(seconds: float, text: str) -> None:
     assert output.span(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("definition", "words"),
+    [
+        (
+            '{"column":"id","table":"public.orders","type":"int64"}',
+            "id (int64) of public.orders",
+        ),
+        ('{"column":"id"}', "id"),
+        ('{"path":"*.csv"}', '{"path":"*.csv"}'),
+        ("anything", "anything"),
+        ("[1]", "[1]"),
+    ],
+)
+def test_a_cursor_is_said_by_its_column(definition: str, words: str) -> None:
+    assert output.cursor_of(definition) == words
+
+
 def test_a_moment_is_said_from_now() -> None:
     now = 10 * MINUTE
     assert output.ago(now - 2 * MINUTE, now) == "2m ago"
     assert output.ago(now + 2 * MINUTE, now) == "in 2m"
     assert output.ago(now, now) == "now"
+    assert output.ago(now - 3_000_000, now) == "3s ago"
     assert output.ago(None, now) == "-"
 
 
@@ -108,6 +126,18 @@ def test_a_table_away_from_a_terminal_is_aligned_and_never_cut(
     output.table(("name", "why"), [("shop", "x" * 300), ("a", "two\nlines")])
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["name  why", f"shop  {'x' * 300}", "a     two lines"]
+
+
+def test_a_table_on_a_terminal_keeps_short_words_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    output.table(("last run", "reason"), [("nothing_new", "[bold]a source's own words[/] " * 4)])
+    shown = capsys.readouterr().out
+    assert "nothing_new" in shown
+    assert shown.count("[bold]") == 4  # what comes from outside is no markup
+    assert len(shown.splitlines()) > 2
 
 
 def test_pairs_leave_out_what_is_empty(capsys: pytest.CaptureFixture[str]) -> None:

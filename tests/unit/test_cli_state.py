@@ -162,6 +162,18 @@ def test_catalog_check_finds_no_damage_in_a_sound_catalog(shop: Shop) -> None:
     assert record["stats"]["backend"] == "sqlite"
 
 
+def test_the_catalog_is_opened_with_the_ceiling_that_the_config_gives_it(shop: Shop) -> None:
+    shop.on(ran)
+    config = shop.folder / "config.toml"
+    config.write_text(f'catalog_limit = "20GiB"\n{config.read_text()}')
+    stats = shop.cli("catalog", "check", "--json").json["stats"]
+    assert stats["limit_bytes"] == 20 * 2**30
+    config.write_text(config.read_text().replace("20GiB", "much"))
+    result = shop.cli("catalog", "check")
+    assert result.code == Exit.USAGE
+    assert "catalog_limit" in result.err
+
+
 def test_config_show_says_where_each_value_comes_from(shop: Shop) -> None:
     assert "shop_db" in shop.cli("config", "show").out
     values = {v["key"]: v for v in shop.cli("config", "show", "shop", "--json").json["values"]}

@@ -423,6 +423,7 @@ def test_a_list_that_is_no_toml_is_refused(shop: Path) -> None:
 
 def test_locate_agrees_with_load(write: Write) -> None:
     text = SHOP.replace('"shop"\n', '"shop"\nstate_dir = "/var/lib/shop"\n', 1)
+    text = f'catalog_limit = "20GiB"\n{text}'
     text += '[daemon]\nlisten = "0.0.0.0:80"\n'
     large = text + "# filled up\n" * 10_000
     later = large + '[retention]\nruns = "1d"\n'
@@ -432,8 +433,8 @@ def test_locate_agrees_with_load(write: Write) -> None:
         path = write(body)
         for env in (ENV, ENV | moved):
             project = load(path, env)
-            listen = project.daemon.listen
-            expected = (project.name, project.state_dir, project.catalog, listen)
+            listen, limit = project.daemon.listen, project.catalog_limit
+            expected = (project.name, project.state_dir, project.catalog, listen, limit)
             assert locate(path, env) == expected
 
 
