@@ -12,8 +12,8 @@ import apsw
 
 from catalog.clock import SystemClock
 from catalog.open import open_catalog
-from catalog.position import encode
 from catalog.port import Catalog, new_operation_id
+from catalog.position import encode
 from catalog.records import (
     Batch,
     Candidate,

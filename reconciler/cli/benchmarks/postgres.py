@@ -17,7 +17,7 @@ _TABLE = f"""
 create table mixed as select
     i::bigint as id,
     (i % 1000)::int as shop,
-    'customer ' || (i * 7919 % 100003) as customer,
+    'customer ' || (i::bigint * 7919 % 100003) as customer,
     (i % 100000 / 100.0)::numeric(12, 2) as amount,
     (i * 1.5)::float8 as weight,
     i % 7 = 0 as paid,
