@@ -41,6 +41,7 @@ from catalog.records import (
     Lease,
     Outcome,
     Refresh,
+    SetCursor,
     StreamState,
 )
 
@@ -231,6 +232,11 @@ class TestCommit:
         assert (await world.catalog.streams("shop"))[0].directive == "refresh"
         await world.commit(lease, batch(1, replaces=True))
         assert (await world.catalog.streams("shop"))[0].directive == ""
+
+    async def test_a_replacing_batch_leaves_a_directive_adopt(self, world: World) -> None:
+        await world.edit(SetCursor("shop", "orders", cursor(1), adopt=True))
+        await world.commit(await world.lease(), batch(0, replaces=True))
+        assert (await world.catalog.streams("shop"))[0].directive == "adopt"
 
     async def test_decisions_by_policy_come_with_the_first_batch_that_uses_them(
         self, world: World

@@ -22,6 +22,7 @@ from catalog.records import (
     Mark,
     Outcome,
     Pause,
+    Refresh,
     RequestRun,
     RunQuery,
     Trigger,
@@ -229,6 +230,12 @@ class TestFinish:
         lease = await world.lease()
         await world.finish(lease, Outcome.SUCCEEDED, result(adopted=True))
         assert (await world.catalog.streams("shop"))[0].directive == ""
+
+    async def test_an_adoption_leaves_a_directive_refresh(self, world: World) -> None:
+        await world.edit(Refresh("shop", "orders"))
+        lease = await world.lease()
+        await world.finish(lease, Outcome.SUCCEEDED, result(adopted=True))
+        assert (await world.catalog.streams("shop"))[0].directive == "refresh"
 
     async def test_a_cancel_ends_with_its_run(self, world: World) -> None:
         lease = await world.lease()
