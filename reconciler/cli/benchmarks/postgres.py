@@ -27,6 +27,8 @@ create table mixed as select
     case when i % 10 = 0 then null else 'a note of some length, number ' || i end as note
 from generate_series(1, {ROWS}) i;
 alter table mixed add primary key (id);
+create table tiny as select * from mixed limit 1;
+alter table tiny add primary key (id);
 vacuum analyze mixed;
 """
 
