@@ -275,39 +275,51 @@ _Family = tuple[str, str, str, Iterator[str]]
 
 def _families(views: Sequence[PipelineView], counts: dict[str, _Counts]) -> Iterator[_Family]:
     """Each per-pipeline metric with its lines, not yet rendered."""
-    yield from _gauge_families([(_label(view.name), view) for view in views])
-    labelled = [(_label(view.name), counts.get(view.name, _NONE)) for view in views]
+    # One list of labels is kept for the scrape, and no pairs: they would be 25 MB of a large one.
+    labels = [_label(view.name) for view in views]
+    yield from _gauge_families(labels, views)
     name = "reconciler_runs_total"
-    yield name, "counter", "Runs that ended, by outcome.", _run_lines(name, labelled)
+    yield name, "counter", "Runs that ended, by outcome.", _run_lines(name, labels, views, counts)
     name = "reconciler_rows_total"
-    lines = (f"reconciler_rows_total{{{label}}} {count.rows}\n" for label, count in labelled)
+    lines = (
+        f"reconciler_rows_total{{{label}}} {counts.get(view.name, _NONE).rows}\n"
+        for label, view in zip(labels, views, strict=True)
+    )
     yield name, "counter", "Rows committed.", lines
     name = "reconciler_rows_rejected_total"
     lines = (
-        f"reconciler_rows_rejected_total{{{label}}} {count.rejected}\n" for label, count in labelled
+        f"reconciler_rows_rejected_total{{{label}}} {counts.get(view.name, _NONE).rejected}\n"
+        for label, view in zip(labels, views, strict=True)
     )
     yield name, "counter", "Rows set aside.", lines
 
 
-def _gauge_families(labelled: Sequence[tuple[str, PipelineView]]) -> Iterator[_Family]:
+def _gauge_families(labels: Sequence[str], views: Sequence[PipelineView]) -> Iterator[_Family]:
     name = "reconciler_pipeline_state"
     lines = (
-        f'reconciler_pipeline_state{{{label},state="{view.state}"}} 1\n' for label, view in labelled
+        f'reconciler_pipeline_state{{{label},state="{view.state}"}} 1\n'
+        for label, view in zip(labels, views, strict=True)
     )
     yield name, "gauge", "1 for the state the pipeline is in; the others are absent.", lines
     name = "reconciler_pipeline_consecutive_failures"
     lines = (
         f"reconciler_pipeline_consecutive_failures{{{label}}} {view.failures}\n"
-        for label, view in labelled
+        for label, view in zip(labels, views, strict=True)
     )
     yield name, "gauge", "Failed runs since the last that did not fail.", lines
     for part, text, read in _TIMES:
         name = f"reconciler_pipeline_{part}_seconds"
-        yield name, "gauge", text, _value_lines(name, labelled, read)
+        yield name, "gauge", text, _value_lines(name, labels, views, read)
 
 
-def _run_lines(name: str, labelled: Sequence[tuple[str, _Counts]]) -> Iterator[str]:
-    for label, count in labelled:
+def _run_lines(
+    name: str,
+    labels: Sequence[str],
+    views: Sequence[PipelineView],
+    counts: dict[str, _Counts],
+) -> Iterator[str]:
+    for label, view in zip(labels, views, strict=True):
+        count = counts.get(view.name, _NONE)
         for outcome, number in zip(_OUTCOMES, count.runs, strict=True):
             if number or outcome in _ALWAYS:
                 yield f'{name}{{{label},outcome="{outcome.value}"}} {number}\n'
@@ -339,9 +351,9 @@ _TIMES: Final[tuple[tuple[str, str, _Reader], ...]] = (
 
 
 def _value_lines(
-    name: str, labelled: Sequence[tuple[str, PipelineView]], read: _Reader
+    name: str, labels: Sequence[str], views: Sequence[PipelineView], read: _Reader
 ) -> Iterator[str]:
-    for label, view in labelled:
+    for label, view in zip(labels, views, strict=True):
         value = read(view)
         if value is not None:
             yield f"{name}{{{label}}} {value!r}\n"
