@@ -65,21 +65,21 @@ class PipelineView:
     failures: int = 0
 
 
-_OUTCOMES: Final = tuple(Outcome)
-_INDEX: Final = {outcome: index for index, outcome in enumerate(_OUTCOMES)}
-_ALWAYS: Final = frozenset({Outcome.SUCCEEDED, Outcome.NOTHING_NEW, Outcome.FAILED})
+_OUTCOMES: Final = tuple(outcome.value for outcome in Outcome)
+_ALWAYS: Final = frozenset({"succeeded", "nothing_new", "failed"})
 """Outcomes whose counters are there from the start, as 0: a first failure must be an increase."""
 
 
 class _Counts:
-    """A pipeline's counters."""
+    """A pipeline's counters, one slot for each outcome: a list of them would be twice the size."""
 
-    __slots__ = ("rejected", "rows", "runs")
+    __slots__ = (*_OUTCOMES, "rejected", "rows")
+    rejected: int
+    rows: int
 
     def __init__(self) -> None:
-        self.runs = [0] * len(_OUTCOMES)
-        self.rows = 0
-        self.rejected = 0
+        for name in self.__slots__:
+            setattr(self, name, 0)
 
 
 _NONE: Final = _Counts()
@@ -171,7 +171,7 @@ class Metrics:
         counts = self._counts.get(pipeline)
         if counts is None:
             counts = self._counts[pipeline] = _Counts()
-        counts.runs[_INDEX[outcome]] += 1
+        setattr(counts, outcome.value, getattr(counts, outcome.value) + 1)
         counts.rows += rows
         counts.rejected += rejected
         self._duration.labels(outcome.value).observe(duration_s)
@@ -320,9 +320,10 @@ def _run_lines(
 ) -> Iterator[str]:
     for label, view in zip(labels, views, strict=True):
         count = counts.get(view.name, _NONE)
-        for outcome, number in zip(_OUTCOMES, count.runs, strict=True):
+        for outcome in _OUTCOMES:
+            number = getattr(count, outcome)
             if number or outcome in _ALWAYS:
-                yield f'{name}{{{label},outcome="{outcome.value}"}} {number}\n'
+                yield f'{name}{{{label},outcome="{outcome}"}} {number}\n'
 
 
 _Reader = Callable[[PipelineView], float | None]
