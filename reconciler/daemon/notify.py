@@ -11,8 +11,6 @@ import socket
 from typing import Final
 
 READY: Final = "READY=1"
-STOPPING: Final = "STOPPING=1"
-WATCHDOG: Final = "WATCHDOG=1"
 
 
 def notify(state: str) -> None:
@@ -46,9 +44,3 @@ def watchdog_interval() -> float | None:
     if not text.isdecimal() or int(text) == 0:
         return None
     return int(text) / 2_000_000
-
-
-def forget_manager() -> None:
-    """Take the manager's variables out of the environment, so that workers do not notify."""
-    for name in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"):
-        os.environ.pop(name, None)
