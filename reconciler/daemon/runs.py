@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import anyio
 
 from catalog.clock import Clock
+from catalog.errors import CatalogError
 from catalog.port import Catalog
 from catalog.records import Claimed, ErrorClass, Finish, Lease, Micros, Outcome, Run
 from reconciler.config import ConfigError, resolve_secret
@@ -103,9 +105,15 @@ class Runs:
     async def _work(self, conduct: Conduct) -> Ended:
         try:
             order = await conduct.order(self._reveal, self.keeper.deadline_ns)
+            return await conduct.run(self.pool, order)
         except ConfigError as error:
             return Ended(m.Done((), {}, failure=str(error), error=ErrorClass.AUTH_EXPIRED))
-        return await conduct.run(self.pool, order)
+        except (CatalogError, OSError) as error:  # the catalog is away, no process can be started
+            return Ended(m.Done((), {}, failure=str(error), error=ErrorClass.TRANSIENT))
+        except Exception as error:  # a fault of ours costs this run, not the daemon's others
+            text = f"the daemon met a fault of its own: {type(error).__name__}: {error}"
+            done = m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT)
+            return Ended(done, printed=traceback.format_exc().encode())
 
 
 def reveal(connection: Connection) -> Mapping[str, str]:

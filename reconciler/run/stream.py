@@ -211,12 +211,13 @@ class StreamRun:
                 None,
             )
         if marker.owner != self._owner:
-            raise NeedsAnswer(
-                HoldKind.DESTINATION,
+            raise self._mismatch(
                 f"table {table!r} belongs to pipeline {marker.owner.pipeline!r}, stream "
-                f"{marker.owner.stream!r} of catalog {marker.owner.catalog}; 'cursor adopt' takes "
-                "it over, another name in `table` leaves it alone",
-                ("cursor adopt",),
+                f"{marker.owner.stream!r} of catalog {marker.owner.catalog}; another name in "
+                "`table` leaves it alone, 'cursor rewind --to-destination' takes it over and goes "
+                "on where it stands, 'cursor adopt' takes it over and reads on from here",
+                marker,
+                ("cursor rewind --to-destination", "cursor adopt"),
             )
         if marker.seq < state.published:
             raise self._mismatch(
@@ -231,13 +232,15 @@ class StreamRun:
                 marker,
             )
 
-    def _mismatch(self, reason: str, marker: Marker | None) -> NeedsAnswer:
+    def _mismatch(
+        self, reason: str, marker: Marker | None, choices: tuple[str, ...] = _TO_DESTINATION
+    ) -> NeedsAnswer:
         detail = {
             "seq": marker.seq if marker else 0,
             "cursor": marker.cursor if marker else None,
         }
         text = msgspec.json.encode(detail).decode()
-        return NeedsAnswer(HoldKind.DESTINATION, reason, _TO_DESTINATION, text)
+        return NeedsAnswer(HoldKind.DESTINATION, reason, choices, text)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -362,7 +365,8 @@ class StreamRun:
         if self._replaces():
             self._refuse_emptying(pending, marker)
         point("worker.before_seal")
-        receipt = pending.stage.seal(mark.cursor)
+        with self._link.pulse(self.stream):
+            receipt = pending.stage.seal(mark.cursor)
         point("worker.sealed")
         assert self._verdict is not None
         batch = Batch(
@@ -411,7 +415,8 @@ class StreamRun:
         self._link.may_go_on()
         point("worker.before_publish")
         try:
-            self._lane.destination(self._order.destination).publish(self._unpublished)
+            with self._link.pulse(self.stream):
+                self._lane.destination(self._order.destination).publish(self._unpublished)
         except ConnectorError as error:
             full = len(self._unpublished) >= MAX_UNPUBLISHED
             if error.busy and not (last or full):

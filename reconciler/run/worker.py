@@ -16,8 +16,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import cast
 
 from catalog.clock import SystemClock
@@ -28,6 +30,8 @@ from reconciler.run.connections import Connections
 from reconciler.schema.model import Schema
 
 _PR_SET_PDEATHSIG = 1
+PULSE_SECONDS = 5.0
+"""How often a worker says that it works on something that moves no rows."""
 
 
 class LeaseOver(BaseException):
@@ -116,10 +120,43 @@ class Link:
         answer = self._ask(lambda id_: m.AskCommit(id_, batches, published))
         return cast(m.Committed | m.NotCommitted, answer)
 
+    @contextlib.contextmanager
+    def pulse(self, stream: str) -> Iterator[None]:
+        """While a step of its own is under way that reads nothing (a seal, a publish): tell the
+        daemon that the process works, as long as it does, so that it is not taken for stalled.
+
+        Work is processor time or bytes through the kernel; a process that only waits is silent.
+        """
+        over = threading.Event()
+
+        def beat() -> None:
+            done = _work_done()
+            while not over.wait(PULSE_SECONDS):
+                before, done = done, _work_done()
+                if done != before:
+                    self.say(m.Moved(stream, 0, 0))
+
+        thread = threading.Thread(target=beat, name="pulse", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def may_go_on(self) -> None:
         """Called before each step that others could see. Raises ``LeaseOver``."""
         if self._clock.boot_ns() > self.deadline_ns:
             raise LeaseOver
+
+
+def _work_done() -> tuple[int, str]:
+    """Tenths of processor seconds, and the kernel's counters of bytes."""
+    try:
+        moved = Path("/proc/self/io").read_text()
+    except OSError:
+        moved = ""
+    return int(time.process_time() * 10), moved
 
 
 def die_with_parent(parent: int) -> None:
