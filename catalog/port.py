@@ -225,7 +225,7 @@ class Catalog(Protocol):
         """Carry out a person's wish and write it into the audit, in one transaction.
 
         - ``Pause``, ``RequestRun``: also for a pipeline without a row yet. ``RequestRun`` clears
-          ``parked`` and ``retry_at``; an earlier unanswered request is replaced.
+          ``parked`` and the wait for a retry; an earlier unanswered request is replaced.
         - ``Resume``: clears ``paused`` and ``parked``, sets ``failures`` to 0.
         - ``CancelRun``: ``NotFound`` when no run (of that epoch) is open.
         - ``AnswerSchema``: ``NotFound`` without a schema hold, ``Stale`` when the hold's

@@ -160,6 +160,8 @@ class TestCommit:
         await world.commit(await world.lease("a"), batch(0), batch(0, "items"))
         await world.commit(await world.lease("b"), batch(0))
         assert [s.seq for s in await world.catalog.streams("a")] == [1, 1]
+        assert [row.pipeline for row in await world.catalog.commits("b")] == ["b"]
+        assert await world.catalog.commits("a", "nowhere") == ()
 
     async def test_a_batch_without_a_cursor_leaves_it(self, world: World) -> None:
         lease = await world.lease()

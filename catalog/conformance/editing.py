@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -83,6 +84,12 @@ class TestEdits:
         assert "ann" not in edit.old
         assert await world.catalog.edits() == (edit,)
 
+    async def test_an_edit_says_what_changed_and_nothing_else(self, world: World) -> None:
+        await world.lease()
+        world.lapse()
+        edit = await world.edit(Pause("shop"))
+        assert (set(json.loads(edit.old)), set(json.loads(edit.new))) == ({"paused"}, {"paused"})
+
     async def test_a_stream_edit_says_old_and_new(self, world: World) -> None:
         await published(world, batch(cursor=cursor(41)))
         edit = await world.edit(SetCursor("shop", "orders", cursor(17)))
@@ -137,10 +144,11 @@ class TestEdits:
         assert asked.id == "r2"
 
     async def test_a_request_ends_a_parking_and_a_wait_for_a_retry(self, world: World) -> None:
-        await world.run("shop", Outcome.FAILED, park="broken", retry_at=9)
+        await world.run("shop", Outcome.FAILED, park="broken", retry_at=9, retry_streams=("a",))
         await world.edit(RequestRun("shop", "r1"))
         state = await world.catalog.pipeline("shop")
-        assert (state.parked, state.retry_at, state.failures) == (None, None, 1)
+        assert (state.parked, state.failures) == (None, 1)
+        assert (state.retry_at, state.retry_streams) == (None, ())
 
     async def test_cancel_names_the_open_run(self, world: World) -> None:
         lease = await world.lease()

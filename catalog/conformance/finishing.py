@@ -251,11 +251,16 @@ class TestFinish:
         await world.run("shop", Outcome.SUCCEEDED)
         assert (await world.catalog.pipeline("shop")).parked == state.parked
 
-    async def test_a_pause_stays(self, world: World) -> None:
+    async def test_a_pause_during_a_run_outlives_the_run_and_its_lease_does_not(
+        self, world: World
+    ) -> None:
         lease = await world.lease()
+        world.lapse()
         await world.edit(Pause("shop"))
         await world.finish(lease)
-        assert (await world.catalog.pipeline("shop")).paused is not None
+        state = await world.catalog.pipeline("shop")
+        assert state.paused is not None
+        assert (state.lease_expires_at, state.lapsed) == (None, False)
 
 
 @pytest.mark.anyio

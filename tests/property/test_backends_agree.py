@@ -66,7 +66,7 @@ PIPELINES = ("shop", "till")
 STREAMS = ("orders", "items")
 STREAMS_AT_ONCE = (["orders"], ["orders"], ["items"], ["*"], ["orders", "orders"], ["orders", "*"])
 TTL = 30.0
-EXAMPLES = 60
+EXAMPLES = 40
 
 handles = st.integers(0, 1)
 picks = st.integers(0, 7)
