@@ -6,8 +6,9 @@ the specification, ``catalog.memory`` its reference model.
 
 **Operation ids (A5).** Every mutating verb takes ``op``, an id that its caller made up
 (``new_operation_id``). The same id again gives the first answer without doing it again, also after
-a restart, for at least a day; for another verb it is a ``BadRequest``. A *refusal* is not remembered: nothing happened, so trying again is
-a new try. What may raise ``Unknown`` says so by raising it; the caller resends the same id.
+a restart, for at least a day; for another verb it is a ``BadRequest``. A *refusal* is not
+remembered: nothing happened, so trying again is a new try. What may raise ``Unknown`` says so by
+raising it; the caller resends the same id.
 
 **Cancellation.** A write that still waits in a queue is withdrawn when its caller is cancelled.
 Once its transaction has begun the caller waits, shielded, for the outcome.
@@ -164,7 +165,8 @@ class Catalog(Protocol):
           run is opened and ``Claimed``. A pipeline the catalog did not know is created.
 
         The holder's heartbeat is set to now + ``ttl`` seconds first, in the same transaction, also
-        when nothing is claimed: a lease is never seen without one. A holder never has a ``claim`` and a ``renew`` under way at once.
+        when nothing is claimed: a lease is never seen without one. A holder never has a ``claim``
+        and a ``renew`` under way at once.
         """
         ...
 

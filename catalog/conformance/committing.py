@@ -388,9 +388,9 @@ class TestPublishing:
     async def test_finish_moves_the_mark_too(self, world: World) -> None:
         lease = await world.lease()
         await world.commit(lease, batch(0), batch(1))
-        await world.finish(lease, Outcome.SUCCEEDED, published=(("orders", 9),))
+        await world.finish(lease, Outcome.SUCCEEDED, result(), published=(("orders", 9),))
         (stream,) = await world.catalog.streams("shop")
-        assert stream.published == 2
+        assert (stream.published, stream.last_outcome) == (2, Outcome.SUCCEEDED)
 
 
 @pytest.mark.anyio

@@ -122,10 +122,11 @@ class TestReading:
         ]
 
     async def test_stats_count_pipelines_and_open_runs(self, world: World) -> None:
-        await world.run("a")
-        await world.lease("b")
+        for name in ("a", "b"):
+            await world.run(name)
+        await world.lease("c")
         stats = await world.catalog.stats()
-        assert (stats.pipelines, stats.open_runs, stats.last_error) == (2, 1, "")
+        assert (stats.pipelines, stats.open_runs, stats.last_error) == (3, 1, "")
         assert stats.backend
         assert stats.writes >= stats.groups > 0
 
