@@ -112,6 +112,8 @@ class Loop:
     async def adopt(self, project: Project) -> None:
         """Serve this project from now on; every pipeline is looked at."""
         now = self._clock.wall_us()
+        for gone in self.project.pipelines.keys() - project.pipelines:
+            self._metrics.forget(gone)
         self._first_seen |= dict.fromkeys(project.pipelines.keys() - self.project.pipelines, now)
         self.project = project
         self._limits = limits(project)

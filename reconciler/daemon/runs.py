@@ -56,7 +56,9 @@ class Runs:
     def lost(self, lease: Lease) -> None:
         """The catalog says that another holds the lease now: the worker ends at once."""
         self.teller.lost(lease)
-        self.stop(lease.pipeline, Outcome.FENCED, "another holder took over")
+        conduct = self.conducting.get(lease.pipeline)
+        if conduct is not None and conduct.lease == lease:
+            conduct.stop(Outcome.FENCED, "another holder took over")
 
     async def extend(self, deadline_ns: int) -> None:
         """Tell every worker that the leases were renewed (A8)."""
