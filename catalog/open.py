@@ -20,24 +20,27 @@ async def open_catalog(
     """The catalog at ``url``, closed at the end: ``sqlite:///path`` or ``memory:``.
 
     A relative path is taken from the working directory (``sqlite:///state/catalog.db``), an
-    absolute one has a fourth slash. ``limit_bytes``: the ceiling past which it is ``Full``.
+    absolute one has a fourth slash. ``limit_bytes``: the ceiling past which growing is ``Full``.
     Raises ``CannotOpen`` or ``Unavailable`` with a sentence that says what to do.
     """
-    clock = clock or SystemClock()
-    catalog: Catalog
-    if url == "memory:":
-        from catalog.memory import MemoryCatalog
-
-        catalog = MemoryCatalog(clock)
-    elif url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
-        from catalog.sqlite.backend import SqliteCatalog
-
-        catalog = SqliteCatalog(Path(url.removeprefix("sqlite:///")), clock, limit_bytes)
-    else:
-        raise CannotOpen(
-            f"{url!r} is no catalog this program knows; allowed are sqlite:///path and memory:"
-        )
+    catalog = await _open(url, clock or SystemClock(), limit_bytes)
     try:
         yield catalog
     finally:
         await catalog.aclose()
+
+
+async def _open(url: str, clock: Clock, limit_bytes: int) -> Catalog:
+    if url == "memory:":
+        from catalog.memory import MemoryCatalog
+
+        return MemoryCatalog(clock)
+    scheme, slashes, path = url.partition(":///")
+    if scheme == "sqlite" and slashes and path:
+        from catalog.sqlite.backend import SqliteCatalog
+
+        return await SqliteCatalog.open(Path(path), clock, limit_bytes)
+    raise CannotOpen(
+        f"{url!r} is no catalog this program knows; allowed are sqlite:///relative/path, "
+        "sqlite:////absolute/path and memory: (kept nowhere)"
+    )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import apsw
@@ -14,7 +14,6 @@ from anyio import to_thread
 
 from catalog import rules
 from catalog.clock import Clock
-from catalog.errors import Unavailable
 from catalog.records import (
     Batch,
     Candidate,
@@ -42,50 +41,50 @@ from catalog.records import (
 from catalog.sqlite import database
 from catalog.sqlite.checking import problems
 from catalog.sqlite.checkpoints import Checkpointer
-from catalog.sqlite.operations import ClaimPairs, Operations
-from catalog.sqlite.tables import CURSOR, Tables, cursor_of
-from catalog.sqlite.writer import Write, Writer
+from catalog.sqlite.database import Location, Tuning
+from catalog.sqlite.operations import Old
+from catalog.sqlite.queries import SQL
+from catalog.sqlite.readers import Readers
+from catalog.sqlite.rows import cursor_of
+from catalog.sqlite.tables import Tables
+from catalog.sqlite.writer import Verb, Write, Writer
 
-T = TypeVar("T")
 POLL_SECONDS = 0.1
 """How often other processes' changes are looked for (D5)."""
 _INLINE_ROWS = 100
 """A longer read goes to a thread, so that the loop is not kept (D3)."""
+_CURSOR = SQL["cursor"]
 
 
 class SqliteCatalog:
-    """One process's handle on the file. Made by ``open_sqlite``; needs asyncio's event loop."""
+    """One process's handle on the file, made by ``open``. Needs asyncio's event loop."""
 
     def __init__(
-        self, path: Path, clock: Clock, limit_bytes: int, *, synchronous: str = "FULL"
+        self, location: Location, clock: Clock, limit_bytes: int, db: apsw.Connection
     ) -> None:
-        self._path, self._clock, self._limit = path, clock, limit_bytes
-        self._synchronous = synchronous
-        database.prepare(path)
-        db = self._connect()
-        try:
-            database.migrate(db, path, clock.wall_us())
-            self._id = Tables(db).catalog_id()
-        except BaseException:
-            db.close()
-            raise
-        self._checkpointer = Checkpointer(path, self._connect)
-        self._writer = Writer(path, clock, limit_bytes, self._connect, self._checkpointer.wal_grew)
-        self._writer.start(db)
-        self._generation = 0
-        self._reader = self._read_connection(0)
-        self._tables = Tables(self._reader)
-        self._far_reader: Tables | None = None
-        self._far = anyio.Lock()
-        self._data_version: int | None = db.pragma("data_version")
+        self._location, self._clock, self._limit = location, clock, limit_bytes
+        self._id = Tables(db).catalog_id()
+        self._readers = Readers(location)
+        self._checkpointer = Checkpointer(location)
+        self._writer = Writer(location, clock, limit_bytes, db, self._readers, self._checkpointer)
 
-    def _connect(self) -> apsw.Connection:
-        return database.connect(self._path, busy_ms=database.BUSY_MS, synchronous=self._synchronous)
+    @classmethod
+    async def open(
+        cls, path: Path, clock: Clock, limit_bytes: int, tuning: Tuning | None = None
+    ) -> SqliteCatalog:
+        """Open the file, made and migrated where that is due.
 
-    def _read_connection(self, busy_ms: int) -> apsw.Connection:
-        db = database.connect(self._path, busy_ms=busy_ms)
-        db.pragma("query_only", 1)
-        return db
+        Raises ``CannotOpen`` for what is no catalog of this program, ``Unavailable`` when another
+        process keeps it locked.
+        """
+        location = Location.of(path, tuning or Tuning())
+        db = await to_thread.run_sync(location.open_writer, clock.wall_us())
+        with database.explained(location.path):
+            try:
+                return cls(location, clock, limit_bytes, db)
+            except BaseException:
+                db.close()
+                raise
 
     @property
     def id(self) -> str:
@@ -93,85 +92,39 @@ class SqliteCatalog:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def _inline(self) -> Tables:
-        if self._generation != self._writer.counters.generation:
-            self._generation = self._writer.counters.generation
-            self._reader.close(force=True)
-            self._reader = self._read_connection(0)
-            self._tables = Tables(self._reader)
-        return self._tables
-
-    async def _read(self, read: Callable[[Tables], T], *, near: bool = True) -> T:
-        """A read inline on the loop; one that is long, or met a lock, in a thread (D3)."""
-        if near:
-            try:
-                return read(self._inline())
-            except apsw.BusyError:
-                pass
-            except apsw.Error as error:
-                raise Unavailable(f"{self._path}: {error}") from None
-        async with self._far:
-            return await to_thread.run_sync(self._read_far, read)
-
-    def _read_far(self, read: Callable[[Tables], T]) -> T:
-        try:
-            if self._far_reader is None:
-                self._far_reader = Tables(self._read_connection(database.BUSY_MS))
-            return read(self._far_reader)
-        except apsw.Error as error:
-            self._far_reader = None
-            raise Unavailable(f"{self._path}: {error}") from None
-
     async def cursor(self, pipeline: str, stream: str) -> Cursor | None:
-        if self._generation == self._writer.counters.generation:
-            try:  # the read that everything waits for: nothing between it and SQLite
-                rows = self._reader.execute(CURSOR, (pipeline, stream)).fetchall()
-            except apsw.Error:
-                pass
-            else:
-                return cursor_of(rows[0]) if rows else None
-        return await self._read(lambda tables: tables.cursor(pipeline, stream))
+        try:  # the read that everything waits for: nothing between it and SQLite
+            rows = self._readers.near.run_sql(_CURSOR, (pipeline, stream)).fetchall()
+        except apsw.Error:
+            return await self._readers.read(lambda tables: tables.cursor(pipeline, stream))
+        return cursor_of(rows[0]) if rows else None
 
     async def pipeline(self, name: str) -> PipelineState:
-        def read(tables: Tables) -> PipelineState:
-            state = tables.pipeline(name)
-            if not state.holder:
-                return state
-            return rules.seen(state, tables.heartbeat(state.holder), self._clock)
-
-        return await self._read(read)
+        return await self._readers.read(lambda tables: tables.pipeline_seen(name, self._clock))
 
     async def changed(self, after: int, limit: int = 1000) -> tuple[PipelineState, ...]:
-        def read(tables: Tables) -> tuple[PipelineState, ...]:
-            beats = {beat.holder.id: beat for beat in tables.heartbeats()}
-            found = tables.changed(after, limit)
-            return tuple(rules.seen(s, beats.get(s.holder), self._clock) for s in found)
-
-        return await self._read(read, near=limit <= _INLINE_ROWS)
+        return await self._readers.read(
+            lambda tables: tuple(tables.changed(after, limit, self._clock)),
+            near=limit <= _INLINE_ROWS,
+        )
 
     async def wait_changed(self, after: int, timeout: float) -> bool:
-        del after  # data_version tells that others wrote, not what: the caller looks
         with anyio.move_on_after(timeout):
-            while not await self._others_wrote():  # noqa: ASYNC110 - SQLite has no event for it
-                await anyio.sleep(POLL_SECONDS)
+            while await self._writer.foreign_change() <= after:  # noqa: ASYNC110 - SQLite has
+                await anyio.sleep(POLL_SECONDS)  # no event for another process's commit
             return True
         return False
 
-    async def _others_wrote(self) -> bool:
-        """The write connection's ``data_version`` moves with other connections' commits alone."""
-        version: int = await self._writer.ask(lambda db: db.pragma("data_version"))
-        moved, self._data_version = version != self._data_version, version
-        return moved
-
     async def streams(self, pipeline: str) -> tuple[StreamState, ...]:
-        return await self._read(lambda tables: tuple(tables.streams(pipeline).values()))
+        return await self._readers.read(lambda tables: tuple(tables.streams(pipeline).values()))
 
     async def run(self, epoch: int) -> Run | None:
-        return await self._read(lambda tables: tables.run(epoch))
+        return await self._readers.read(lambda tables: tables.run(epoch))
 
     async def runs(self, query: RunQuery) -> tuple[Run, ...]:
+        # Outcomes have no index: the runs that have another one are passed over.
         near = query.limit <= _INLINE_ROWS and query.outcome is None
-        return await self._read(lambda tables: tuple(tables.runs(query)), near=near)
+        return await self._readers.read(lambda tables: tuple(tables.runs(query)), near=near)
 
     async def commits(
         self, pipeline: str, stream: str = "", *, unpublished: bool = False, limit: int = 100
@@ -192,35 +145,32 @@ class SqliteCatalog:
                 for commit in found[:limit]
             )
 
-        return await self._read(read, near=unpublished or limit <= _INLINE_ROWS)
+        # All of a pipeline's commits are sorted for the newest; one stream's stand in order.
+        near = unpublished or (stream != "" and limit <= _INLINE_ROWS)
+        return await self._readers.read(read, near=near)
 
     async def schemas(self, pipeline: str, stream: str) -> tuple[SchemaVersion, ...]:
-        return await self._read(lambda tables: tuple(tables.schemas(pipeline, stream)))
+        return await self._readers.read(lambda tables: tuple(tables.schemas(pipeline, stream)))
 
     async def decisions(self, pipeline: str, stream: str) -> tuple[Decision, ...]:
-        return await self._read(lambda tables: tuple(tables.decisions(pipeline, stream)))
+        return await self._readers.read(lambda tables: tuple(tables.decisions(pipeline, stream)))
 
     async def files(
         self, pipeline: str, stream: str, *, after: str = "", limit: int = 10_000
     ) -> tuple[FileEntry, ...]:
-        def read(tables: Tables) -> tuple[FileEntry, ...]:
-            return tuple(tables.files(pipeline, stream, after, limit))
-
-        first = await self._read(
-            lambda tables: tuple(tables.files(pipeline, stream, after, _INLINE_ROWS + 1))
+        return await self._readers.read(
+            lambda tables: tuple(tables.files(pipeline, stream, after, limit)),
+            near=limit <= _INLINE_ROWS,
         )
-        if len(first) <= _INLINE_ROWS:
-            return first[:limit]
-        return await self._read(read, near=False)
 
     async def edits(self, pipeline: str = "", *, limit: int = 100) -> tuple[Edit, ...]:
-        return await self._read(
+        return await self._readers.read(
             lambda tables: tuple(tables.edits(pipeline, limit)), near=limit <= _INLINE_ROWS
         )
 
     async def holders(self) -> tuple[HolderState, ...]:
         def read(tables: Tables) -> tuple[HolderState, ...]:
-            leases = tables.leases()
+            leases = tables.lease_counts()
             return tuple(
                 HolderState(
                     beat.holder,
@@ -232,49 +182,48 @@ class SqliteCatalog:
                 for beat in tables.heartbeats()
             )
 
-        return await self._read(read)
+        return await self._readers.read(read)
 
     async def stats(self) -> CatalogStats:
         counters = self._writer.counters
 
         def read(tables: Tables) -> CatalogStats:
-            db = tables.db
+            pipelines, open_runs = tables.counts()
             return CatalogStats(
                 backend="sqlite",
-                size_bytes=db.pragma("page_count") * database.PAGE_SIZE,
+                size_bytes=tables.db.pragma("page_count") * database.PAGE_SIZE,
                 limit_bytes=self._limit,
-                wal_bytes=self._checkpointer.wal_bytes(),
-                pipelines=tables.count_pipelines(),
-                open_runs=tables.count_open_runs(),
+                wal_bytes=self._location.wal_bytes(),
+                pipelines=pipelines,
+                open_runs=open_runs,
                 writes=counters.writes,
                 groups=counters.groups,
                 last_error=counters.last_error,
             )
 
-        return await self._read(read)
+        return await self._readers.read(read, near=False)
 
     # -- writing ----------------------------------------------------------------------------------
 
-    async def _write(
-        self,
-        op: str,
-        verb: str,
-        carry_out: Callable[[Operations], T],
-        answer_type: Any,
-        *,
-        grows: bool = True,
-    ) -> T:
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        write = Write(op, verb, carry_out, answer_type, grows, done)
+    async def _write(self, op: str, verb: str, carry_out: Verb, *, grows: bool = False) -> Any:
+        loop = asyncio.get_running_loop()
+        write = Write(op, verb, carry_out, loop.create_future(), grows=grows)
         self._writer.submit(write)
         try:
-            return await asyncio.shield(done)
+            return await write.done
         except asyncio.CancelledError:
-            if done.done() or not self._writer.withdraw(write):
-                # It has begun: whoever asked must learn how it ended.
-                with anyio.CancelScope(shield=True):
-                    return await done
-            raise
+            if write.done.done() and not write.done.cancelled():
+                raise  # it ended as this task was cancelled
+            # The cancellation took the future along: the outcome comes on another one.
+            write.done = loop.create_future()
+            if self._writer.withdraw(write):
+                raise
+            return await self._outcome(write.done)
+
+    async def _outcome(self, done: asyncio.Future[Any]) -> Any:
+        """It has begun: whoever asked learns how it ended, however often it is cancelled."""
+        with anyio.CancelScope(shield=True):
+            return await done
 
     async def claim(
         self,
@@ -286,49 +235,58 @@ class SqliteCatalog:
         limits: Mapping[str, int],
         dead: Collection[str] = (),
     ) -> tuple[ClaimAnswer, ...]:
-        pairs = await self._write(
-            op,
-            "claim",
-            lambda do: do.claim(holder, candidates, ttl, limits, dead),
-            ClaimPairs,
+        answer: tuple[ClaimAnswer, ...] = await self._write(
+            op, "claim", lambda do: do.claim(holder, candidates, ttl, limits, dead), grows=True
         )
-        return tuple(answer for pair in pairs for answer in pair if answer is not None)
+        return answer
 
     async def renew(
         self, op: str, holder: Holder, held: Collection[Lease], *, ttl: float
     ) -> Renewal:
-        self._writer.check_identity()
-        return await self._write(
-            op, "renew", lambda do: do.renew(holder, held, ttl), Renewal, grows=False
-        )
+        answer: Renewal = await self._write(op, "renew", lambda do: do.renew(holder, held, ttl))
+        return answer
 
     async def commit(
         self, op: str, lease: Lease, batches: Sequence[Batch], published: Mapping[str, int]
     ) -> tuple[Commit, ...]:
-        return await self._write(
-            op, "commit", lambda do: do.commit(lease, batches, published), tuple[Commit, ...]
+        answer: tuple[Commit, ...] = await self._write(
+            op, "commit", lambda do: do.commit(lease, batches, published), grows=True
         )
+        return answer
 
     async def finish(self, op: str, lease: Lease, finish: Finish) -> Run:
-        return await self._write(
-            op, "finish", lambda do: do.finish(lease, finish), Run, grows=False
-        )
+        answer: Run = await self._write(op, "finish", lambda do: do.finish(lease, finish))
+        return answer
 
     async def edit(self, op: str, by: str, why: str, action: EditAction) -> Edit:
-        return await self._write(op, "edit", lambda do: do.edit(by, why, action), Edit)
-
-    async def retain(self, op: str, keep: Retention) -> int:
-        return await self._write(op, "retain", lambda do: do.retain(keep), int, grows=False)
+        answer: Edit = await self._write(
+            op, "edit", lambda do: do.edit(by, why, action), grows=True
+        )
+        return answer
 
     # -- upkeep -----------------------------------------------------------------------------------
 
+    async def retain(self, op: str, keep: Retention) -> int:
+        old = await self._readers.read(
+            lambda tables: Old(
+                tables.old_runs(keep.runs_before, keep.limit),
+                tables.old_commits(keep.runs_before, keep.limit),
+            ),
+            near=False,
+        )
+        answer: int = await self._write(op, "retain", lambda do: do.retain(keep, old))
+        return answer
+
     async def check(self) -> Check:
-        return await self._read(lambda tables: Check(tuple(problems(tables))), near=False)
+        return await self._readers.read(lambda tables: Check(tuple(problems(tables))), near=False)
 
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._writer.stop)
-            await to_thread.run_sync(self._checkpointer.stop)
-        self._reader.close()
-        if self._far_reader is not None:
-            self._far_reader.db.close()
+            self._writer.stop()
+            await to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        self._checkpointer.stop()
+        self._writer.join()
+        # Last: whoever closes last checkpoints, and that is for no event loop to wait for.
+        self._readers.close()

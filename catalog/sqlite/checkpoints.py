@@ -3,63 +3,67 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 
 import apsw
 
 from catalog.errors import CatalogError
-
-PASSIVE_PAGES = 1_000
-"""A WAL grown by so many pages is copied back, as far as readers allow."""
-TRUNCATE_BYTES = 64 * 1024 * 1024
-"""A WAL this long is also cut."""
+from catalog.sqlite.database import Location
 
 
 class Checkpointer:
-    """Copies the WAL back into the file when it has grown."""
+    """Copies the write-ahead log back into the file when it has grown.
 
-    def __init__(self, path: Path, connect: Callable[[], apsw.Connection]) -> None:
-        self._wal = path.with_name(path.name + "-wal")
-        self._connect = connect
+    A failed checkpoint harms nothing: the log keeps what was not copied, and the next one copies it
+    again. What fails for good shows in the log's size.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
         self._wake = threading.Event()
         self._stopping = False
         self._done_pages = 0
+        self._db: apsw.Connection | None = None
+        self._lock = threading.Lock()
+        """Held while the connection is in use."""
         self._thread = threading.Thread(target=self._serve, name="catalog-checkpoint", daemon=True)
         self._thread.start()
 
     def wal_grew(self, pages: int) -> None:
-        """Told after each commit how long the WAL is; called on the writer's thread."""
+        """Told after each commit how long the log is; called on the writer's thread."""
         if pages < self._done_pages:
             self._done_pages = 0
-        if pages - self._done_pages >= PASSIVE_PAGES:
+        if pages - self._done_pages >= self._location.tuning.checkpoint_pages:
             self._done_pages = pages
             self._wake.set()
 
-    def wal_bytes(self) -> int:
-        try:
-            return self._wal.stat().st_size
-        except OSError:
-            return 0
+    def disconnect(self) -> None:
+        """Close the connection once no checkpoint runs; the next one opens another."""
+        with self._lock:
+            db, self._db = self._db, None
+            if db is not None:
+                with suppress(apsw.Error):
+                    db.close(force=True)
 
     def stop(self) -> None:
         """End the thread. Blocks; called from a thread."""
         self._stopping = True
         self._wake.set()
         self._thread.join()
+        self.disconnect()
 
     def _serve(self) -> None:
-        db: apsw.Connection | None = None
         while True:
             self._wake.wait()
             self._wake.clear()
             if self._stopping:
-                break
-            try:
-                db = db or self._connect()
-                mode = "truncate" if self.wal_bytes() > TRUNCATE_BYTES else "passive"
-                db.execute(f"pragma wal_checkpoint({mode})").fetchall()
-            except (apsw.Error, CatalogError):
-                db = None  # the writer meets the same trouble and says so; the next round retries
-        if db is not None:
-            db.close()
+                return
+            with self._lock, suppress(apsw.Error, CatalogError):
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        if self._db is None:
+            self._db = self._location.connect()
+        long = self._location.wal_bytes() > self._location.tuning.truncate_bytes
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if long else apsw.SQLITE_CHECKPOINT_PASSIVE
+        self._db.wal_checkpoint(mode=mode)

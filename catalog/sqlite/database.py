@@ -1,13 +1,18 @@
-"""Opening the catalog's file: one function for every connection of every process (D5).
+"""Opening the catalog's file: one way in for every connection of every process (D5).
 
-Nothing else in a process may open the file, its ``-wal`` or its ``-shm``: closing any descriptor
-of them drops the locks that SQLite holds (D4). No connection crosses a fork.
+In a process that has a catalog open nothing else may open its file, its ``-wal`` or its ``-shm``:
+closing any descriptor of them drops the locks that SQLite holds (D4). ``stat`` is safe. No
+connection crosses a fork: a child opens its own.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -18,129 +23,273 @@ from catalog.errors import CannotOpen, Unavailable
 APPLICATION_ID = 0x68726563
 """Tells this file from any other SQLite database ("hrec")."""
 PAGE_SIZE = 4096
-BUSY_MS = 5_000
-"""How long a writer waits for another process's transaction."""
-_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "fuse.sshfs", "afs", "ceph"}
+_WRITER_CACHE_KIB = 32 * 1024
+_READER_CACHE_KIB = 8 * 1024
 
 
-def connect(path: Path, *, busy_ms: int, synchronous: str = "FULL") -> apsw.Connection:
-    """A connection with this catalog's settings. Raises ``CannotOpen`` or ``Unavailable``."""
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What every connection is opened with. Other values than these prove in tests why."""
+
+    synchronous: str = "FULL"
+    """NORMAL loses acknowledged commits when power fails."""
+    busy_seconds: float = 5.0
+    """How long a write waits for another process's transaction."""
+    vfs: str | None = None
+    checkpoint_pages: int = 1024
+    """A write-ahead log grown by so many pages is copied back."""
+    truncate_bytes: int = 64 * 1024 * 1024
+    """A write-ahead log this long is also cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """The file, and the only function that makes connections to it."""
+
+    path: Path
+    tuning: Tuning
+
+    @classmethod
+    def of(cls, path: Path, tuning: Tuning) -> Location:
+        """The place of a path, which stays the same when the working directory changes."""
+        return cls(path.absolute(), tuning)
+
+    def connect(self, *, for_loop: bool = False) -> apsw.Connection:
+        """A connection to a catalog that is there already.
+
+        ``for_loop``: one that only reads and never waits for a lock (D3). Raises ``CannotOpen`` or
+        ``Unavailable``.
+        """
+        with explained(self.path):
+            db = apsw.Connection(
+                str(self.path),
+                flags=apsw.SQLITE_OPEN_READWRITE,
+                vfs=self.tuning.vfs,
+                statementcachesize=128,
+            )
+            try:
+                self._set_up(db, for_loop=for_loop)
+            except BaseException:
+                db.close()
+                raise
+            return db
+
+    def _set_up(self, db: apsw.Connection, *, for_loop: bool) -> None:
+        db.set_busy_timeout(0 if for_loop else round(self.tuning.busy_seconds * 1000))
+        for name, value in (
+            ("synchronous", self.tuning.synchronous),
+            ("fullfsync", 1),  # macOS: its fsync alone does not reach the disk
+            ("wal_autocheckpoint", 0),  # checkpoints have a thread of their own (D6)
+            ("cache_size", -(_READER_CACHE_KIB if for_loop else _WRITER_CACHE_KIB)),
+            ("mmap_size", 0),  # a failing disk is to be an error, not a signal
+            ("temp_store", 2),
+        ):
+            db.pragma(name, value)
+        if for_loop:
+            db.pragma("query_only", 1)
+
+    def open_writer(self, now: int) -> apsw.Connection:
+        """Make, check and migrate the file where that is due; the first connection to it.
+
+        ``now``: microseconds, for a new catalog. Raises ``CannotOpen`` or ``Unavailable``.
+        """
+        _prepare(self.path)
+        db = self.connect()
+        try:
+            with explained(self.path):
+                self._use_wal(db)
+                _migrate(db, self.path, now)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _use_wal(self, db: apsw.Connection) -> None:
+        """Turning the log on wants the file for itself, and SQLite does not wait for that."""
+        deadline = time.monotonic() + self.tuning.busy_seconds
+        while True:
+            try:
+                mode = db.pragma("journal_mode", "wal")
+            except apsw.BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+                continue
+            if mode != "wal":
+                raise CannotOpen(
+                    f"{self.path}: SQLite cannot keep a write-ahead log there (its mode stays "
+                    f"{mode!r}); put the catalog on a local disk"
+                )
+            return
+
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of what is at the path now; zeros when there is nothing."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 - asked with every group: half the cost
+        except OSError:
+            return 0, 0
+        return found.st_dev, found.st_ino
+
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        return _size(self.path.with_name(self.path.name + "-wal"))
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """SQLite's errors as the port's, each a sentence."""
     try:
-        db = apsw.Connection(str(path), statementcachesize=256)
-        db.set_busy_timeout(busy_ms)
-        db.pragma("journal_mode", "wal")
-        db.pragma("synchronous", synchronous)
-        db.pragma("fullfsync", 1)  # macOS: its fsync alone does not reach the disk
-        db.pragma("wal_autocheckpoint", 0)  # checkpoints have a thread of their own (D6)
-        db.pragma("cache_size", -16_384)
-        db.pragma("foreign_keys", 0)
-        db.pragma("mmap_size", 0)
+        yield
     except apsw.NotADBError:
         raise CannotOpen(
-            f"{path} is not a SQLite database; move it away, or name another"
+            f"{path} is not a SQLite database; move it away, or name another file"
         ) from None
     except apsw.CorruptError as error:
         raise CannotOpen(f"{path} is damaged ({error}); restore it from a backup") from None
-    except apsw.CantOpenError as error:
-        raise CannotOpen(f"{path} cannot be opened: {error}") from None
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
+        raise CannotOpen(
+            f"{path} cannot be opened for writing ({error}); check its owner and rights, and "
+            "those of its folder"
+        ) from None
+    except apsw.BusyError:
+        raise Unavailable(
+            f"{path} is being written by {who_writes(path)}; try again once that is done"
+        ) from None
     except apsw.Error as error:
         raise Unavailable(f"{path}: {error}") from None
-    return db
 
 
-def refuse_remote(path: Path) -> None:
-    """Raise ``CannotOpen`` when the file lies on a file system whose locks cannot be trusted."""
+# -- the file ------------------------------------------------------------------------------------
+
+
+def _prepare(path: Path) -> None:
+    """Make the folder and the file, for their owner alone."""
+    if path.is_dir():
+        raise CannotOpen(f"{path} is a directory; name a file")
     try:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        _make_folder(path.parent)
+        refuse_remote(path.parent.resolve())
+        # Only where nothing is yet: no descriptor of a file that may be open is closed here (D4).
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise CannotOpen(f"{path} cannot be made: {error.strerror}") from None
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    # SQLite makes the entries in the file's own folder durable; those above it are made here.
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
     except OSError:
-        return  # no Linux: development only
-    found = ("", "")
-    for line in mounts:
+        return 0
+
+
+_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs", "ceph", "glusterfs"}
+
+
+def refuse_remote(folder: Path, mountinfo: str | None = None) -> None:
+    """Raise ``CannotOpen`` for a folder on a file system whose locks cannot be trusted (D4).
+
+    ``mountinfo``: the kernel's list of mounts; read from ``/proc`` unless given.
+    """
+    if mountinfo is None:
+        try:
+            mountinfo = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+        except OSError:
+            return  # no Linux: for development only
+    mount, kind = "", ""
+    for line in mountinfo.splitlines():
         head, _, tail = line.partition(" - ")
-        point, kind = head.split()[4].replace("\\040", " "), tail.split()[0]
-        inside = path.is_relative_to(point)
-        if inside and len(point) >= len(found[0]):
-            found = (point, kind)
-    if found[1] in _REMOTE:
+        point = head.split()[4].encode().decode("unicode_escape")
+        # The longest one that holds the folder; of equals the last hides the others.
+        if folder.is_relative_to(point) and len(point) >= len(mount):
+            mount, kind = point, tail.split()[0]
+    if kind in _REMOTE or kind.startswith("fuse"):
         raise CannotOpen(
-            f"{path} lies on {found[1]} (mounted at {found[0]}): SQLite's locks do not hold there; "
-            "put state_dir on a local disk"
+            f"{folder} lies on a file system of type {kind} (mounted at {mount}), where SQLite's "
+            "locks do not hold; put the catalog (`state_dir`) on a local disk"
         )
 
 
-def prepare(path: Path) -> None:
-    """Make the folder and, with few rights, the file."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    refuse_remote(path.parent.resolve())
-    if path.is_dir():
-        raise CannotOpen(f"{path} is a directory; name a file")
-    if not path.exists():
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-        except OSError as error:
-            raise CannotOpen(f"{path} cannot be made: {error.strerror}") from None
+def who_writes(path: Path) -> str:
+    """Which process holds the write lock, as far as the kernel tells; for messages alone."""
+    try:
+        inode = path.with_name(path.name + "-shm").stat().st_ino
+        locks = Path("/proc/locks").read_text("ascii").splitlines()
+    except OSError:
+        return "another process"
+    for line in locks:
+        fields = line.split()
+        if fields[1] == "->" or fields[3] != "WRITE":
+            continue
+        pid, place, first, last = fields[4:8]
+        # The write lock is one byte of the shared-memory file, its 120th.
+        covers = int(first) <= 120 and (last == "EOF" or int(last) >= 120)
+        if covers and int(place.rsplit(":", 1)[-1]) == inode:
+            return f"process {pid}" if int(pid) > 0 else "a process of another container"
+    return "another process"
+
+
+# -- the schema ----------------------------------------------------------------------------------
 
 
 def migrations() -> list[tuple[int, str]]:
     """Number and text of each migration, ascending."""
     folder = resources.files("catalog.sqlite") / "migrations"
-    found = [(int(f.name[:4]), f.read_text()) for f in folder.iterdir() if f.name.endswith(".sql")]
-    return sorted(found)
+    files = [file for file in folder.iterdir() if file.name.endswith(".sql")]
+    return sorted((int(file.name[:4]), file.read_text("utf-8")) for file in files)
 
 
-def migrate(db: apsw.Connection, path: Path, now: int) -> None:
+def _migrate(db: apsw.Connection, path: Path, now: int) -> None:
     """Bring the file to this program's version, once, whichever process comes first."""
     steps = migrations()
-    newest = steps[-1][0]
+    if _stands_at(db, path, newest=steps[-1][0]):
+        return
+    db.execute("begin immediate")
     try:
-        if db.pragma("user_version") == newest and db.pragma("application_id") == APPLICATION_ID:
-            return
-        db.execute("begin immediate")
-        try:
-            _apply(db, path, steps, now)
-            db.execute("commit")
-        except BaseException:
+        if not _stands_at(db, path, newest=steps[-1][0]):
+            _apply(db, steps, now)
+        db.execute("commit")
+    except BaseException:
+        if db.in_transaction:
             db.execute("rollback")
-            raise
-    except apsw.BusyError:
-        raise Unavailable(f"{path} is being written by another process; try again") from None
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise CannotOpen(f"{path} is damaged or no catalog ({error}); restore a backup") from None
+        raise
 
 
-def _apply(db: apsw.Connection, path: Path, steps: list[tuple[int, str]], now: int) -> None:
-    version, newest = db.pragma("user_version"), steps[-1][0]
-    tables = db.execute("select 1 from sqlite_schema limit 1").fetchone()
-    if db.pragma("application_id") != APPLICATION_ID and tables:
-        raise CannotOpen(f"{path} is another program's database; name another file")
+def _stands_at(db: apsw.Connection, path: Path, *, newest: int) -> bool:
+    """Whether the file is a catalog of this version; False: new or older."""
+    version: int = db.pragma("user_version")
+    mark = db.pragma("application_id")
+    has_tables = bool(db.execute("select 1 from sqlite_schema limit 1").fetchall())
+    if mark != APPLICATION_ID and (has_tables or mark or version):
+        raise CannotOpen(f"{path} is a database of another program; name another file")
     if version > newest:
         raise CannotOpen(
-            f"{path} was written by a newer version of this program (schema {version}, this one "
-            f"knows {newest}); install that version, or restore an older backup"
+            f"{path} was written by a newer version of this program (its schema is {version}, "
+            f"this one knows {newest}); install that version, or restore an older backup"
         )
+    return version == newest
+
+
+def _apply(db: apsw.Connection, steps: list[tuple[int, str]], now: int) -> None:
+    version: int = db.pragma("user_version")
     for number, text in steps:
         if number > version:
-            for _ in db.execute(text):
-                pass
+            db.execute(text).fetchall()
     if not version:
-        db.execute("insert into meta values (1, ?, 0, 0, ?)", (secrets.token_hex(16), now))
+        db.execute("insert into meta values (1, ?, 0, ?)", (secrets.token_hex(16), now))
     db.pragma("application_id", APPLICATION_ID)
-    db.pragma("user_version", newest)
-
-
-def who_writes(path: Path) -> str:
-    """The pid that holds a lock on the file, if the kernel tells; for the message alone."""
-    try:
-        inode = path.stat().st_ino
-        shm = path.with_name(path.name + "-shm").stat().st_ino
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return "another process"
-    for line in lines:
-        fields = line.split()
-        place = fields[5] if fields[1] != "->" else fields[6]
-        if place.rsplit(":", 1)[-1] in (str(inode), str(shm)) and "WRITE" in fields:
-            pid = fields[4]
-            if pid != str(os.getpid()):
-                return f"process {pid}"
-    return "another process"
+    db.pragma("user_version", steps[-1][0])

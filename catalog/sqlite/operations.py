@@ -1,10 +1,18 @@
-"""What each mutating verb does inside its transaction: read records, call the rules, write back."""
+"""What each mutating verb does inside its transaction: read records, call the rules, write back.
+
+Each verb returns its answer and the same answer encoded, to be given again to the same operation
+id (A5). What is dispatched and committed most often goes by rows and counts where the rules'
+records would only be read to be written back; what is decided, the rules decide.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
 
 from catalog import rules
 from catalog.clock import Clock
@@ -12,6 +20,7 @@ from catalog.edits import Standing, apply_edit
 from catalog.records import (
     Batch,
     Candidate,
+    ClaimAnswer,
     Claimed,
     Commit,
     Edit,
@@ -20,17 +29,37 @@ from catalog.records import (
     Holder,
     Lease,
     NotClaimed,
+    Outcome,
     PipelineState,
     Renewal,
     Retention,
     Run,
     StreamState,
 )
-from catalog.rules import Heartbeat
+from catalog.sqlite.rows import (
+    Row,
+    commit_of,
+    pipeline_of,
+    pipeline_row,
+    run_of,
+    run_row,
+    stream_of,
+)
 from catalog.sqlite.tables import Tables
 
-ClaimPairs: TypeAlias = tuple[tuple[Claimed | None, NotClaimed | None], ...]
-"""Each answer of a claim as one of two, since its JSON must say which it is."""
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+ClaimedRows: TypeAlias = tuple[Row, Row, int, list[Row]]
+"""Run, pipeline, the lease's end, streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """What retention found that may go, looked for outside the transaction: that takes long."""
+
+    runs: Sequence[int]
+    commits: Sequence[Row]
 
 
 class Operations:
@@ -38,6 +67,21 @@ class Operations:
 
     def __init__(self, tables: Tables, clock: Clock) -> None:
         self._tables, self._clock = tables, clock
+        self._change: int | None = None
+
+    def begin(self) -> None:
+        """A new transaction has begun: what was known of the last one may be another's now."""
+        self._change = None
+
+    def _next_change(self) -> int:
+        # Asked once a transaction. A number taken by an operation that was rolled back is left out.
+        if self._change is None:
+            self._change = self._tables.last_change()
+        self._change += 1
+        return self._change
+
+    def _write(self, state: PipelineState) -> None:
+        self._tables.write_pipeline(rules.touch(state, self._next_change()))
 
     # -- claim and renew --------------------------------------------------------------------------
 
@@ -48,109 +92,121 @@ class Operations:
         ttl: float,
         limits: Mapping[str, int],
         dead: Collection[str],
-    ) -> ClaimPairs:
+    ) -> tuple[tuple[ClaimAnswer, ...], bytes]:
         rules.check_candidates(candidates)
-        tables = self._tables
-        tables.write_heartbeat(rules.heartbeat(holder, self._clock, ttl))
+        tables, now = self._tables, self._clock.wall_us()
+        beat = rules.heartbeat(holder, self._clock, ttl)
+        tables.write_heartbeat(beat)
         beats = {beat.holder.id: beat for beat in tables.heartbeats()}
-        in_use = self._in_use(beats, dead) if limits else Counter[str]()
-        answers: list[tuple[Claimed | None, NotClaimed | None]] = []
+        lapsed = {name for name, b in beats.items() if rules.is_lapsed(b, self._clock)}
+        alive = beats.keys() - lapsed - set(dead)
+        in_use = self._in_use(alive) if limits else Counter[str]()
+        names = [candidate.pipeline for candidate in candidates]
+        states, streams = tables.pipelines_named(names), tables.stream_rows_of(names)
+        epoch = first = tables.last_epoch() + 1
+        opened: list[ClaimedRows] = []
+        answers: list[NotClaimed | ClaimedRows] = []
         for candidate in candidates:
-            state = tables.pipeline(candidate.pipeline)
-            takeable = rules.is_takeable(state, beats.get(state.holder), dead, self._clock)
+            state = states.get(candidate.pipeline) or PipelineState(candidate.pipeline)
             refusal = rules.refuse_claim(
-                candidate, state, takeable=takeable, in_use=in_use, limits=limits
+                candidate, state, takeable=state.holder not in alive, in_use=in_use, limits=limits
             )
             if refusal is not None:
-                answers.append((None, refusal))
+                answers.append(refusal)
                 continue
             in_use.update(candidate.connections)
-            answers.append((self._acquire(candidate, state, holder, beats[holder.id]), None))
-        return tuple(answers)
+            if state.holder:
+                old = tables.open_run(state.epoch)
+                state, ended = rules.interrupt(state, old, rules.taken_over(old, holder), now)
+                tables.end_run(ended)
+            state, run = rules.open_run(candidate, state, holder, epoch, now)
+            row = pipeline_row(rules.touch(state, self._next_change()))
+            opened.append((run_row(run), row, beat.expires_at, streams.get(state.name, [])))
+            answers.append(opened[-1])
+            epoch += 1
+        if epoch > first:
+            tables.set_epoch(epoch - 1)
+        tables.many("add_run", [rows[0] for rows in opened])
+        tables.write_pipelines([rows[1] for rows in opened])
+        is_lapsed = rules.is_lapsed(beat, self._clock)
+        coded = [
+            (a.pipeline, a.why, a.holder, a.connection) if isinstance(a, NotClaimed) else a
+            for a in answers
+        ]
+        return _claim_answer([is_lapsed, coded]), _pack([is_lapsed, coded])
 
-    def _in_use(self, beats: Mapping[str, Heartbeat], dead: Collection[str]) -> Counter[str]:
+    def _in_use(self, alive: Collection[str]) -> Counter[str]:
         """Open runs by connection, those left out whose lease may be taken."""
-        return Counter(
-            connection
-            for run in self._tables.open_runs()
-            if run.holder not in dead and not rules.is_lapsed(beats.get(run.holder), self._clock)
-            for connection in run.connections
-        )
+        in_use = Counter[str]()
+        for holder, connections, runs in self._tables.open_connections():
+            if holder in alive:
+                for connection in connections:
+                    in_use[connection] += runs
+        return in_use
 
-    def _acquire(
-        self, candidate: Candidate, state: PipelineState, holder: Holder, beat: Heartbeat
-    ) -> Claimed:
-        tables, now = self._tables, self._clock.wall_us()
-        if state.holder:
-            old = tables.run(state.epoch)
-            assert old is not None
-            state, closed = rules.interrupt(state, old, rules.taken_over(old, holder), now)
-            tables.write_run(closed)
-        epoch = tables.take_epochs(1)
-        state, run = rules.open_run(candidate, state, holder, epoch, now)
-        tables.write_run(run)
-        state = self._write(state)
-        return Claimed(
-            Lease(state.name, epoch, holder.id),
-            run,
-            rules.seen(state, beat, self._clock),
-            tuple(tables.streams(state.name).values()),
-        )
-
-    def renew(self, holder: Holder, held: Collection[Lease], ttl: float) -> Renewal:
+    def renew(self, holder: Holder, held: Collection[Lease], ttl: float) -> tuple[Renewal, bytes]:
         tables = self._tables
         states = {state.name: state for state in tables.held_by(holder.id)}
         lost, released = rules.reconcile(holder, held, states)
         tables.write_heartbeat(rules.heartbeat(holder, self._clock, ttl))
         for lease in released:
-            run = tables.run(lease.epoch)
-            assert run is not None
-            state, closed = rules.interrupt(
-                states[lease.pipeline], run, rules.UNKNOWN_TO_HOLDER, self._clock.wall_us()
+            state, ended = rules.interrupt(
+                states[lease.pipeline],
+                tables.open_run(lease.epoch),
+                rules.UNKNOWN_TO_HOLDER,
+                self._clock.wall_us(),
             )
-            tables.write_run(closed)
+            tables.end_run(ended)
             self._write(state)
-        return Renewal(lost, released)
+        answer = Renewal(lost, released)
+        return answer, _pack(answer)
 
     # -- commit and finish ------------------------------------------------------------------------
 
     def commit(
         self, lease: Lease, batches: Sequence[Batch], published: Mapping[str, int]
-    ) -> tuple[Commit, ...]:
+    ) -> tuple[tuple[Commit, ...], bytes]:
         tables, now = self._tables, self._clock.wall_us()
-        state = tables.pipeline(lease.pipeline)
-        rules.check_fence(lease, state)
+        self._count(lease, batches)
         streams = self._published(lease.pipeline, published)
-        commits = []
+        commits, bodies = [], []
         for batch in batches:
             stream = self._stream(streams, lease.pipeline, batch.stream)
-            last = tables.last_schema(lease.pipeline, batch.stream)
+            last = tables.last_schema(lease.pipeline, batch.stream) if batch.schema else None
             done = rules.record_batch(lease, stream, last, batch, now)
             streams[batch.stream] = done.stream
-            tables.write_commit(done.commit)
+            bodies.append(tables.write_commit(done.commit))
+            commits.append(done.commit)
             if done.schema:
                 tables.write_schema(lease.pipeline, batch.stream, done.schema)
             for decision in done.decisions:
                 tables.write_decision(lease.pipeline, decision)
-            if batch.replaces or batch.forgotten or done.files:
-                tables.change_files(
-                    lease.pipeline,
-                    batch.stream,
-                    clear=batch.replaces,
-                    drop=batch.forgotten,
-                    put=done.files,
-                )
-            commits.append(done.commit)
+            if batch.replaces:
+                tables.clear_files(lease.pipeline, batch.stream)
+            if batch.forgotten or done.files:
+                tables.change_files(lease.pipeline, batch.stream, batch.forgotten, done.files)
         for stream in streams.values():
             tables.write_stream(stream)
-        run = tables.run(lease.epoch)
-        assert run is not None
-        state, run = rules.after_commit(state, run, batches)
-        tables.write_run(run)
-        self._write(state)
-        return tuple(commits)
+        return tuple(commits), _pack(bodies)
 
-    def finish(self, lease: Lease, finish: Finish) -> Run:
+    def _count(self, lease: Lease, batches: Sequence[Batch]) -> None:
+        """``rules.check_fence`` and ``rules.after_commit`` as two statements."""
+        rows = size = rejected = 0
+        data_at: int | None = None
+        for batch in batches:
+            rows += batch.rows
+            size += batch.bytes
+            rejected += batch.rejected
+            if batch.data_at is not None and (data_at is None or batch.data_at > data_at):
+                data_at = batch.data_at
+        key = (lease.pipeline, lease.epoch, lease.holder)
+        counts = (rows, rejected, data_at)
+        if not self._tables.count_committed(key, self._next_change(), counts):
+            rules.check_fence(lease, self._tables.pipeline(lease.pipeline))
+            raise AssertionError(f"{lease} is current and is not")
+        self._tables.count_run(lease.epoch, rows, size, rejected)
+
+    def finish(self, lease: Lease, finish: Finish) -> tuple[Run, bytes]:
         tables = self._tables
         state = tables.pipeline(lease.pipeline)
         rules.check_fence(lease, state)
@@ -160,15 +216,17 @@ class Operations:
             streams[result.stream] = rules.after_result(stream, result)
         for stream in streams.values():
             tables.write_stream(stream)
-        previous = tables.previous_run(lease.pipeline, lease.epoch)
-        opened = tables.run(lease.epoch)
-        assert opened is not None
-        run = rules.finished_run(opened, finish, previous, self._clock.wall_us())
-        tables.write_run(run)
+        previous = None
+        # Only a run that found nothing new is folded into another one (A9).
+        if finish.outcome is Outcome.NOTHING_NEW is state.last_outcome:
+            previous = tables.previous_run(lease.pipeline, lease.epoch)
+        now = self._clock.wall_us()
+        run = rules.finished_run(tables.open_run(lease.epoch), finish, previous, now)
+        tables.end_run(run)
         if previous is not None and rules.folds(previous, finish):
             tables.drop_run(previous.epoch)
         self._write(rules.after_finish(state, run, finish))
-        return run
+        return run, _pack(run_row(run))
 
     def _published(self, pipeline: str, marks: Mapping[str, int]) -> dict[str, StreamState]:
         """The known streams among ``marks``, their marks moved forward; not yet written."""
@@ -183,74 +241,75 @@ class Operations:
         known = streams.get(name) or self._tables.stream(pipeline, name)
         return known or StreamState(pipeline, name)
 
-    def _write(self, state: PipelineState) -> PipelineState:
-        state = rules.touch(state, self._tables.take_change())
-        self._tables.write_pipeline(state)
-        return state
-
     # -- persons ----------------------------------------------------------------------------------
 
-    def edit(self, by: str, why: str, action: EditAction) -> Edit:
+    def edit(self, by: str, why: str, action: EditAction) -> tuple[Edit, bytes]:
         tables = self._tables
         state = tables.pipeline(action.pipeline)
         beat = tables.heartbeat(state.holder) if state.holder else None
         standing = Standing(
             rules.seen(state, beat, self._clock),
             tables.streams(state.name),
-            tables.run(state.epoch) if state.holder else None,
+            tables.open_run(state.epoch) if state.holder else None,
         )
         done = apply_edit(by, why, action, standing, self._clock.wall_us())
         if done.stream:
             tables.write_stream(done.stream)
         if done.interrupted:
-            tables.write_run(done.interrupted)
+            tables.end_run(done.interrupted)
         if done.decision:
             tables.write_decision(state.name, done.decision)
         self._write(done.pipeline)
-        return tables.write_edit(done.edit)
+        edit = tables.write_edit(done.edit)
+        return edit, _pack(edit)
 
     # -- upkeep -----------------------------------------------------------------------------------
 
-    def retain(self, keep: Retention) -> int:
-        """Delete oldest first, at most ``limit`` rows in all; each step an indexed range."""
+    def retain(self, keep: Retention, old: Old) -> tuple[int, bytes]:
         tables, left = self._tables, keep.limit
-        for sql, bound in (
-            (_OLD_RUNS, keep.runs_before),
-            (_OLD_COMMITS, keep.runs_before),
-            (_OLD_EDITS, keep.runs_before),
-            (_OLD_OPERATIONS, keep.operations_before),
-        ):
-            left -= tables.delete(sql, bound, left)
-        leases = tables.leases()
+        for epoch in old.runs[:left]:
+            left -= tables.drop("drop_old_run", epoch)
+        for key in old.commits:
+            if left:
+                left -= tables.drop("drop_old_commit", *key)
+        left -= tables.drop("drop_old_edits", keep.runs_before, left)
+        left -= tables.drop("drop_old_operations", keep.operations_before, left)
+        busy = tables.lease_counts()
         for beat in tables.heartbeats():
-            if left and beat.holder.id not in leases and rules.is_lapsed(beat, self._clock):
+            if left and beat.holder.id not in busy and rules.is_lapsed(beat, self._clock):
                 tables.drop_holder(beat.holder.id)
                 left -= 1
-        return keep.limit - left
+        return keep.limit - left, _pack(keep.limit - left)
 
 
-_OLD_RUNS = """
-delete from runs where epoch in (
-    select r.epoch from runs r
-    where r.outcome is not null and r.finished_at < ?1
-      and exists (select 1 from runs n where n.pipeline = r.pipeline and n.epoch > r.epoch
-                  and n.outcome is not null)
-    order by r.finished_at limit ?2)
-"""
-_OLD_COMMITS = """
-delete from commits where (pipeline, stream, seq) in (
-    select c.pipeline, c.stream, c.seq from commits c
-    join streams s on s.pipeline = c.pipeline and s.stream = c.stream
-    where c.committed_at < ?1
-      and c.seq <= s.body ->> '$.published'
-      and exists (select 1 from commits n where n.pipeline = c.pipeline and n.stream = c.stream
-                  and n.seq > c.seq)
-      and not exists (select 1 from runs r where r.epoch = c.epoch)
-    limit ?2)
-"""
-_OLD_EDITS = (
-    "delete from edits where id in (select id from edits where at < ?1 order by at limit ?2)"
-)
-_OLD_OPERATIONS = """
-delete from operations where id in (select id from operations where at < ?1 order by at limit ?2)
-"""
+# -- answers given again -------------------------------------------------------------------------
+
+
+def _claim_answer(coded: Any) -> tuple[ClaimAnswer, ...]:
+    is_lapsed, answers = coded
+    found: list[ClaimAnswer] = []
+    for answer in answers:
+        if isinstance(answer[0], str):
+            found.append(NotClaimed(*answer))
+            continue
+        run, pipeline, expires_at, streams = answer
+        found.append(
+            Claimed(
+                Lease(run[1], run[0], run[2]),
+                run_of(run),
+                pipeline_of(pipeline, expires_at, lapsed=is_lapsed),
+                tuple(map(stream_of, streams)),
+            )
+        )
+    return tuple(found)
+
+
+ANSWERS: Mapping[str, Callable[[bytes], Any]] = {
+    "claim": lambda coded: _claim_answer(_unpack(coded)),
+    "renew": msgspec.msgpack.Decoder(Renewal).decode,
+    "commit": lambda coded: tuple(map(commit_of, _unpack(coded))),
+    "finish": lambda coded: run_of(_unpack(coded)),
+    "edit": msgspec.msgpack.Decoder(Edit).decode,
+    "retain": _unpack,
+}
+"""By verb, how its answer is read back."""

@@ -1,197 +1,203 @@
-"""Rows and records: every statement of the SQLite backend, and how its rows become records."""
+"""Records in and out of the tables, over one connection and in whatever transaction it has."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import apsw
-import msgspec
 
+from catalog.clock import Clock
 from catalog.records import (
     Commit,
     Cursor,
-    CursorKind,
     Decision,
     Edit,
     FileEntry,
-    Holder,
     PipelineState,
-    Position,
     Run,
     RunQuery,
     SchemaVersion,
     StreamState,
 )
-from catalog.rules import Heartbeat
-
-R = TypeVar("R")
-_encode = msgspec.json.Encoder().encode
-_pipeline = msgspec.json.Decoder(PipelineState).decode
-_stream = msgspec.json.Decoder(StreamState).decode
-_run = msgspec.json.Decoder(Run).decode
-_commit = msgspec.json.Decoder(Commit).decode
-_schema = msgspec.json.Decoder(SchemaVersion).decode
-_decision = msgspec.json.Decoder(Decision).decode
-_edit = msgspec.json.Decoder(Edit).decode
-_KINDS = {kind.value: kind for kind in CursorKind}
-
-CURSOR = (
-    "select cursor_kind, cursor_definition, cursor_tag, cursor_data, cursor_text"
-    " from streams where pipeline = ? and stream = ?"
+from catalog.rules import Heartbeat, is_lapsed
+from catalog.sqlite.queries import SQL
+from catalog.sqlite.rows import (
+    Row,
+    commit_of,
+    cursor_of,
+    decision_of,
+    holder_of,
+    holder_row,
+    names_of,
+    pipeline_of,
+    pipeline_row,
+    run_end,
+    run_of,
+    run_row,
+    schema_of,
+    stream_of,
+    stream_row,
+    to_json,
 )
 
 
-def _json(record: object) -> str:
-    return _encode(record).decode()
-
-
-def cursor_of(row: tuple[Any, ...] | None) -> Cursor | None:
-    """The cursor in the five columns of ``CURSOR``."""
-    if row is None or row[0] is None:
-        return None
-    return Cursor(_KINDS[row[0]], row[1], Position(row[2], row[3], row[4]))
-
-
 class Tables:
-    """Typed access to the rows, over one connection and inside whatever transaction it has."""
+    """Typed access to the rows."""
 
     def __init__(self, db: apsw.Connection) -> None:
         self.db = db
+        self.run_sql = db.execute
+        """The connection's own ``execute``: what is asked for most often calls it directly."""
 
-    def _one(self, sql: str, *args: Any) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self.db.execute(sql, args).fetchone()
-        return row
+    def _one(self, name: str, *args: Any) -> Row | None:
+        # Exhausts the statement, so that no read transaction stays open behind it (D3).
+        rows: list[Row] = self.run_sql(SQL[name], args).fetchall()
+        return rows[0] if rows else None
 
-    def _all(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:
-        return self.db.execute(sql, args).fetchall()
+    def _all(self, name: str, *args: Any) -> list[Row]:
+        rows: list[Row] = self.run_sql(SQL[name], args).fetchall()
+        return rows
 
-    # -- counters ------------------------------------------------------------------------------
+    def _number(self, name: str) -> int:
+        return int(self._all(name)[0][0])
+
+    def many(self, name: str, rows: Iterable[Row]) -> None:
+        """One statement for each row."""
+        self.db.executemany(SQL[name], rows)
+
+    # -- the catalog -----------------------------------------------------------------------------
 
     def catalog_id(self) -> str:
-        return str(self._value("select id from meta"))
+        return str(self._all("catalog_id")[0][0])
 
-    def _value(self, sql: str, *args: Any) -> Any:
-        row = self._one(sql, *args)
-        assert row is not None
-        return row[0]
+    def last_epoch(self) -> int:
+        return self._number("last_epoch")
 
-    def take_epochs(self, count: int) -> int:
-        """Issue ``count`` epochs; the first of them."""
-        last = self._value("update meta set epoch = epoch + ? returning epoch", count)
-        return int(last) - count + 1
+    def set_epoch(self, epoch: int) -> None:
+        self.run_sql(SQL["set_epoch"], (epoch,))
 
-    def take_change(self) -> int:
-        return int(self._value("update meta set change = change + 1 returning change"))
+    def last_change(self) -> int:
+        return self._number("last_change")
 
-    def epoch(self) -> int:
-        return int(self._value("select epoch from meta"))
+    def counts(self) -> tuple[int, int]:
+        """Pipelines, open runs."""
+        pipelines, open_runs = self._all("counts")[0]
+        return pipelines, open_runs
 
-    # -- pipelines -----------------------------------------------------------------------------
+    # -- pipelines -------------------------------------------------------------------------------
 
     def pipeline(self, name: str) -> PipelineState:
-        row = self._one("select body from pipelines where name = ?", name)
-        return _pipeline(row[0]) if row else PipelineState(name)
+        """As stored; ``version`` 0 when there is none."""
+        row = self._one("pipeline", name)
+        return pipeline_of(row) if row else PipelineState(name)
 
-    def write_pipeline(self, state: PipelineState) -> None:
-        self.db.execute(
-            "insert into pipelines values (?, ?, ?, ?, ?) on conflict (name) do update set"
-            " change = excluded.change, holder = excluded.holder, epoch = excluded.epoch,"
-            " body = excluded.body",
-            (state.name, state.change, state.holder, state.epoch, _json(state)),
-        )
-
-    def changed(self, after: int, limit: int) -> list[PipelineState]:
-        rows = self._all(
-            "select body from pipelines where change > ? order by change limit ?", after, limit
-        )
-        return [_pipeline(row[0]) for row in rows]
+    def pipelines_named(self, names: Sequence[str]) -> dict[str, PipelineState]:
+        """As stored; those there are."""
+        return {row[0]: pipeline_of(row) for row in self._all("pipelines_named", to_json(names))}
 
     def held_by(self, holder: str) -> list[PipelineState]:
-        rows = self._all("select body from pipelines where holder = ? and holder <> ''", holder)
-        return [_pipeline(row[0]) for row in rows]
+        return [pipeline_of(row) for row in self._all("pipelines_held_by", holder)]
 
-    def leases(self) -> dict[str, int]:
-        rows = self._all(
-            "select holder, count(*) from pipelines where holder <> '' group by holder"
-        )
-        return dict(rows)
+    def pipeline_seen(self, name: str, clock: Clock) -> PipelineState:
+        """As a reader sees it, its lease with what the holder's heartbeat says."""
+        row = self._one("pipeline", name)
+        if row is None:
+            return PipelineState(name)
+        if not row[4]:
+            return pipeline_of(row)
+        beat = self.heartbeat(row[4])
+        expires_at = beat.expires_at if beat else None
+        return pipeline_of(row, expires_at, lapsed=is_lapsed(beat, clock))
 
-    def all_pipelines(self) -> Iterable[PipelineState]:
-        for row in self.db.execute("select body from pipelines order by name"):
-            yield _pipeline(row[0])
+    def changed(self, after: int, limit: int, clock: Clock) -> list[PipelineState]:
+        """As a reader sees them."""
+        beats = {beat.holder.id: beat for beat in self.heartbeats()}
+        marks = {name: (b.expires_at, is_lapsed(b, clock)) for name, b in beats.items()}
+        found = []
+        for row in self._all("pipelines_changed", after, limit):
+            if row[4]:
+                expires_at, lapsed = marks.get(row[4], (None, True))
+                found.append(pipeline_of(row, expires_at, lapsed=lapsed))
+            else:
+                found.append(pipeline_of(row))
+        return found
 
-    # -- streams -------------------------------------------------------------------------------
+    def write_pipeline(self, state: PipelineState) -> Row:
+        """Write a record that ``touch`` has passed; its row."""
+        row = pipeline_row(state)
+        self.run_sql(SQL["add_pipeline" if state.version == 1 else "set_pipeline"], row)
+        return row
+
+    def write_pipelines(self, rows: Sequence[Row]) -> None:
+        """The same for rows, many at once."""
+        self.many("add_pipeline", [row for row in rows if row[1] == 1])
+        self.many("set_pipeline", [row for row in rows if row[1] != 1])
+
+    def count_committed(self, lease: tuple[str, int, str], change: int, counts: Row) -> bool:
+        """Raise a pipeline's counts, if that lease is current; whether it was."""
+        self.run_sql(SQL["count_committed"], (*lease, change, *counts))
+        return self.db.changes() == 1
+
+    # -- streams ---------------------------------------------------------------------------------
 
     def cursor(self, pipeline: str, stream: str) -> Cursor | None:
-        return cursor_of(self.db.execute(CURSOR, (pipeline, stream)).fetchone())
-
-    def streams(self, pipeline: str) -> dict[str, StreamState]:
-        rows = self._all(
-            "select cursor_kind, cursor_definition, cursor_tag, cursor_data, cursor_text, body"
-            " from streams where pipeline = ? order by stream",
-            pipeline,
-        )
-        return {s.stream: s for s in map(_with_cursor, rows)}
+        row = self._one("cursor", pipeline, stream)
+        return cursor_of(row) if row else None
 
     def stream(self, pipeline: str, stream: str) -> StreamState | None:
-        row = self._one(
-            "select cursor_kind, cursor_definition, cursor_tag, cursor_data, cursor_text, body"
-            " from streams where pipeline = ? and stream = ?",
-            pipeline,
-            stream,
-        )
-        return _with_cursor(row) if row else None
+        row = self._one("stream", pipeline, stream)
+        return stream_of(row) if row else None
+
+    def streams(self, pipeline: str) -> dict[str, StreamState]:
+        return {row[1]: stream_of(row) for row in self._all("streams", pipeline)}
+
+    def stream_rows_of(self, pipelines: Sequence[str]) -> dict[str, list[Row]]:
+        """The streams' rows of many pipelines, by pipeline."""
+        found: dict[str, list[Row]] = {}
+        for row in self._all("streams_of", to_json(pipelines)):
+            found.setdefault(row[0], []).append(row)
+        return found
 
     def write_stream(self, state: StreamState) -> None:
-        cursor = state.cursor
-        columns: tuple[Any, ...] = (None,) * 5
-        if cursor is not None:
-            at = cursor.position
-            columns = (cursor.kind.value, cursor.definition, at.tag, at.data, at.text)
-        body = _json(replace(state, cursor=None))
-        self.db.execute(
-            "insert into streams values (?, ?, ?, ?, ?, ?, ?, ?)"
-            " on conflict (pipeline, stream) do update set cursor_kind = excluded.cursor_kind,"
-            " cursor_definition = excluded.cursor_definition, cursor_tag = excluded.cursor_tag,"
-            " cursor_data = excluded.cursor_data, cursor_text = excluded.cursor_text,"
-            " body = excluded.body",
-            (state.pipeline, state.stream, *columns, body),
-        )
+        self.run_sql(SQL["put_stream"], stream_row(state))
 
-    # -- runs ----------------------------------------------------------------------------------
+    # -- runs ------------------------------------------------------------------------------------
 
     def run(self, epoch: int) -> Run | None:
-        row = self._one("select body from runs where epoch = ?", epoch)
-        return _run(row[0]) if row else None
+        row = self._one("run", epoch)
+        return run_of(row) if row else None
+
+    def open_run(self, epoch: int) -> Run:
+        """The run of a lease that is held."""
+        run = self.run(epoch)
+        assert run is not None, f"the lease of epoch {epoch} has no run"
+        return run
 
     def previous_run(self, pipeline: str, epoch: int) -> Run | None:
-        row = self._one(
-            "select body from runs where pipeline = ? and epoch < ? order by epoch desc limit 1",
-            pipeline,
-            epoch,
-        )
-        return _run(row[0]) if row else None
+        row = self._one("previous_run", pipeline, epoch)
+        return run_of(row) if row else None
 
-    def write_run(self, run: Run) -> None:
-        outcome = run.outcome.value if run.outcome else None
-        self.db.execute(
-            "insert into runs values (?, ?, ?, ?, ?) on conflict (epoch) do update set"
-            " outcome = excluded.outcome, finished_at = excluded.finished_at,"
-            " body = excluded.body",
-            (run.epoch, run.pipeline, outcome, run.finished_at, _json(run)),
-        )
+    def open_connections(self) -> list[tuple[str, tuple[str, ...], int]]:
+        """Holder, connections, and how many open runs of that holder have them."""
+        return [(row[0], names_of(row[1]), row[2]) for row in self._all("open_connections")]
+
+    def add_run(self, run: Run) -> None:
+        self.run_sql(SQL["add_run"], run_row(run))
+
+    def end_run(self, run: Run) -> None:
+        self.run_sql(SQL["end_run"], run_end(run))
+
+    def count_run(self, epoch: int, rows: int, size: int, rejected: int) -> None:
+        self.run_sql(SQL["count_run"], (epoch, rows, size, rejected))
 
     def drop_run(self, epoch: int) -> None:
-        self.db.execute("delete from runs where epoch = ?", (epoch,))
-
-    def open_runs(self) -> list[Run]:
-        rows = self._all("select body from runs where outcome is null order by epoch")
-        return [_run(row[0]) for row in rows]
+        self.run_sql(SQL["drop_run"], (epoch,))
 
     def runs(self, query: RunQuery) -> list[Run]:
-        where, args = ["true"], []
+        where: list[str] = ["true"]
+        args: list[Any] = []
         if query.pipeline:
             where.append("pipeline = ?")
             args.append(query.pipeline)
@@ -199,97 +205,54 @@ class Tables:
             where.append("outcome is null")
         if query.outcome is not None:
             where.append("outcome = ?")
-            args.append(query.outcome.value)
+            args.append(query.outcome)
         if query.below_epoch is not None:
             where.append("epoch < ?")
-            args.append(str(query.below_epoch))
-        sql = f"select body from runs where {' and '.join(where)} order by epoch desc limit ?"
-        return [_run(row[0]) for row in self.db.execute(sql, (*args, query.limit))]
+            args.append(query.below_epoch)
+        sql = f"select * from runs where {' and '.join(where)} order by epoch desc limit ?"
+        return [run_of(row) for row in self.run_sql(sql, (*args, query.limit)).fetchall()]
 
-    # -- commits, schemas, decisions, files ------------------------------------------------------
+    # -- commits, schemas, decisions, files --------------------------------------------------------
 
-    def write_commit(self, commit: Commit) -> None:
-        self.db.execute(
-            "insert into commits values (?, ?, ?, ?, ?, ?)",
-            (
-                *(commit.pipeline, commit.stream, commit.seq, commit.epoch),
-                *(commit.committed_at, _json(commit)),
-            ),
-        )
+    def write_commit(self, commit: Commit) -> str:
+        """Record a batch; its ``body``."""
+        body = to_json(commit)
+        key = (commit.pipeline, commit.stream, commit.seq)
+        self.run_sql(SQL["add_commit"], (*key, commit.epoch, commit.committed_at, body))
+        return body
 
     def commits(self, pipeline: str, stream: str, limit: int) -> list[Commit]:
-        """Newest first."""
-        rows = self._all(
-            "select body from commits where pipeline = ?1 and (?2 = '' or stream = ?2)"
-            " order by epoch desc, seq desc, stream limit ?3",
-            pipeline, stream, limit,
-        )  # fmt: skip
-        return [_commit(row[0]) for row in rows]
+        return [commit_of(row[0]) for row in self._all("commits", pipeline, stream, limit)]
 
     def commits_above(self, pipeline: str, stream: str, seq: int, limit: int) -> list[Commit]:
-        rows = self._all(
-            "select body from commits where pipeline = ? and stream = ? and seq > ?"
-            " order by seq limit ?",
-            pipeline, stream, seq, limit,
-        )  # fmt: skip
-        return [_commit(row[0]) for row in rows]
+        rows = self._all("commits_above", pipeline, stream, seq, limit)
+        return [commit_of(row[0]) for row in rows]
 
     def write_schema(self, pipeline: str, stream: str, schema: SchemaVersion) -> None:
-        self.db.execute(
-            "insert into schemas values (?, ?, ?, ?)",
-            (pipeline, stream, schema.version, _json(schema)),
-        )
+        self.run_sql(SQL["add_schema"], (pipeline, stream, schema.version, to_json(schema)))
 
     def schemas(self, pipeline: str, stream: str) -> list[SchemaVersion]:
-        rows = self._all(
-            "select body from schemas where pipeline = ? and stream = ? order by version",
-            pipeline,
-            stream,
-        )
-        return [_schema(row[0]) for row in rows]
+        return [schema_of(row[0]) for row in self._all("schemas", pipeline, stream)]
 
     def last_schema(self, pipeline: str, stream: str) -> SchemaVersion | None:
-        row = self._one(
-            "select body from schemas where pipeline = ? and stream = ?"
-            " order by version desc limit 1",
-            pipeline,
-            stream,
-        )
-        return _schema(row[0]) if row else None
+        row = self._one("last_schema", pipeline, stream)
+        return schema_of(row[0]) if row else None
 
     def write_decision(self, pipeline: str, decision: Decision) -> None:
-        self.db.execute(
-            "insert into decisions (pipeline, stream, body) values (?, ?, ?)",
-            (pipeline, decision.stream, _json(decision)),
-        )
+        self.run_sql(SQL["add_decision"], (pipeline, decision.stream, to_json(decision)))
 
     def decisions(self, pipeline: str, stream: str) -> list[Decision]:
-        rows = self._all(
-            "select body from decisions where pipeline = ? and stream = ? order by id",
-            pipeline,
-            stream,
-        )
-        return [_decision(row[0]) for row in rows]
+        return [decision_of(row[0]) for row in self._all("decisions", pipeline, stream)]
+
+    def clear_files(self, pipeline: str, stream: str) -> None:
+        self.run_sql(SQL["clear_files"], (pipeline, stream))
 
     def change_files(
-        self,
-        pipeline: str,
-        stream: str,
-        *,
-        clear: bool,
-        drop: Collection[str],
-        put: Sequence[FileEntry],
+        self, pipeline: str, stream: str, drop: Collection[str], put: Sequence[FileEntry]
     ) -> None:
-        if clear:
-            self.db.execute(
-                "delete from files where pipeline = ? and stream = ?", (pipeline, stream)
-            )
-        self.db.executemany(
-            "delete from files where pipeline = ? and stream = ? and path = ?",
-            [(pipeline, stream, path) for path in drop],
-        )
-        self.db.executemany(
-            "insert or replace into files values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        self.many("drop_file", [(pipeline, stream, path) for path in drop])
+        self.many(
+            "put_file",
             [
                 (pipeline, stream, f.path, f.inode, f.size, f.mtime_ns, f.ctime_ns, f.hash, f.seq)
                 for f in put
@@ -297,79 +260,60 @@ class Tables:
         )
 
     def files(self, pipeline: str, stream: str, after: str, limit: int) -> list[FileEntry]:
-        rows = self._all(
-            "select path, inode, size, mtime_ns, ctime_ns, hash, seq from files"
-            " where pipeline = ? and stream = ? and path > ? order by path limit ?",
-            pipeline, stream, after, limit,
-        )  # fmt: skip
-        return [FileEntry(*row) for row in rows]
+        return [FileEntry(*row) for row in self._all("files", pipeline, stream, after, limit)]
 
-    # -- edits, holders, operations ---------------------------------------------------------------
+    # -- edits, holders, operations ----------------------------------------------------------------
 
     def write_edit(self, edit: Edit) -> Edit:
-        number = self._value(
-            "insert into edits (at, pipeline, body) values (?, ?, '') returning id",
-            edit.at,
-            edit.pipeline,
+        """Write an audit row; the record with its number."""
+        e = edit
+        rows = self._all(
+            "add_edit", e.at, e.by, e.why, e.action, e.pipeline, e.stream, e.old, e.new
         )
-        edit = replace(edit, id=int(number))
-        self.db.execute("update edits set body = ? where id = ?", (_json(edit), edit.id))
-        return edit
+        return replace(edit, id=int(rows[0][0]))
 
     def edits(self, pipeline: str, limit: int) -> list[Edit]:
-        rows = self._all(
-            "select body from edits where ?1 = '' or pipeline = ?1 order by id desc limit ?2",
-            pipeline,
-            limit,
-        )
-        return [_edit(row[0]) for row in rows]
+        rows = self._all("edits_of", pipeline, limit) if pipeline else self._all("edits", limit)
+        return [Edit(*row) for row in rows]
 
     def write_heartbeat(self, beat: Heartbeat) -> None:
-        holder = beat.holder
-        self.db.execute(
-            "insert or replace into holders values (?, ?, ?, ?, ?, ?)",
-            (
-                *(holder.id, holder.host, holder.pid),
-                *(beat.boot_id, beat.expires_ns, beat.expires_at),
-            ),
-        )
+        self.run_sql(SQL["put_holder"], holder_row(beat))
 
     def heartbeat(self, holder: str) -> Heartbeat | None:
-        row = self._one("select * from holders where id = ?", holder)
-        return _heartbeat(row) if row else None
+        row = self._one("holder", holder)
+        return holder_of(row) if row else None
 
     def heartbeats(self) -> list[Heartbeat]:
-        return [_heartbeat(row) for row in self._all("select * from holders order by id")]
+        return [holder_of(row) for row in self._all("holders")]
 
     def drop_holder(self, holder: str) -> None:
-        self.db.execute("delete from holders where id = ?", (holder,))
+        self.run_sql(SQL["drop_holder"], (holder,))
 
-    def operation(self, op: str) -> tuple[str, str] | None:
-        """The verb and the encoded answer of an operation carried out before (A5)."""
-        row = self._one("select verb, answer from operations where id = ?", op)
+    def lease_counts(self) -> dict[str, int]:
+        return dict(self._all("lease_counts"))
+
+    def operation(self, op: str) -> tuple[str, bytes] | None:
+        """The verb and the answer of an operation carried out before (A5)."""
+        row = self._one("operation", op)
         return (row[0], row[1]) if row else None
 
-    def write_operation(self, op: str, verb: str, at: int, answer: object) -> None:
-        self.db.execute("insert into operations values (?, ?, ?, ?)", (op, verb, at, _json(answer)))
+    def write_operation(self, op: str, verb: str, at: int, answer: bytes) -> None:
+        """Raises ``apsw.ConstraintError`` when the id was used before."""
+        self.run_sql(SQL["add_operation"], (op, verb, at, answer))
 
-    def count_pipelines(self) -> int:
-        return int(self._value("select count(*) from pipelines"))
+    # -- retention and check -----------------------------------------------------------------------
 
-    def count_open_runs(self) -> int:
-        return int(self._value("select count(*) from runs where outcome is null"))
+    def old_runs(self, before: int, limit: int) -> list[int]:
+        return [row[0] for row in self._all("old_runs", before, limit)]
 
-    # -- retention --------------------------------------------------------------------------------
+    def old_commits(self, before: int, limit: int) -> list[Row]:
+        return self._all("old_commits", before, limit)
 
-    def delete(self, sql: str, *args: Any) -> int:
-        """Carry out one ``delete``; how many rows went."""
-        self.db.execute(sql, args)
+    def drop(self, name: str, *args: Any) -> int:
+        """Carry out one deletion; how many rows went."""
+        self.run_sql(SQL[name], args)
         return self.db.changes()
 
-
-def _with_cursor(row: tuple[Any, ...]) -> StreamState:
-    state = _stream(row[5])
-    return state if row[0] is None else replace(state, cursor=cursor_of(row[:5]))
-
-
-def _heartbeat(row: tuple[Any, ...]) -> Heartbeat:
-    return Heartbeat(Holder(row[0], row[1], row[2]), row[3], row[4], row[5])
+    def sentences(self, name: str) -> list[str]:
+        """What a statement of ``check.sql`` found."""
+        return [str(row[0]) for row in self._all(name)]

@@ -2,349 +2,404 @@
 
 Whatever waits when the thread comes round goes into one transaction and one flush; then all are
 acknowledged with one wake-up of the loop (D7). An operation is acknowledged after ``COMMIT`` and
-never before (D1); an error from ``COMMIT`` itself leaves it unknown whether it happened, so the
-file is reopened, recovered, and asked (D2).
+never before (D1). An error from ``COMMIT`` itself leaves open whether it happened: the file is
+closed, recovered, and asked (D2).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import apsw
-import msgspec
 
 from catalog.clock import Clock
 from catalog.errors import BadRequest, CatalogError, Full, Unavailable, Unknown
 from catalog.sqlite import database
-from catalog.sqlite.operations import Operations
+from catalog.sqlite.checkpoints import Checkpointer
+from catalog.sqlite.database import Location
+from catalog.sqlite.operations import ANSWERS, Operations
+from catalog.sqlite.readers import Readers
 from catalog.sqlite.tables import Tables
 
 MAX_GROUP = 256
-RESERVE = 4 * 1024 * 1024
-"""Bytes below the ceiling kept for renew, finish and retention."""
+_RETRY_SECONDS = 1.0
+"""How often a file that cannot be recovered is tried again while nothing else asks for it."""
+_MAX_RESERVE = 64 * 1024 * 1024
 
 
-class _Stage(Enum):
+class Stage(Enum):
+    """How far an operation has come."""
+
     QUEUED = 0
     BEGUN = 1
     WITHDRAWN = 2
 
 
-@dataclass(slots=True, eq=False)
+Verb: TypeAlias = Callable[[Operations], tuple[Any, bytes]]
+"""Carries out one operation: its answer, and the answer encoded."""
+
+
 class Write:
     """One operation on its way through the writer."""
 
-    op: str
-    verb: str
-    carry_out: Callable[[Operations], object]
-    answer_type: Any
-    grows: bool
-    done: asyncio.Future[Any]
-    stage: _Stage = _Stage.QUEUED
-    result: object = None
-    error: CatalogError | None = None
+    __slots__ = ("answer", "carry_out", "done", "error", "grows", "op", "stage", "verb")
+
+    def __init__(
+        self, op: str, verb: str, carry_out: Verb, done: asyncio.Future[Any], *, grows: bool
+    ) -> None:
+        self.op, self.verb, self.carry_out, self.done, self.grows = op, verb, carry_out, done, grows
+        self.stage = Stage.QUEUED
+        self.answer: Any = None
+        self.error: BaseException | None = None
 
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    """Something to read on the write connection."""
+    """A look at other processes' changes, on the write connection."""
 
-    ask: Callable[[apsw.Connection], object]
-    done: asyncio.Future[Any]
+    done: asyncio.Future[int]
 
 
 @dataclass(slots=True)
 class Counters:
+    """For ``stats``; written by the writer's thread alone."""
+
     writes: int = 0
     groups: int = 0
     last_error: str = ""
-    generation: int = 0
-    """Rises when the file was reopened: readers must follow."""
 
 
-@dataclass(slots=True, eq=False)
 class Writer:
-    """The write connection and its thread. Made and closed on the loop's thread."""
+    """The write connection and its thread. Started and stopped from the loop's side."""
 
-    path: Path
-    clock: Clock
-    limit_bytes: int
-    connect: Callable[[], apsw.Connection]
-    wal_grew: Callable[[int], None]
-    counters: Counters = field(default_factory=Counters)
-    _queue: queue.SimpleQueue[Write | _Ask | None] = field(default_factory=queue.SimpleQueue)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _db: apsw.Connection | None = None
-    _tables: Tables | None = None
-    _operations: Operations | None = None
-    _inode: int = 0
-    _loop: asyncio.AbstractEventLoop | None = None
-    _thread: threading.Thread | None = None
-
-    # -- on the loop ------------------------------------------------------------------------------
-
-    def start(self, db: apsw.Connection) -> None:
-        """Take over an open, migrated connection and begin."""
-        self._loop = asyncio.get_running_loop()
+    def __init__(
+        self,
+        location: Location,
+        clock: Clock,
+        limit_bytes: int,
+        db: apsw.Connection,
+        readers: Readers,
+        checkpointer: Checkpointer,
+    ) -> None:
+        self.counters = Counters()
+        self._location, self._clock = location, clock
+        self._limit = limit_bytes
+        # What only grows stops here, so that renew, finish and retention go on.
+        self._growth_ends = limit_bytes - min(_MAX_RESERVE, limit_bytes // 16)
+        self._readers, self._checkpointer = readers, checkpointer
+        self._queue: queue.SimpleQueue[Write | _Ask | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._identity = location.identity()
+        self._db: apsw.Connection | None = None
+        self._foreign = 0
         self._use(db)
-        self._inode = self.path.stat().st_ino
+        self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._serve, name="catalog-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, write: Write) -> None:
-        self._queue.put(write)
+    # -- on the loop ------------------------------------------------------------------------------
 
-    def ask(self, ask: Callable[[apsw.Connection], object]) -> asyncio.Future[Any]:
-        assert self._loop is not None
-        done: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Ask(ask, done))
-        return done
+    def submit(self, write: Write) -> None:
+        """Queue an operation. Raises ``Unavailable`` once the catalog is closed."""
+        if self._stopping:
+            raise Unavailable(f"{self._location.path} is closed")
+        self._queue.put(write)
 
     def withdraw(self, write: Write) -> bool:
         """True: it had not begun, and will not."""
         with self._lock:
-            if write.stage is _Stage.QUEUED:
-                write.stage = _Stage.WITHDRAWN
-        return write.stage is _Stage.WITHDRAWN
+            if write.stage is Stage.QUEUED:
+                write.stage = Stage.WITHDRAWN
+        return write.stage is Stage.WITHDRAWN
+
+    async def foreign_change(self) -> int:
+        """A change that no change by another process is above, as of now (D5)."""
+        if self._stopping:
+            return self._foreign
+        done: asyncio.Future[int] = self._loop.create_future()
+        self._queue.put(_Ask(done))
+        return await done
 
     def stop(self) -> None:
-        """Carry out what is queued, then close. Blocks; called from a thread."""
-        self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join()
+        """Take nothing more; what is queued is carried out."""
+        if not self._stopping:
+            self._stopping = True
+            self._queue.put(None)
 
-    # -- on the writer's thread -------------------------------------------------------------------
+    def join(self) -> None:
+        """Wait for the end that ``stop`` asked for. Blocks; called from a thread."""
+        self._thread.join()
+
+    # -- the thread -------------------------------------------------------------------------------
 
     def _use(self, db: apsw.Connection) -> None:
-        self._db, self._tables = db, Tables(db)
-        self._operations = Operations(self._tables, self.clock)
-        pages = (self.limit_bytes + RESERVE) // database.PAGE_SIZE
-        db.pragma("max_page_count", pages)
+        self._db = db
+        self._tables = Tables(db)
+        self._operations = Operations(self._tables, self._clock)
+        db.pragma("max_page_count", self._limit // database.PAGE_SIZE)
         db.set_wal_hook(self._on_wal)
+        # What was written before this connection may be anyone's.
+        self._data_version: int = db.pragma("data_version")
+        self._foreign = self._tables.last_change()
 
     def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
-        self.wal_grew(pages)
+        self._checkpointer.wal_grew(pages)
         return apsw.SQLITE_OK
 
     def _serve(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                break
+        ends = False
+        while not ends:
+            try:
+                first = self._queue.get(timeout=None if self._db else _RETRY_SECONDS)
+            except queue.Empty:
+                self._recover()
+                continue
             group, asks, ends = self._gather(first)
             if group:
                 self._carry_out(group)
-            self._answer(group, asks)
-            if ends:
-                break
+            looks = [(ask, self._look()) for ask in asks]
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(_settle, group, looks)
         if self._db is not None:
-            self._db.close()
+            with suppress(apsw.Error):
+                self._db.close()
 
-    def _gather(self, first: Write | _Ask) -> tuple[list[Write], list[_Ask], bool]:
-        found: list[Write | _Ask] = [first]
-        ends = False
-        while len(found) < MAX_GROUP:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if item is None:
-                ends = True
-                break
-            found.append(item)
+    def _gather(self, first: Write | _Ask | None) -> tuple[list[Write], list[_Ask], bool]:
+        found = [first]
+        for _ in range(min(self._queue.qsize(), MAX_GROUP - 1)):
+            found.append(self._queue.get_nowait())
         with self._lock:
-            writes = [w for w in found if isinstance(w, Write) and w.stage is _Stage.QUEUED]
+            writes = [w for w in found if isinstance(w, Write) and w.stage is Stage.QUEUED]
             for write in writes:
-                write.stage = _Stage.BEGUN
-        return writes, [a for a in found if isinstance(a, _Ask)], ends
+                write.stage = Stage.BEGUN
+        return writes, [a for a in found if isinstance(a, _Ask)], None in found
 
-    def _answer(self, group: Sequence[Write], asks: Sequence[_Ask]) -> None:
-        answers: list[tuple[asyncio.Future[Any], object, BaseException | None]] = [
-            (write.done, write.result, write.error) for write in group
-        ]
-        for ask in asks:
-            try:
-                assert self._db is not None
-                answers.append((ask.done, ask.ask(self._db), None))
-            except (apsw.Error, AssertionError) as error:
-                answers.append((ask.done, None, Unavailable(f"{self.path}: {error}")))
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(_settle, answers)
+    def _look(self) -> int:
+        """The write connection's ``data_version`` moves with other connections' commits alone."""
+        if self._db is not None:
+            with suppress(apsw.Error):
+                version = self._db.pragma("data_version")
+                if version != self._data_version:
+                    self._data_version = version
+                    self._foreign = self._tables.last_change()
+        return self._foreign
 
     # -- one group --------------------------------------------------------------------------------
 
-    def _carry_out(self, group: list[Write]) -> None:
-        for write in group:
-            write.result = write.error = None
-        if not self._usable():
-            for write in group:
-                write.error = Unavailable(self.counters.last_error)
+    def _carry_out(self, group: Sequence[Write], *, again: bool = False) -> None:
+        """One transaction for all; each write then has its answer or its error."""
+        db = self._begin(group)
+        if db is None:
             return
+        try:
+            whole = self._carry_out_inside(db, group)
+        except apsw.Error as error:
+            whole = False
+            _fail(group, Unavailable, f"{self._location.path}: {error}")
+        if whole:
+            self._commit(db, group, again=again)
+            return
+        self._roll_back(db)
+        if len(group) == 1:
+            with suppress(apsw.Error):
+                self._repeat(group[0])
+            return
+        # The transaction fell with one of them (D1): each again, alone.
+        for write in group:
+            write.error = None
+            self._carry_out([write], again=again)
+
+    def _begin(self, group: Sequence[Write]) -> apsw.Connection | None:
+        if not self._is_the_file() or not (self._db or self._recover()):
+            _fail(group, Unavailable, self.counters.last_error)
+            return None
         db = self._db
         assert db is not None
         try:
             db.execute("begin immediate")
         except apsw.BusyError:
-            who = database.who_writes(self.path)
-            self._all_fail(group, Unavailable(f"{self.path} is being written by {who}; try again"))
-            return
+            who = database.who_writes(self._location.path)
+            self.counters.last_error = (
+                f"{self._location.path} has been kept by {who} for "
+                f"{self._location.tuning.busy_seconds:g} s; end it, or let it finish"
+            )
+            _fail(group, Unavailable, self.counters.last_error)
+            return None
         except apsw.Error as error:
-            self._broken(error)
-            self._all_fail(group, Unavailable(f"{self.path}: {error}"))
-            return
-        if not self._carry_out_inside(db, group):
-            # The transaction fell with one of them (D1): each again, alone.
-            self._roll_back(db)
-            if len(group) > 1:
-                for write in group:
-                    self._carry_out([write])
-            return
-        self._commit(db, group)
+            self._give_up(error)
+            _fail(group, Unavailable, self.counters.last_error)
+            return None
+        self._operations.begin()
+        return db
 
-    def _all_fail(self, group: Sequence[Write], error: CatalogError) -> None:
-        for write in group:
-            write.error = error
+    def _is_the_file(self) -> bool:
+        """Whether the path still leads to the file that is open (D6)."""
+        if self._location.identity() == self._identity:
+            return True
+        self.counters.last_error = (
+            f"{self._location.path} was replaced or removed while it was open, and nothing written "
+            "now would be kept: stop every program that has it open, see that the right file is "
+            "there, and start again"
+        )
+        return False
 
     def _carry_out_inside(self, db: apsw.Connection, group: Sequence[Write]) -> bool:
-        """Each write in a savepoint of its own. False: the whole transaction is gone."""
+        """Each write in a savepoint of its own. False: the whole transaction is to go."""
         full = self._is_full(db)
-        alone = len(group) == 1
+        if len(group) == 1:  # alone, the transaction is its savepoint
+            return self._carry_out_one(group[0], full=full)
         for write in group:
-            try:
-                if not alone:
-                    db.execute("savepoint one")
-                self._carry_out_one(write, full=full)
-                if not alone:
-                    db.execute("release one")
-            except (CatalogError, apsw.Error) as error:
-                write.error = self._as_refusal(error)
-                if not db.in_transaction or alone:
+            db.execute("savepoint one")
+            if not self._carry_out_one(write, full=full):
+                if not db.in_transaction:
                     return False
                 db.execute("rollback to one")
-                db.execute("release one")
-            if not db.in_transaction:
-                write.error = Unavailable(f"{self.path}: the transaction was rolled back")
-                return False
+                self._repeat(write)
+            db.execute("release one")
         return True
 
-    def _carry_out_one(self, write: Write, *, full: bool) -> None:
-        assert self._tables is not None
-        assert self._operations is not None
-        known = self._tables.operation(write.op)
-        if known is not None:
-            if known[0] != write.verb:
-                raise BadRequest(
-                    f"operation {write.op} was a {known[0]}; a {write.verb} needs its own id"
-                )
-            write.result = msgspec.json.decode(known[1], type=write.answer_type)
-            return
-        if full and write.grows:
-            raise Full(
-                f"{self.path} has reached its ceiling of {self.limit_bytes} bytes: raise "
-                "`catalog_limit`, or keep runs for a shorter time in [retention]; nothing is lost"
-            )
-        write.result = write.carry_out(self._operations)
-        self._tables.write_operation(write.op, write.verb, self.clock.wall_us(), write.result)
+    def _carry_out_one(self, write: Write, *, full: bool) -> bool:
+        """Whether what it wrote is to be committed; if not, it has an error."""
+        try:
+            if full and write.grows:
+                raise self._full()
+            write.answer, coded = write.carry_out(self._operations)
+            # Last: that the id was used before is found out by writing it.
+            self._tables.write_operation(write.op, write.verb, self._clock.wall_us(), coded)
+        except CatalogError as error:
+            write.error = error
+        except apsw.FullError:
+            write.error = self._full()
+        except apsw.Error as error:
+            self.counters.last_error = f"{self._location.path}: {error}"
+            write.error = Unavailable(self.counters.last_error)
+        except Exception as error:
+            write.error = error
+        else:
+            return self._db is not None and self._db.in_transaction
+        return False
 
-    def _as_refusal(self, error: CatalogError | apsw.Error) -> CatalogError:
-        if isinstance(error, CatalogError):
-            return error
-        if isinstance(error, apsw.FullError):
-            return Full(f"{self.path}: the disk or the ceiling is full; nothing is lost")
-        return Unavailable(f"{self.path}: {error}")
+    def _repeat(self, write: Write) -> bool:
+        """Give the answer of an operation that was carried out before (A5), if it was."""
+        known = self._tables.operation(write.op) if self._db else None
+        if known is None:
+            return False
+        verb, answer = known
+        write.error = None
+        if verb == write.verb:
+            write.answer = ANSWERS[verb](answer)
+        else:
+            write.error = BadRequest(
+                f"operation {write.op} was a {verb}; a {write.verb} needs an id of its own"
+            )
+        return True
+
+    def _full(self) -> Full:
+        return Full(
+            f"{self._location.path} has no room left (its ceiling is {self._limit} bytes); nothing "
+            "is lost. Raise `catalog_limit`, keep runs for a shorter time in [retention], or make "
+            "room on the disk"
+        )
 
     def _is_full(self, db: apsw.Connection) -> bool:
-        return bool(db.pragma("page_count") * database.PAGE_SIZE >= self.limit_bytes)
+        used = db.pragma("page_count") * database.PAGE_SIZE
+        if used <= self._growth_ends:
+            return False
+        return bool(used - db.pragma("freelist_count") * database.PAGE_SIZE > self._growth_ends)
 
     def _roll_back(self, db: apsw.Connection) -> None:
-        if db.in_transaction:
+        if self._db is db and db.in_transaction:
             try:
                 db.execute("rollback")
             except apsw.Error as error:
-                self._broken(error)
+                self._give_up(error)
 
-    def _commit(self, db: apsw.Connection, group: Sequence[Write]) -> None:
+    def _commit(self, db: apsw.Connection, group: Sequence[Write], *, again: bool) -> None:
         try:
             db.execute("commit")
-        except apsw.BusyError:
-            self._roll_back(db)
-            self._all_fail(group, Unavailable(f"{self.path} is busy; try again"))
         except apsw.Error as error:
-            self._broken(error)
-            self._read_back(group)
+            self._give_up(error)
+            self._ask_what_happened(group, error, again=again)
         else:
             self.counters.groups += 1
-            self.counters.writes += len(group)
+            self.counters.writes += sum(1 for write in group if write.error is None)
             self.counters.last_error = ""
 
     # -- recovery (D2) ----------------------------------------------------------------------------
 
-    def _broken(self, error: apsw.Error) -> None:
-        """After an I/O error the page cache may lie: the file is reopened before anything else."""
-        self.counters.last_error = f"{self.path}: {error}"
+    def _give_up(self, error: apsw.Error) -> None:
+        """Close this process's connections: after an I/O error their page caches may lie."""
+        self.counters.last_error = f"{self._location.path}: {error}"
         db, self._db = self._db, None
         if db is not None:
-            with contextlib.suppress(apsw.Error):  # it is given up either way
+            with suppress(apsw.Error):
                 db.close(force=True)
 
-    def _usable(self) -> bool:
-        if self._db is not None:
-            return True
+    def _recover(self) -> bool:
+        """Open the file anew and make all that the log holds durable; whether that succeeded."""
+        self._readers.suspend()
+        self._checkpointer.disconnect()
+        why_not, db = "", None
         try:
-            db = self.connect()
-            db.execute("pragma wal_checkpoint(truncate)").fetchall()
+            if not self._is_the_file():
+                raise Unavailable(self.counters.last_error)
+            db = self._location.connect()
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self._use(db)
         except (apsw.Error, CatalogError) as error:
-            self.counters.last_error = f"{self.path}: {error}"
-            return False
-        self._use(db)
-        self.counters.generation += 1
-        return True
+            why_not = f"{self._location.path} cannot be recovered: {error}"
+            self.counters.last_error = why_not
+            self._db = None
+            if db is not None:
+                with suppress(apsw.Error):
+                    db.close(force=True)
+        with suppress(CatalogError):  # then the reads say so themselves
+            self._readers.resume(why_not)
+        return not why_not
 
-    def _read_back(self, group: Sequence[Write]) -> None:
-        """Ask the recovered file which operations happened; unknown where it cannot be asked."""
-        usable = self._usable()
-        for write in group:
-            if write.error is not None:
-                continue
-            why = f"{self.path}: the answer to COMMIT was an error ({self.counters.last_error})"
-            try:
-                known = self._tables.operation(write.op) if usable and self._tables else None
-            except apsw.Error:
-                usable, known = False, None
-            if not usable:
-                write.error = Unknown(why + "; it may have happened")
-            elif known is None:
-                write.error = Unavailable(why + "; it did not happen")
-            else:
-                write.result = msgspec.json.decode(known[1], type=write.answer_type)
-
-    def check_identity(self) -> None:
-        """The file at the path is the one that is open (D6). Raises ``Unavailable``."""
+    def _ask_what_happened(self, group: Sequence[Write], error: apsw.Error, *, again: bool) -> None:
+        """After an error from ``COMMIT``: answer what is there, do the rest again, once."""
+        pending = [write for write in group if write.error is None]
+        what = f"{self._location.path}: COMMIT answered with an error ({error})"
+        unclear = f"{what}, and the file cannot be read back: it may have happened"
+        if not self._recover():
+            _fail(pending, Unknown, unclear)
+            return
         try:
-            inode = self.path.stat().st_ino
-        except OSError:
-            inode = 0
-        if inode != self._inode:
-            self.counters.last_error = (
-                f"{self.path} was replaced or removed while it was open: stop every daemon, put "
-                "the right file there, and start again"
-            )
-            raise Unavailable(self.counters.last_error)
+            absent = [write for write in pending if not self._repeat(write)]
+        except apsw.Error as second:
+            self._give_up(second)
+            _fail(pending, Unknown, unclear)
+            return
+        if again:
+            _fail(absent, Unavailable, f"{what}, twice: it did not happen")
+        elif absent:
+            self._carry_out(absent, again=True)
 
 
-def _settle(answers: Sequence[tuple[asyncio.Future[Any], object, BaseException | None]]) -> None:
-    for future, result, error in answers:
-        if future.done():
+def _fail(group: Sequence[Write], kind: type[CatalogError], why: str) -> None:
+    for write in group:
+        write.error = kind(why)
+
+
+def _settle(group: Sequence[Write], looks: Sequence[tuple[_Ask, int]]) -> None:
+    """Wake all who wait; on the loop."""
+    for write in group:
+        done = write.done
+        if done.done():
             continue
-        if error is not None:
-            future.set_exception(error)
+        if write.error is None:
+            done.set_result(write.answer)
         else:
-            future.set_result(result)
+            done.set_exception(write.error)
+    for ask, change in looks:
+        if not ask.done.done():
+            ask.done.set_result(change)

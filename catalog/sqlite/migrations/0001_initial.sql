@@ -1,10 +1,10 @@
--- The catalog's tables. A record's searchable parts are columns, the whole record is JSON in `body`.
+-- The catalog's tables. Scalars of a record are columns, its nested parts JSON (null: none).
+-- Times are microseconds since 1970-01-01 UTC unless said otherwise.
 
 create table meta (
     one integer primary key check (one = 1),
     id text not null,
-    epoch integer not null,      -- the one counter (A1)
-    change integer not null,
+    epoch integer not null,           -- the one counter; only ever raised (A1)
     created_at integer not null
 ) strict;
 
@@ -13,16 +13,36 @@ create table holders (
     host text not null,
     pid integer not null,
     boot_id text not null,
-    expires_ns integer not null, -- CLOCK_BOOTTIME of that boot
-    expires_at integer not null  -- for display
+    expires_ns integer not null,      -- CLOCK_BOOTTIME of that boot, nanoseconds (A6)
+    expires_at integer not null       -- for display
 ) strict, without rowid;
 
 create table pipelines (
     name text primary key,
-    change integer not null,
-    holder text not null,
+    version integer not null,
+    change integer not null,          -- place in the order of changes; the highest is the newest
     epoch integer not null,
-    body text not null
+    holder text not null,             -- '': nobody
+    paused text,
+    parked text,
+    request text,
+    cancel integer not null,
+    tick integer,
+    failures integer not null,
+    retry_at integer,
+    retry_streams text,
+    news integer not null,
+    after_seen text,
+    held text,
+    last_outcome text,
+    last_reason text not null,
+    last_epoch integer not null,
+    last_started_at integer,
+    last_finished_at integer,
+    last_success_at integer,
+    data_at integer,
+    rows integer not null,
+    rejected integer not null
 ) strict, without rowid;
 create unique index pipelines_by_change on pipelines (change);
 create index pipelines_held on pipelines (holder) where holder <> '';
@@ -30,21 +50,40 @@ create index pipelines_held on pipelines (holder) where holder <> '';
 create table streams (
     pipeline text not null,
     stream text not null,
-    cursor_kind text,
+    seq integer not null,
+    published integer not null,
+    cursor_kind text,                 -- null: no cursor
     cursor_definition text,
     cursor_tag text,
     cursor_data blob,
     cursor_text text,
-    body text not null,
+    schema_version integer not null,
+    hold text,
+    directive text not null,
+    data_at integer,
+    rows integer not null,
+    last_outcome text,
+    last_reason text not null,
     primary key (pipeline, stream)
 ) strict, without rowid;
 
 create table runs (
     epoch integer primary key,
     pipeline text not null,
-    outcome text,                -- null while it is open
+    holder text not null,
+    trigger text not null,
+    reason text not null,
+    started_at integer not null,
+    connections text,
     finished_at integer,
-    body text not null
+    outcome text,                     -- null while it is open
+    error text,
+    rows integer not null,
+    bytes integer not null,
+    rejected integer not null,
+    streams text,
+    count integer not null,
+    first_started_at integer
 ) strict;
 create index runs_by_pipeline on runs (pipeline, epoch);
 create index runs_open on runs (epoch) where outcome is null;
@@ -56,10 +95,10 @@ create table commits (
     seq integer not null,
     epoch integer not null,
     committed_at integer not null,
-    body text not null,
+    body text not null,               -- the whole record; it never changes
     primary key (pipeline, stream, seq)
 ) strict, without rowid;
-create index commits_by_epoch on commits (epoch);
+create index commits_by_epoch on commits (epoch, committed_at);
 
 create table files (
     pipeline text not null,
@@ -93,16 +132,21 @@ create index decisions_by_stream on decisions (pipeline, stream, id);
 create table edits (
     id integer primary key autoincrement,
     at integer not null,
+    "by" text not null,
+    why text not null,
+    action text not null,
     pipeline text not null,
-    body text not null
+    stream text not null,
+    old text not null,
+    new text not null
 ) strict;
 create index edits_by_pipeline on edits (pipeline, id);
 create index edits_by_time on edits (at);
 
 create table operations (
-    id text primary key,         -- sorts by time
+    id text primary key,
     verb text not null,
     at integer not null,
-    answer text not null
+    answer blob not null              -- MessagePack; as given, so that it can be given again (A5)
 ) strict, without rowid;
 create index operations_by_time on operations (at);

@@ -1,0 +1,91 @@
+"""The connections that read: one for the event loop, one for a thread (D3).
+
+Reads that are short run inline on the loop, on a connection that never waits for a lock; a read
+that is long, or that met a lock, runs on the other one in a thread. Both are closed while the
+writer recovers the file (D2).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import anyio
+import apsw
+from anyio import to_thread
+
+from catalog.errors import Unavailable
+from catalog.sqlite.database import Location
+from catalog.sqlite.tables import Tables
+
+T = TypeVar("T")
+
+
+class Readers:
+    """Reading for one open catalog. ``near`` is for the loop's thread alone."""
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        self._lock = threading.Lock()
+        """Held by a read in the thread, and by the writer while it recovers."""
+        self._turn = anyio.Lock()
+        self._far: Tables | None = None
+        self._why = ""
+        """Why nothing can be read now; empty: it can."""
+        self.near = Tables(location.connect(for_loop=True))
+
+    async def read(self, read: Callable[[Tables], T], *, near: bool = True) -> T:
+        """Run a read inline, or in the thread when it is not ``near``. Raises ``Unavailable``."""
+        if near:
+            try:
+                return read(self.near)
+            except apsw.Error:
+                pass  # locked, or closed for a recovery: the thread waits for that
+        async with self._turn:
+            return await to_thread.run_sync(self._read_far, read)
+
+    def _read_far(self, read: Callable[[Tables], T]) -> T:
+        with self._lock:
+            if self._why:
+                raise Unavailable(self._why)
+            try:
+                if self._far is None:
+                    self._far = Tables(self._location.connect())
+                return read(self._far)
+            except apsw.Error as error:
+                raise Unavailable(f"{self._location.path} cannot be read: {error}") from None
+
+    # -- while the writer recovers ----------------------------------------------------------------
+
+    def suspend(self) -> None:
+        """Close both connections; reads wait until ``resume``. Called on the writer's thread."""
+        self._lock.acquire()
+        self.close()
+
+    def resume(self, why_not: str) -> None:
+        """Let reads go on, or fail with ``why_not``."""
+        try:
+            if not why_not:
+                self.near = Tables(self._location.connect(for_loop=True))
+        finally:
+            self._why = why_not
+            self._lock.release()
+
+    def close(self) -> None:
+        """Close both. Nothing reads in the thread now; the loop may be in the midst of a read."""
+        if self._far is not None:
+            with suppress(apsw.Error):
+                self._far.db.close(force=True)
+            self._far = None
+        while True:
+            try:
+                self.near.db.close(force=True)
+            except apsw.ThreadingViolationError:
+                time.sleep(0.001)
+            except apsw.Error:
+                return
+            else:
+                return

@@ -1,0 +1,108 @@
+-- Runs, commits, schemas, decisions, the ledger of files, the audit of edits.
+
+-- name: run
+select * from runs where epoch = ?;
+
+-- name: previous_run
+select * from runs where pipeline = ? and epoch < ? order by epoch desc limit 1;
+
+-- name: open_connections
+-- Where open runs are at work, for the connections' limits.
+select holder, connections, count(*) from runs
+where outcome is null and connections is not null group by 1, 2;
+
+-- name: add_run
+insert into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: end_run
+update runs set
+    reason = ?2, finished_at = ?3, outcome = ?4, error = ?5, streams = ?6, count = ?7,
+    first_started_at = ?8
+where epoch = ?1;
+
+-- name: count_run
+update runs set rows = rows + ?2, bytes = bytes + ?3, rejected = rejected + ?4 where epoch = ?1;
+
+-- name: drop_run
+delete from runs where epoch = ?;
+
+-- name: old_runs
+-- Finished before ?1, and not their pipeline's last finished one; for retention to delete.
+select r.epoch from runs r
+where r.outcome is not null and r.finished_at < ?1
+  and exists (select 1 from runs n
+              where n.pipeline = r.pipeline and n.epoch > r.epoch and n.outcome is not null)
+order by r.epoch limit ?2;
+
+-- name: drop_old_run
+delete from runs
+where epoch = ?1 and exists (select 1 from runs n
+    where n.pipeline = runs.pipeline and n.epoch > ?1 and n.outcome is not null);
+
+-- name: add_commit
+insert into commits values (?, ?, ?, ?, ?, ?);
+
+-- name: commits
+-- Newest first, in an order that no clock decides.
+select body from commits where pipeline = ?1 and (?2 = '' or stream = ?2)
+order by epoch desc, seq desc, stream limit ?3;
+
+-- name: commits_above
+select body from commits where pipeline = ? and stream = ? and seq > ? order by seq limit ?;
+
+-- name: old_commits
+-- Of runs that went or may go by ?1, published, and not their stream's last.
+select c.pipeline, c.stream, c.seq from commits c
+join streams s on s.pipeline = c.pipeline and s.stream = c.stream
+where c.committed_at < ?1 and c.seq <= s.published
+  and not exists (select 1 from runs r where r.epoch = c.epoch
+                  and (r.outcome is null or r.finished_at >= ?1))
+  and exists (select 1 from commits n
+              where n.pipeline = c.pipeline and n.stream = c.stream and n.seq > c.seq)
+order by c.epoch limit ?2;
+
+-- name: drop_old_commit
+-- Commits are never unpublished, and a later one stays: only the run is to be asked after again.
+delete from commits where pipeline = ? and stream = ? and seq = ?
+and not exists (select 1 from runs where runs.epoch = commits.epoch);
+
+-- name: add_schema
+insert into schemas values (?, ?, ?, ?);
+
+-- name: schemas
+select body from schemas where pipeline = ? and stream = ? order by version;
+
+-- name: last_schema
+select body from schemas where pipeline = ? and stream = ? order by version desc limit 1;
+
+-- name: add_decision
+insert into decisions (pipeline, stream, body) values (?, ?, ?);
+
+-- name: decisions
+select body from decisions where pipeline = ? and stream = ? order by id;
+
+-- name: clear_files
+delete from files where pipeline = ? and stream = ?;
+
+-- name: drop_file
+delete from files where pipeline = ? and stream = ? and path = ?;
+
+-- name: put_file
+replace into files values (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: files
+select path, inode, size, mtime_ns, ctime_ns, hash, seq from files
+where pipeline = ? and stream = ? and path > ? order by path limit ?;
+
+-- name: add_edit
+insert into edits (at, "by", why, action, pipeline, stream, old, new)
+values (?, ?, ?, ?, ?, ?, ?, ?) returning id;
+
+-- name: edits
+select * from edits order by id desc limit ?;
+
+-- name: edits_of
+select * from edits where pipeline = ? order by id desc limit ?;
+
+-- name: drop_old_edits
+delete from edits where id in (select id from edits where at < ? order by at limit ?);
