@@ -10,8 +10,8 @@ from reconciler.config.desired import StreamSettings
 from reconciler.connectors.ports import Destination, Source
 from reconciler.run import messages as m
 from reconciler.run.connections import Connections
+from reconciler.run.link import LeaseOver, Link
 from reconciler.run.stream import Shared, StreamRun
-from reconciler.run.worker import LeaseOver, Link
 
 
 def execute(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:

@@ -48,8 +48,8 @@ from reconciler.connectors.ports import (
 )
 from reconciler.run import messages as m
 from reconciler.run.connections import Connections
+from reconciler.run.link import Link
 from reconciler.run.shape import Shape
-from reconciler.run.worker import Link
 from reconciler.schema.own import with_own
 
 SEAL_BYTES = 64 * 1024 * 1024
