@@ -198,11 +198,12 @@ class TestFollowing:
 
         async def listen() -> None:
             nonlocal heard
-            heard = await world.catalog.wait_changed(at, SOON)
+            heard = await world.catalog.wait_changed(at, 10 * SOON)
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(listen)
-            await other.edit("2" * 32, "ben", "because", Resume("shop"))
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listen)
+                await other.edit("2" * 32, "ben", "because", Resume("shop"))
         assert heard
         assert len(await world.catalog.changed(at)) == 1
 
