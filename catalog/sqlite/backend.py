@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from anyio import to_thread
 
 from catalog import rules
 from catalog.clock import Clock
+from catalog.errors import Unavailable
 from catalog.records import (
     Batch,
     Candidate,
@@ -64,6 +66,8 @@ class SqliteCatalog:
     ) -> None:
         self._location, self._clock, self._limit = location, clock, limit_bytes
         self._id = Tables(db).catalog_id()
+        self._sizes = (0, 0, 0)
+        """Pages, pipelines and open runs, as ``stats`` last read them."""
         self._readers = Readers(location)
         self._checkpointer = Checkpointer(location)
         self._writer = Writer(location, clock, limit_bytes, db, self._readers, self._checkpointer)
@@ -185,23 +189,25 @@ class SqliteCatalog:
         return await self._readers.read(read)
 
     async def stats(self) -> CatalogStats:
+        def read(tables: Tables) -> tuple[int, int, int]:
+            return (tables.db.pragma("page_count"), *tables.counts())
+
+        # While nothing can be read, last_error says why, beside the sizes known last.
+        with suppress(Unavailable):
+            self._sizes = await self._readers.read(read, near=False)
+        pages, pipelines, open_runs = self._sizes
         counters = self._writer.counters
-
-        def read(tables: Tables) -> CatalogStats:
-            pipelines, open_runs = tables.counts()
-            return CatalogStats(
-                backend="sqlite",
-                size_bytes=tables.db.pragma("page_count") * database.PAGE_SIZE,
-                limit_bytes=self._limit,
-                wal_bytes=self._location.wal_bytes(),
-                pipelines=pipelines,
-                open_runs=open_runs,
-                writes=counters.writes,
-                groups=counters.groups,
-                last_error=counters.last_error,
-            )
-
-        return await self._readers.read(read, near=False)
+        return CatalogStats(
+            backend="sqlite",
+            size_bytes=pages * database.PAGE_SIZE,
+            limit_bytes=self._limit,
+            wal_bytes=self._location.wal_bytes(),
+            pipelines=pipelines,
+            open_runs=open_runs,
+            writes=counters.writes,
+            groups=counters.groups,
+            last_error=counters.last_error,
+        )
 
     # -- writing ----------------------------------------------------------------------------------
 

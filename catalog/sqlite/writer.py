@@ -363,6 +363,8 @@ class Writer:
                     db.close(force=True)
         with suppress(CatalogError):  # then the reads say so themselves
             self._readers.resume(why_not)
+        if not why_not:
+            self.counters.last_error = ""
         return not why_not
 
     def _ask_what_happened(self, group: Sequence[Write], error: apsw.Error, *, again: bool) -> None:
