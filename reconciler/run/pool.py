@@ -6,6 +6,7 @@ libraries in it print goes to an unlinked file of its own, from which the run's 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import IO
 
 import anyio
-from anyio.abc import UNIXSocketStream
 
 from reconciler.run import messages as m
 
@@ -26,7 +26,6 @@ RUNS_PER_WORKER = 5_000
 """Then it is replaced: a leak in some library stays small."""
 LOG_LIMIT = 1024 * 1024
 """Bytes kept of what one run printed: its end, where the reason is."""
-_READ_SIZE = 65_536
 
 
 class WorkerGone(Exception):
@@ -37,12 +36,16 @@ class Worker:
     """One worker process as the daemon sees it."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], stream: UNIXSocketStream, output: IO[bytes]
+        self,
+        process: subprocess.Popen[bytes],
+        line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        output: IO[bytes],
     ) -> None:
         self._process = process
-        self._stream = stream
+        # asyncio's own streams: they stay registered with the selector between messages, which
+        # saves a third of the system calls that one message costs through anyio's.
+        self._reader, self._writer = line
         self._output = output
-        self._buffer = bytearray()
         self._oom_kills = _oom_kills()
         self._output_start = 0
         self.runs = 0
@@ -58,27 +61,21 @@ class Worker:
     async def send(self, message: m.ToWorker) -> None:
         """Raises ``WorkerGone``."""
         try:
-            await self._stream.send(m.frame(message))
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            self._writer.write(m.frame(message))
+            await self._writer.drain()
+        except OSError:
             raise WorkerGone(await self.how_it_ended()) from None
 
     async def receive(self) -> m.ToDaemon:
         """The next message. Raises ``WorkerGone``; a worker that sends rubbish is ended first."""
         try:
-            head = await self._take(4)
-            return m.for_daemon(await self._take(m.frame_length(head)))
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            head = await self._reader.readexactly(4)
+            return m.for_daemon(await self._reader.readexactly(m.frame_length(head)))
+        except (asyncio.IncompleteReadError, OSError):
             raise WorkerGone(await self.how_it_ended()) from None
         except m.BrokenPeer as error:
             self.kill()
             raise WorkerGone(f"the worker sent what is no message: {error}") from None
-
-    async def _take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            self._buffer += await self._stream.receive(_READ_SIZE)
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
 
     def begin(self) -> None:
         """A run starts: what is printed from now on is its own."""
@@ -114,7 +111,9 @@ class Worker:
     async def aclose(self) -> None:
         """Close the line, which ends an idle worker, and collect the process."""
         with anyio.CancelScope(shield=True):
-            await self._stream.aclose()
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
             await self.how_it_ended()
             self._output.close()
 
@@ -219,5 +218,4 @@ async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:
             env=env,
             process_group=0,
         )
-    ours.setblocking(False)
-    return Worker(process, await UNIXSocketStream.from_socket(ours), output)
+    return Worker(process, await asyncio.open_unix_connection(sock=ours), output)
