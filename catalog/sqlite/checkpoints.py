@@ -7,8 +7,10 @@ from contextlib import suppress
 
 import apsw
 
-from catalog.errors import CatalogError
 from catalog.sqlite.database import Location
+
+_BUSY_MS = 20
+"""How long to wait for others: while it waits to cut the log, nobody can write."""
 
 
 class Checkpointer:
@@ -24,6 +26,7 @@ class Checkpointer:
         self._stopping = False
         self._done_pages = 0
         self._db: apsw.Connection | None = None
+        self.connect()
         self._lock = threading.Lock()
         """Held while the connection is in use."""
         self._thread = threading.Thread(target=self._serve, name="catalog-checkpoint", daemon=True)
@@ -37,8 +40,14 @@ class Checkpointer:
             self._done_pages = pages
             self._wake.set()
 
+    def connect(self) -> None:
+        """Open a connection; there is none. Not later than the writer's: the path may be led
+        elsewhere afterwards."""
+        self._db = self._location.connect()
+        self._db.set_busy_timeout(_BUSY_MS)
+
     def disconnect(self) -> None:
-        """Close the connection once no checkpoint runs; the next one opens another."""
+        """Close the connection once no checkpoint runs; there are none until ``connect``."""
         with self._lock:
             db, self._db = self._db, None
             if db is not None:
@@ -58,12 +67,12 @@ class Checkpointer:
             self._wake.clear()
             if self._stopping:
                 return
-            with self._lock, suppress(apsw.Error, CatalogError):
-                self._checkpoint()
+            with self._lock, suppress(apsw.Error):
+                if self._db is not None:
+                    self._checkpoint(self._db)
 
-    def _checkpoint(self) -> None:
-        if self._db is None:
-            self._db = self._location.connect()
-        long = self._location.wal_bytes() > self._location.tuning.truncate_bytes
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if long else apsw.SQLITE_CHECKPOINT_PASSIVE
-        self._db.wal_checkpoint(mode=mode)
+    def _checkpoint(self, db: apsw.Connection) -> None:
+        is_long = self._location.wal_bytes() > self._location.tuning.truncate_bytes
+        db.wal_checkpoint(
+            mode=apsw.SQLITE_CHECKPOINT_TRUNCATE if is_long else apsw.SQLITE_CHECKPOINT_PASSIVE
+        )

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -87,6 +87,8 @@ class Location:
             db.pragma(name, value)
         if for_loop:
             db.pragma("query_only", 1)
+        # SQLite opens the log with the first read; a checkpoint before it would do nothing.
+        db.pragma("user_version")
 
     def open_writer(self, now: int) -> apsw.Connection:
         """Make, check and migrate the file where that is due; the first connection to it.
@@ -170,9 +172,9 @@ def _prepare(path: Path) -> None:
         _make_folder(path.parent)
         refuse_remote(path.parent.resolve())
         # Only where nothing is yet: no descriptor of a file that may be open is closed here (D4).
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        pass
+        if not path.exists():
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
         raise CannotOpen(f"{path} cannot be made: {error.strerror}") from None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 import anyio
@@ -32,10 +31,14 @@ class Readers:
         self._lock = threading.Lock()
         """Held by a read in the thread, and by the writer while it recovers."""
         self._turn = anyio.Lock()
-        self._far: Tables | None = None
         self._why = ""
         """Why nothing can be read now; empty: it can."""
-        self.near = Tables(location.connect(for_loop=True))
+        self._connect()
+
+    def _connect(self) -> None:
+        # Both at once and not when first needed: the path may be led elsewhere afterwards.
+        self.near = Tables(self._location.connect(for_loop=True))
+        self._far = Tables(self._location.connect())
 
     async def read(self, read: Callable[[Tables], T], *, near: bool = True) -> T:
         """Run a read inline, or in the thread when it is not ``near``. Raises ``Unavailable``."""
@@ -52,8 +55,6 @@ class Readers:
             if self._why:
                 raise Unavailable(self._why)
             try:
-                if self._far is None:
-                    self._far = Tables(self._location.connect())
                 return read(self._far)
             except apsw.Error as error:
                 raise Unavailable(f"{self._location.path} cannot be read: {error}") from None
@@ -66,26 +67,24 @@ class Readers:
         self.close()
 
     def resume(self, why_not: str) -> None:
-        """Let reads go on, or fail with ``why_not``."""
-        try:
-            if not why_not:
-                self.near = Tables(self._location.connect(for_loop=True))
-        finally:
-            self._why = why_not
-            self._lock.release()
+        """Let reads go on over new connections, or fail with ``why_not``.
+
+        Raises ``CatalogError`` when there are no new connections; ``resume`` is still due.
+        """
+        if not why_not:
+            self._connect()
+        self._why = why_not
+        self._lock.release()
 
     def close(self) -> None:
         """Close both. Nothing reads in the thread now; the loop may be in the midst of a read."""
-        if self._far is not None:
-            with suppress(apsw.Error):
-                self._far.db.close(force=True)
-            self._far = None
-        while True:
-            try:
-                self.near.db.close(force=True)
-            except apsw.ThreadingViolationError:
-                time.sleep(0.001)
-            except apsw.Error:
-                return
-            else:
-                return
+        for db in (self._far.db, self.near.db):
+            while True:
+                try:
+                    db.close(force=True)
+                except apsw.ThreadingViolationError:
+                    time.sleep(0.001)
+                except apsw.Error:
+                    break
+                else:
+                    break

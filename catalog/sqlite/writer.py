@@ -347,25 +347,28 @@ class Writer:
         """Open the file anew and make all that the log holds durable; whether that succeeded."""
         self._readers.suspend()
         self._checkpointer.disconnect()
-        why_not, db = "", None
+        db = None
         try:
             if not self._is_the_file():
                 raise Unavailable(self.counters.last_error)
             db = self._location.connect()
-            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            left = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            if left != (0, 0):
+                raise Unavailable(f"{left} pages of its log could not be written back")
+            self._checkpointer.connect()
             self._use(db)
+            self._readers.resume("")
         except (apsw.Error, CatalogError) as error:
-            why_not = f"{self._location.path} cannot be recovered: {error}"
-            self.counters.last_error = why_not
+            self.counters.last_error = f"{self._location.path} cannot be recovered: {error}"
             self._db = None
+            self._checkpointer.disconnect()
             if db is not None:
                 with suppress(apsw.Error):
                     db.close(force=True)
-        with suppress(CatalogError):  # then the reads say so themselves
-            self._readers.resume(why_not)
-        if not why_not:
-            self.counters.last_error = ""
-        return not why_not
+            self._readers.resume(self.counters.last_error)
+            return False
+        self.counters.last_error = ""
+        return True
 
     def _ask_what_happened(self, group: Sequence[Write], error: apsw.Error, *, again: bool) -> None:
         """After an error from ``COMMIT``: answer what is there, do the rest again, once."""

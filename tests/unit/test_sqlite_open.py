@@ -1,0 +1,289 @@
+"""What may be opened as a catalog, how it is made, and what is refused in which words (D4, D5)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import apsw
+import pytest
+
+from catalog.clock import ManualClock
+from catalog.errors import CannotOpen, Unavailable
+from catalog.open import open_catalog
+from catalog.port import new_operation_id
+from catalog.records import Pause
+from catalog.sqlite import database
+from catalog.sqlite.backend import SqliteCatalog
+from catalog.sqlite.database import APPLICATION_ID, Location, Tuning, migrations, refuse_remote
+from catalog.sqlite.queries import SQL, parse
+
+pytestmark = pytest.mark.anyio
+
+
+async def refusal(path: Path) -> str:
+    with pytest.raises(CannotOpen) as caught:
+        async with open_catalog(f"sqlite:///{path}"):
+            pass
+    return str(caught.value)
+
+
+async def make(path: Path, pauses: int = 1) -> str:
+    """A catalog with something in it; its id."""
+    async with open_catalog(f"sqlite:///{path}") as catalog:
+        for number in range(pauses):
+            await catalog.edit(new_operation_id(), "ann", "", Pause(f"p{number}"))
+        return catalog.id
+
+
+# -- urls --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url", ["", "sqlite:", "sqlite://", "sqlite:///", "catalog.db", "postgresql://h/d", "memory"]
+)
+async def test_a_url_of_no_backend_is_refused_and_told_what_is_allowed(url: str) -> None:
+    with pytest.raises(CannotOpen, match=r"sqlite:///.* memory:") as caught:
+        async with open_catalog(url):
+            pass
+    assert repr(url) in str(caught.value)
+
+
+async def test_a_relative_path_stays_where_it_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with open_catalog("sqlite:///state/c.db") as catalog:
+        monkeypatch.chdir("/")
+        await catalog.edit(new_operation_id(), "ann", "", Pause("p"))
+    assert (tmp_path / "state" / "c.db").exists()
+
+
+async def test_memory_is_a_catalog_too() -> None:
+    async with open_catalog("memory:") as catalog:
+        await catalog.edit(new_operation_id(), "ann", "", Pause("p"))
+        assert (await catalog.pipeline("p")).paused
+
+
+# -- making it ---------------------------------------------------------------------------------
+
+
+async def test_folder_and_file_are_made_for_their_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "catalog.db"
+    old = os.umask(0o022)
+    try:
+        async with open_catalog(f"sqlite:///{path}") as catalog:
+            await catalog.edit(new_operation_id(), "ann", "", Pause("p"))
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(old)
+    assert set(modes.values()) == {0o600}
+    assert set(modes) == {"catalog.db", "catalog.db-wal", "catalog.db-shm"}
+    for folder in (path.parent, path.parent.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+async def test_each_connection_flushes_in_full_and_never_checkpoints_by_itself(
+    tmp_path: Path,
+) -> None:
+    location = Location.of(tmp_path / "c.db", Tuning())
+    writer = location.open_writer(0)
+    for db in (writer, location.connect(), location.connect(for_loop=True)):
+        assert db.pragma("journal_mode") == "wal"
+        assert db.pragma("synchronous") == 2
+        assert db.pragma("wal_autocheckpoint") == 0
+        assert db.pragma("fullfsync") == 1
+        db.close()
+
+
+async def test_what_is_made_is_marked_as_a_catalog_of_strict_tables(tmp_path: Path) -> None:
+    await make(tmp_path / "c.db")
+    db = apsw.Connection(str(tmp_path / "c.db"))
+    assert db.pragma("application_id") == APPLICATION_ID
+    assert db.pragma("user_version") == migrations()[-1][0]
+    tables = db.execute("select name, strict from pragma_table_list where schema = 'main'")
+    loose = [name for name, strict in tables if not strict and not name.startswith("sqlite_")]
+    assert loose == []
+    db.close()
+
+
+# -- refusals ----------------------------------------------------------------------------------
+
+
+async def test_a_file_that_is_not_sqlite_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    path.write_text("these are my notes, and they are longer than a header of SQLite is " * 3)
+    before = path.read_bytes()
+    assert "not a SQLite database" in await refusal(path)
+    assert path.read_bytes() == before
+
+
+async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    db = apsw.Connection(str(path))
+    db.execute("create table notes (text)")
+    db.close()
+    assert "another program" in await refusal(path)
+    db = apsw.Connection(str(path))
+    assert db.execute("select name from sqlite_schema").fetchall() == [("notes",)]
+    db.close()
+
+
+async def test_a_wrong_mark_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    await make(path)
+    db = apsw.Connection(str(path))
+    db.pragma("application_id", 7)
+    db.close()
+    assert "another program" in await refusal(path)
+
+
+async def test_a_newer_schema_is_refused_by_both_versions(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    await make(path)
+    db = apsw.Connection(str(path))
+    db.pragma("user_version", 99)
+    db.close()
+    words = await refusal(path)
+    assert "schema is 99" in words
+    assert f"knows {migrations()[-1][0]}" in words
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+async def test_a_truncated_file_is_refused_as_damaged(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "c.db"
+    await make(path, pauses=200)
+    size = path.stat().st_size
+    os.truncate(path, max(200, int(size * keep)))
+    words = await refusal(path)
+    assert str(path) in words
+    assert "damaged" in words or "not a SQLite database" in words
+
+
+async def test_a_directory_is_refused(tmp_path: Path) -> None:
+    assert "directory" in await refusal(tmp_path)
+
+
+async def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in await refusal(tmp_path / "file" / "c.db")
+
+
+def mountinfo(*mounts: tuple[str, str]) -> str:
+    lines = [
+        f"{number} 1 0:{number} / {point} rw - {kind} none rw"
+        for number, (point, kind) in enumerate(mounts, 20)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse", "fuse.sshfs", "ceph"]
+)
+def test_a_remote_file_system_is_refused_by_name(kind: str) -> None:
+    mounts = mountinfo(("/", "ext4"), ("/srv/my\\040data", kind), ("/srv/other", "ext4"))
+    with pytest.raises(CannotOpen, match=f"type {kind} .*/srv/my data.*local disk"):
+        refuse_remote(Path("/srv/my data/state"), mounts)
+    refuse_remote(Path("/srv/other"), mounts)
+    refuse_remote(Path("/srv/my data2"), mounts)
+
+
+def test_the_mount_that_hides_the_others_counts() -> None:
+    mounts = mountinfo(("/", "ext4"), ("/srv", "nfs4"), ("/srv", "xfs"))
+    refuse_remote(Path("/srv/state"), mounts)
+    with pytest.raises(CannotOpen):
+        refuse_remote(Path("/srv/state"), mountinfo(("/", "ext4"), ("/srv", "xfs"), ("/srv", "9p")))
+
+
+async def test_a_file_kept_locked_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    other = apsw.Connection(str(path))
+    other.execute("begin exclusive")
+    with pytest.raises(Unavailable, match="written by"):
+        await SqliteCatalog.open(path, ManualClock(), 1 << 30, Tuning(busy_seconds=0.05))
+    other.close()
+    await make(path)
+
+
+# -- migrations --------------------------------------------------------------------------------
+
+
+def schema(path: Path) -> list[tuple[Any, ...]]:
+    db = apsw.Connection(str(path))
+    rows = db.execute("select type, name, sql from sqlite_schema order by 1, 2").fetchall()
+    db.close()
+    return rows
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    assert [number for number, _ in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+async def test_a_migrated_catalog_equals_a_fresh_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each older version, brought up step by step, ends with the same schema and keeps its id."""
+    steps = [*migrations(), (len(migrations()) + 1, "create table later (x integer) strict;")]
+    monkeypatch.setattr(database, "migrations", lambda: steps)
+    await make(tmp_path / "fresh.db")
+    for version in range(1, len(steps)):
+        path = tmp_path / f"from{version}.db"
+        with monkeypatch.context() as older:
+            older.setattr(database, "migrations", lambda: steps[:version])  # noqa: B023
+            first = await make(path)
+        assert await make(path) == first
+        assert schema(path) == schema(tmp_path / "fresh.db")
+
+
+async def test_a_migration_that_fails_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.db"
+    await make(path)
+    before = schema(path)
+    steps = [*migrations(), (99, "create table later (x integer) strict; insert into nowhere;")]
+    with monkeypatch.context() as newer:
+        newer.setattr(database, "migrations", lambda: steps)
+        with pytest.raises(Unavailable):
+            await make(path)
+    assert schema(path) == before
+    await make(path)
+
+
+# -- statements --------------------------------------------------------------------------------
+
+
+async def test_every_statement_compiles_on_the_schema(tmp_path: Path) -> None:
+    await make(tmp_path / "c.db")
+    db = apsw.Connection(str(tmp_path / "c.db"))
+    for name, sql in SQL.items():
+        arguments = [None] * 30
+        cursor = db.cursor()
+        cursor.exec_trace = lambda *_: False  # compile and bind, do not run
+        for count in range(30):
+            try:
+                cursor.execute(sql, arguments[:count])
+            except apsw.ExecTraceAbort:
+                break
+            except apsw.BindingsError:
+                continue
+        else:
+            pytest.fail(f"{name} cannot be bound")
+    db.close()
+
+
+def test_statements_are_found_by_name_without_their_comments() -> None:
+    text = """
+        -- Of the file.
+        -- name: one
+        -- What it does.
+        select 1 -- here
+        from t;
+
+        -- name: two
+        select 2;
+    """
+    assert parse(dedent(text)) == {"one": "select 1 from t", "two": "select 2"}

@@ -1,0 +1,436 @@
+"""The writer of the SQLite catalog: groups, cancellation, the ceiling, other processes, the file's
+identity (D1, D3, D5, D6, D7, A5)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import apsw
+import pytest
+
+from catalog.clock import ManualClock
+from catalog.errors import Conflict, Full, Unavailable
+from catalog.port import new_operation_id as op
+from catalog.records import (
+    Batch,
+    Candidate,
+    Claimed,
+    Finish,
+    Holder,
+    Lease,
+    Outcome,
+    Pause,
+    Retention,
+    RunQuery,
+    Trigger,
+    TriggerKind,
+)
+from catalog.sqlite.backend import SqliteCatalog
+from catalog.sqlite.database import Tuning
+from catalog.sqlite.operations import Operations
+
+pytestmark = pytest.mark.anyio
+HOLDER = Holder("h", "host", 1)
+LIMIT = 1 << 30
+SOON = 20.0
+QUICK = Tuning(busy_seconds=0.05)
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, limit: int = LIMIT, tuning: Tuning | None = None
+) -> AsyncIterator[SqliteCatalog]:
+    catalog = await SqliteCatalog.open(path, ManualClock(), limit, tuning)
+    try:
+        yield catalog
+    finally:
+        await catalog.aclose()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.db"
+
+
+async def claim(catalog: SqliteCatalog, *names: str) -> list[Lease]:
+    candidates = [Candidate(name, 0, Trigger(TriggerKind.TICK, tick=1), "due") for name in names]
+    answers = await catalog.claim(op(), HOLDER, candidates, ttl=60, limits={})
+    assert all(isinstance(answer, Claimed) for answer in answers)
+    return [answer.lease for answer in answers if isinstance(answer, Claimed)]
+
+
+class Gate:
+    """Keeps the writer's thread busy from ``enter`` to ``leave``, as a slow disk would."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = apsw.Connection(str(path))
+
+    def __enter__(self) -> None:
+        self._db.execute("begin immediate")
+
+    def __exit__(self, *_: object) -> None:
+        self._db.execute("rollback")
+        self._db.close()
+
+
+async def begun(catalog: SqliteCatalog) -> None:
+    """Wait until the writer has taken all that was queued."""
+    with anyio.fail_after(SOON):
+        while catalog._writer._queue.qsize():  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+
+
+async def pause(catalog: SqliteCatalog, name: str, same: str | None = None) -> None:
+    await catalog.edit(same or op(), "ann", "", Pause(name))
+
+
+# -- groups ------------------------------------------------------------------------------------
+
+
+async def test_what_waits_shares_one_flush_and_one_wake_up(path: Path) -> None:
+    async with opened(path) as catalog, anyio.create_task_group() as tasks:
+        loop: Any = asyncio.get_running_loop()
+        wake, wakes = loop.call_soon_threadsafe, []
+
+        def count(*args: Any, **options: Any) -> Any:
+            wakes.append(args)
+            return wake(*args, **options)
+
+        with Gate(path):
+            tasks.start_soon(pause, catalog, "first")
+            await anyio.lowlevel.checkpoint()
+            await begun(catalog)
+            for number in range(100):
+                tasks.start_soon(pause, catalog, f"p{number}")
+            await anyio.lowlevel.checkpoint()
+            loop.call_soon_threadsafe = count
+        with anyio.fail_after(SOON):
+            while len(await catalog.changed(0, 100)) < 100:  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        await pause(catalog, "last")
+        del loop.call_soon_threadsafe
+        stats = await catalog.stats()
+        assert (stats.writes, stats.groups) == (102, 3)
+        assert len(wakes) == 3
+
+
+async def test_a_refusal_in_a_group_is_its_callers_alone(path: Path) -> None:
+    async with opened(path) as catalog:
+        leases = await claim(catalog, *(f"p{number}" for number in range(20)))
+        outcomes: dict[str, str] = {}
+
+        async def commit(lease: Lease, follows: int) -> None:
+            try:
+                await catalog.commit(op(), lease, [Batch("s", follows, "r", rows=1)], {})
+                outcomes[lease.pipeline] = "done"
+            except Conflict:
+                outcomes[lease.pipeline] = "refused"
+
+        async with anyio.create_task_group() as tasks:
+            for number, lease in enumerate(leases):
+                tasks.start_soon(commit, lease, number % 2)
+        for number, lease in enumerate(leases):
+            assert outcomes[lease.pipeline] == ("refused" if number % 2 else "done")
+            state = await catalog.pipeline(lease.pipeline)
+            # A refused commit leaves nothing behind, not even a count.
+            assert (state.rows, state.version) == ((0, 1) if number % 2 else (1, 2))
+
+
+async def test_one_operation_sent_twice_in_one_group_is_done_once(path: Path) -> None:
+    async with opened(path) as catalog:
+        (lease,) = await claim(catalog, "p")
+        same = op()
+        answers: list[Any] = []
+
+        async def commit() -> None:
+            answers.append(await catalog.commit(same, lease, [Batch("s", 0, "r", rows=1)], {}))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(commit)
+        assert len({answer[0].seq for answer in answers}) == 1
+        assert all(answer == answers[0] for answer in answers)
+        assert (await catalog.pipeline("p")).rows == 1
+
+
+async def test_a_fault_of_the_program_is_its_callers_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out = Operations.edit
+
+    def faulty(self: Operations, by: str, why: str, action: Any) -> Any:
+        if action.pipeline == "bad":
+            self._tables.write_pipeline(self._tables.pipeline("x"))
+            raise ZeroDivisionError
+        return carry_out(self, by, why, action)
+
+    monkeypatch.setattr(Operations, "edit", faulty)
+    async with opened(path) as catalog, anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(pause, catalog, f"p{number}")
+        with pytest.raises(ZeroDivisionError):
+            await pause(catalog, "bad")
+        with pytest.raises(ZeroDivisionError):  # also alone
+            await pause(catalog, "bad")
+        await pause(catalog, "good")
+        assert (await catalog.pipeline("bad")).version == 0
+        assert (await catalog.pipeline("x")).version == 0
+        assert len(await catalog.changed(0)) == 11
+
+
+# -- cancellation ------------------------------------------------------------------------------
+
+
+async def test_a_write_that_waits_is_withdrawn_when_its_caller_is_cancelled(path: Path) -> None:
+    async with opened(path) as catalog, anyio.create_task_group() as tasks:
+        with Gate(path):
+            tasks.start_soon(pause, catalog, "begun")
+            await anyio.lowlevel.checkpoint()
+            await begun(catalog)
+            with anyio.move_on_after(0.05) as scope:
+                await pause(catalog, "queued")
+            assert scope.cancelled_caught
+        await pause(catalog, "after")
+        assert (await catalog.pipeline("begun")).paused
+        assert (await catalog.pipeline("queued")).version == 0
+
+
+async def test_a_write_that_has_begun_is_waited_for_however_often_it_is_cancelled(
+    path: Path,
+) -> None:
+    async with opened(path) as catalog:
+        answers = []
+
+        async def edit() -> None:
+            answers.append(await catalog.edit(op(), "ann", "", Pause("p")))
+
+        async with anyio.create_task_group() as tasks:
+            with Gate(path):
+                tasks.start_soon(edit)
+                await anyio.lowlevel.checkpoint()
+                await begun(catalog)
+                tasks.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.05)
+                assert answers == []
+        # The caller learned the outcome before its cancellation went on.
+        assert [answer.pipeline for answer in answers] == ["p"]
+        assert (await catalog.pipeline("p")).paused
+
+
+# -- the ceiling -------------------------------------------------------------------------------
+
+
+async def test_at_the_ceiling_growing_is_refused_and_the_rest_goes_on(path: Path) -> None:
+    limit = 1024 * 1024
+    async with opened(path, limit) as catalog:
+        (lease,) = await claim(catalog, "p")
+        same, follows = op(), 0
+        first = await catalog.commit(same, lease, [Batch("s", 0, "r")], {})
+
+        async def grow() -> None:
+            nonlocal follows
+            while True:
+                follows += 1
+                batch = Batch("s", follows, "x" * 3000, rows=1)
+                await catalog.commit(op(), lease, [batch], {"s": follows})
+
+        with pytest.raises(Full, match=r"catalog_limit.*retention"):
+            await grow()
+        stats = await catalog.stats()
+        assert stats.size_bytes <= stats.limit_bytes == limit
+        assert stats.last_error == ""
+        (stream,) = await catalog.streams("p")
+        assert stream.seq == stream.rows + 1 == follows
+        # A second sending is no growth; neither are renewing, finishing and tidying up.
+        assert await catalog.commit(same, lease, [Batch("s", 0, "r")], {}) == first
+        await catalog.renew(op(), HOLDER, [lease], ttl=60)
+        done = Finish(Outcome.FAILED, "full", published=(("s", follows),))
+        await catalog.finish(op(), lease, done)
+        with pytest.raises(Full):
+            await pause(catalog, "q")
+        assert (await catalog.check()).problems == ()
+
+
+async def test_room_made_by_retention_can_be_used(path: Path) -> None:
+    limit = 1024 * 1024
+    async with opened(path, limit) as catalog:
+        follows = 0
+
+        async def grow() -> None:
+            nonlocal follows
+            while True:
+                version = (await catalog.pipeline("p")).version
+                candidate = Candidate("p", version, Trigger(TriggerKind.TICK, tick=1), "due")
+                (answer,) = await catalog.claim(op(), HOLDER, [candidate], ttl=60, limits={})
+                assert isinstance(answer, Claimed)
+                await catalog.commit(op(), answer.lease, [Batch("s", follows, "x" * 9000)], {})
+                follows += 1
+                done = Finish(Outcome.SUCCEEDED, "", published=(("s", follows),))
+                await catalog.finish(op(), answer.lease, done)
+
+        with pytest.raises(Full):
+            await grow()
+        now = ManualClock().wall_us()
+        while await catalog.retain(op(), Retention(now + 1, now)):
+            pass
+        await pause(catalog, "q")
+        assert len(await catalog.commits("p")) == len(await catalog.runs(RunQuery("p"))) == 1
+        assert (await catalog.check()).problems == ()
+
+
+# -- other processes ---------------------------------------------------------------------------
+
+KEEP = """
+import apsw, sys
+db = apsw.Connection(sys.argv[1])
+db.execute("begin immediate")
+print("kept", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_a_stuck_writer_of_another_process_is_named_and_passes(path: Path) -> None:
+    async with opened(path, tuning=QUICK) as catalog:
+        command = [sys.executable, "-c", KEEP, str(path)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as child:  # noqa: ASYNC220
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdout.readline()
+            with pytest.raises(Unavailable, match=f"process {child.pid} "):
+                await pause(catalog, "p")
+            assert f"process {child.pid} " in (await catalog.stats()).last_error
+            assert (await catalog.pipeline("p")).version == 0  # reading goes on
+            child.stdin.close()
+        await pause(catalog, "p")
+        assert (await catalog.stats()).last_error == ""
+
+
+async def test_a_wait_ends_with_others_changes_and_not_with_ones_own(path: Path) -> None:
+    async with opened(path) as mine, opened(path) as others:
+        await pause(mine, "p")
+        seen = (await mine.changed(0))[-1].change
+        assert not await mine.wait_changed(seen, 0.3)
+        await pause(mine, "q")
+        assert not await mine.wait_changed(seen, 0.3)
+        seen = (await mine.changed(0))[-1].change
+        await pause(others, "r")
+        # Before the wait, and for each that waits.
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(mine.wait_changed, seen, SOON)
+        assert await mine.wait_changed(seen, SOON)
+        seen = (await mine.changed(0))[-1].change
+        assert not await mine.wait_changed(seen, 0.3)
+
+
+async def test_a_wait_does_not_end_with_what_changes_no_pipeline(path: Path) -> None:
+    async with opened(path) as mine, opened(path) as others:
+        await pause(mine, "p")
+        seen = (await mine.changed(0))[-1].change
+        await others.renew(op(), HOLDER, [], ttl=60)
+        assert not await mine.wait_changed(seen, 0.3)
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+async def test_reads_go_on_while_a_writer_is_at_work(path: Path) -> None:
+    async with opened(path) as catalog:
+        await pause(catalog, "p")
+        with Gate(path):
+            assert (await catalog.pipeline("p")).paused
+            assert len(await catalog.changed(0)) == 1
+
+
+async def test_no_read_keeps_a_transaction_open(path: Path) -> None:
+    """An open read would keep the log from being cut, for ever."""
+    async with opened(path) as catalog:
+        (lease,) = await claim(catalog, "p")
+        await catalog.commit(op(), lease, [Batch("s", 0, "r")], {})
+        await catalog.cursor("p", "s")
+        await catalog.pipeline("p")
+        await catalog.streams("p")
+        await catalog.changed(0, 1)
+        await catalog.changed(0)
+        await catalog.runs(RunQuery())
+        await catalog.stats()
+        other = apsw.Connection(str(path))
+        other.pragma("user_version")
+        other.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        assert (await catalog.stats()).wal_bytes == 0
+        other.close()
+
+
+async def test_the_log_is_copied_back_and_cut(path: Path) -> None:
+    tuning = Tuning(checkpoint_pages=20, truncate_bytes=200_000)
+    async with opened(path, tuning=tuning) as catalog, opened(path) as reader:
+        (lease,) = await claim(catalog, "p")
+        reader._readers.near.db.execute("begin")
+        reader._readers.near.db.execute("select * from meta").fetchall()
+        follows = 0
+        while (await catalog.stats()).wal_bytes < 300_000:  # a reader keeps it from being reused
+            await catalog.commit(op(), lease, [Batch("s", follows, "x" * 3000)], {"s": follows})
+            follows += 1
+        reader._readers.near.db.execute("rollback")
+        with anyio.fail_after(SOON):
+            while (await catalog.stats()).wal_bytes > 200_000:
+                await catalog.commit(op(), lease, [Batch("s", follows, "x")], {"s": follows})
+                follows += 1
+
+
+# -- the file's identity -----------------------------------------------------------------------
+
+
+def lead_elsewhere(path: Path, how: str) -> None:
+    if how == "removed":
+        path.unlink()
+        return
+    backup = path.with_name("backup.db")
+    backup.write_bytes(b"")
+    backup.rename(path)
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+async def test_nothing_is_acknowledged_into_a_file_that_is_not_there_any_more(
+    path: Path, how: str
+) -> None:
+    async with opened(path) as catalog:
+        (lease,) = await claim(catalog, "p")
+        lead_elsewhere(path, how)
+        for write in (
+            catalog.renew(op(), HOLDER, [lease], ttl=60),
+            catalog.commit(op(), lease, [Batch("s", 0, "r")], {}),
+        ):
+            with pytest.raises(Unavailable, match="was replaced or removed"):
+                await write
+        assert "was replaced or removed" in (await catalog.stats()).last_error
+
+
+async def test_a_closed_catalog_says_so(path: Path) -> None:
+    async with opened(path) as catalog:
+        pass
+    with pytest.raises(Unavailable, match="closed"):
+        await pause(catalog, "p")
+
+
+async def test_closing_carries_out_what_is_queued(path: Path) -> None:
+    catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT)
+    async with anyio.create_task_group() as tasks:
+        for number in range(50):
+            tasks.start_soon(pause, catalog, f"p{number}")
+        await anyio.lowlevel.checkpoint()
+        await catalog.aclose()
+    async with opened(path) as again:
+        assert len(await again.changed(0)) == 50
+    assert sorted(os.listdir(path.parent)) == ["catalog.db"]  # noqa: PTH208
