@@ -11,8 +11,9 @@ changes anything of a pipeline passes its record through ``touch`` once before i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from catalog.clock import Clock
 from catalog.errors import (
@@ -49,6 +50,7 @@ from catalog.records import (
     StreamState,
     TriggerKind,
 )
+from catalog.replacing import replace
 
 UNCONSUMED = frozenset({Outcome.INTERRUPTED, Outcome.FENCED})
 """Outcomes that leave the run's trigger standing, so that it is run again (A3)."""
@@ -109,8 +111,8 @@ def touch(state: PipelineState, change: int) -> PipelineState:
 
 def check_candidates(candidates: Sequence[Candidate]) -> None:
     """Refuse a claim that names one pipeline twice: ``BadRequest``."""
-    names = [candidate.pipeline for candidate in candidates]
-    if doubles := sorted({name for name in names if names.count(name) > 1}):
+    names = Counter(candidate.pipeline for candidate in candidates)
+    if doubles := sorted(name for name, times in names.items() if times > 1):
         raise BadRequest(
             f"claim names {', '.join(map(repr, doubles))} more than once; "
             "name each pipeline once, since it has only one lease"
