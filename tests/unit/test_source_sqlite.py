@@ -92,7 +92,7 @@ def test_values_that_are_not_of_their_declared_type_are_set_aside_with_key_and_r
     assert set(reasons) == {"id=1", "id=2", "id=3", "id=4"}
     assert "'seven'" in reasons["id=1"]
     assert "1767225600" in reasons["id=2"]
-    assert "blob" in reasons["id=3"]
+    assert "no UTF-8 text" in reasons["id=3"]
     assert "real" in reasons["id=4"]
 
 
@@ -103,6 +103,21 @@ def test_a_column_that_begins_with_thousands_of_nulls_keeps_its_type(shop: Shop)
     taken = shop.take("t", BY_ID)
     assert len(taken.rows) == 20_001
     assert taken.rows[-1] == {"id": 20_001, "x": "late", "f": 2.5, "b": b"\x01"}
+
+
+@pytest.mark.parametrize("settings", [StreamSettings(), BY_ID])
+def test_a_misfit_far_into_a_table_takes_no_other_row_and_doubles_none(
+    shop: Shop, settings: StreamSettings
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT, x TEXT, b BLOB)")
+    shop.many("INSERT INTO t (n, x) VALUES (?, 'x')", ((i,) for i in range(50_000)))
+    shop.app.execute("INSERT INTO t VALUES (50001, 'none', 'x', NULL), (50002, 1, x'fffe', NULL)")
+    shop.app.execute("INSERT INTO t VALUES (50003, 1, x'6162', 'cd')")
+    for _ in range(2):  # the second time it is known that values have to be looked at
+        taken = shop.take("t", settings)
+        assert taken.column("id") == [*range(1, 50_001), 50_003]
+        assert taken.rows[-1] == {"id": 50_003, "n": 1, "x": "ab", "b": b"cd"}
+        assert [row.place for row in taken.rejected] == ["id=50001", "id=50002"]
 
 
 def test_odd_text_and_odd_names_survive(shop: Shop) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote as url_quote
@@ -24,6 +25,7 @@ from reconciler.connectors.sources.relation import (
     MISFIT,
     Bound,
     Column,
+    Query,
     Relation,
     Wanted,
     quote,
@@ -49,6 +51,7 @@ _TAGS = {
     "varchar": "text",
     "name": "text",
 }
+_BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(8 * 1024 * 1024)}
 _HIDDEN = "'pg_catalog', 'information_schema'"
 _SHAPE = """
 SELECT 'key' AS kind, a.attname::text, true AS usable, k.n
@@ -205,21 +208,22 @@ class Postgres:
     def closed(self, column: Column) -> bool:
         return column.tag not in postgres_bound.BY_CLOCK
 
-    def options(self, _relation: Relation) -> Mapping[str, str]:
-        return {"adbc.postgresql.batch_size_hint_bytes": str(8 * 1024 * 1024)}
+    def batches(self, query: Query) -> Generator[tuple[pa.RecordBatch, Misfits], None, None]:
+        with closing(self.session.batches(self._statement(query), _BATCHES)) as batches:
+            for batch in batches:
+                yield _unwrap(batch)
 
-    def statement(self, relation: Relation, column: Column | None, rest: str, order: str) -> str:
+    def _statement(self, query: Query) -> str:
+        relation, column = query.relation, query.column
         selected = [f"{c.select} AS {quote(c.name)}" for c in relation.columns]
         if column is not None and column.tag in ("text", "decimal"):
             selected.append(f"{quote(column.name)}::text AS {CURSOR}")
         if relation.misfit:
             selected.append(f"{relation.misfit} AS {MISFIT}")
-        order_by = f" ORDER BY {order}" if order else ""
-        return f"SELECT {', '.join(selected)} FROM {relation.source} {rest}{order_by}"
-
-    def finish(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, Misfits]]:
-        for batch in batches:
-            yield _unwrap(batch)
+        statement = f"SELECT {', '.join(selected)} FROM {relation.source} {query.where}"
+        if column is None or not query.ordered:
+            return statement
+        return f"{statement} ORDER BY {self.operand(column)}"
 
     def behind(self, column: Column, value: Any, lookback: float) -> Any:
         match column.tag:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ class Column:
     """Why it cannot."""
     nullable: bool = True
     note: str = ""
+    plain: str = ""
+    """The same, where every value is known to be of the declared type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,18 @@ class Wanted:
     stopped: Callable[[], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One statement of a read."""
+
+    relation: Relation
+    column: Column | None
+    """The cursor's, if there is one."""
+    where: str = ""
+    ordered: bool = False
+    """By the cursor's column, ascending."""
+
+
 class Dialect(Protocol):
     """One database. Statements run on ``session`` in the order of C1: bound, ``begin``, read."""
 
@@ -119,16 +133,8 @@ class Dialect(Protocol):
 
     def literal(self, column: Column, value: Any) -> str: ...
 
-    def options(self, _relation: Relation, /) -> Mapping[str, str]:
-        """Statement options for a large read."""
-        ...
-
-    def statement(self, relation: Relation, column: Column | None, rest: str, order: str) -> str:
-        """The SELECT of a read: all columns, then ``CURSOR`` and ``MISFIT`` where needed."""
-        ...
-
-    def finish(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, Misfits]]:
-        """Batches as the driver gave them, with the values that were stored; rows with others."""
+    def batches(self, query: Query) -> Generator[tuple[pa.RecordBatch, Misfits], None, None]:
+        """All columns, then ``CURSOR`` and ``MISFIT`` where needed; rows with no right value."""
         ...
 
     def behind(self, column: Column, value: Any, lookback: float) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -49,7 +49,6 @@ class Session:
         self._secrets = tuple(s for s in secrets if s)
         self._connection: Any = None
         self._cursor: Any = None
-        self._reading = False
         self.opened = 0
         """How often it connected: what a caller remembers of one connection ends with it."""
 
@@ -84,7 +83,9 @@ class Session:
         with self._classed():
             return self._cursor.adbc_execute_schema(sql)
 
-    def batches(self, sql: str, options: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, sql: str, options: Mapping[str, str]
+    ) -> Generator[pa.RecordBatch, None, None]:
         """A large answer, streamed. Other statements wait until it is exhausted or closed."""
         self.ensure()
         with self._classed():
@@ -122,7 +123,7 @@ class Session:
     def _classed(self, *, connecting: bool = False) -> Iterator[None]:
         try:
             yield
-        except (AdbcError, OSError, pa.ArrowException) as error:
+        except (AdbcError, OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise self._translate(error, connecting=connecting) from None
 
     def _translate(self, error: Exception, *, connecting: bool) -> ConnectorError:

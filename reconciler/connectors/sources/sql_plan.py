@@ -16,7 +16,15 @@ from reconciler.connectors import arrow
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, ReadRequest
 from reconciler.connectors.sources.definition import definition, refuse_other
 from reconciler.connectors.sources.nearest import no_such
-from reconciler.connectors.sources.relation import Bound, Column, Dialect, Relation, Wanted, quote
+from reconciler.connectors.sources.relation import (
+    Bound,
+    Column,
+    Dialect,
+    Query,
+    Relation,
+    Wanted,
+    quote,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,7 @@ class Plan:
     """Where to go on once all is committed."""
     closed: bool
     has_news: bool = True
-    statements: tuple[str, ...] = ()
+    queries: tuple[Query, ...] = ()
     refuse_null_key: bool = False
     notes: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
@@ -147,7 +155,7 @@ def _whole(dialect: Dialect, base: Plan, notes: tuple[str, ...]) -> Plan:
     return replace(
         base,
         cursor=Cursor(CursorKind.SNAPSHOT_ID, base.definition, now),
-        statements=(dialect.statement(base.relation, None, "", ""),),
+        queries=(Query(base.relation, None),),
         notes=notes,
     )
 
@@ -178,13 +186,11 @@ def _incremental(
                 f"{base.relation.identity}: nothing can be read: held back for longer than "
                 f"max_wait ({settings.max_wait:g} s) by {bound.stuck}; end it, or have it commit",
             )
-    statements = []
-    order = dialect.operand(column) if base.ordered else ""
+    queries = []
     if news:
-        statements.append(dialect.statement(base.relation, column, f"WHERE {span.read}", order))
+        queries.append(Query(base.relation, column, f"WHERE {span.read}", base.ordered))
     if reread:
-        where = f"WHERE {quote(column.name)} IS NULL"
-        statements.append(dialect.statement(base.relation, column, where, ""))
+        queries.append(Query(base.relation, column, f"WHERE {quote(column.name)} IS NULL"))
     cursor = request.cursor
     if bound.value is not None and (last is None or bound.value > last):
         place = position.encode(column.tag, bound.value)
@@ -193,7 +199,7 @@ def _incremental(
         base,
         cursor=cursor,
         has_news=news or reread,
-        statements=tuple(statements),
+        queries=tuple(queries),
         notes=notes + bound.notes + _warnings(column, base, far),
         counts={"null_cursor": 0 if reread else nulls, "beyond_bound": far},
     )

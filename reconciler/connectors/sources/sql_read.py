@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +31,7 @@ from reconciler.connectors.sources.sql_plan import Plan
 
 RAW_LIMIT = 4096
 _INFINITE = 2**62
+_Batches: TypeAlias = Generator[tuple[pa.RecordBatch, Misfits], None, None]
 
 
 class SqlRead:
@@ -45,20 +47,18 @@ class SqlRead:
         self.notes = plan.notes
         self._caster: arrow.Caster | None = None
         self._newest: Any = None
-        self._open: list[Iterator[Any]] = []
+        self._open: _Batches | None = None
 
     def items(self) -> Iterator[ReadItem]:
         """Rows, and the mark that says that all up to the bound was read."""
-        for statement in self._plan.statements:
-            options = self._dialect.options(self._plan.relation)
-            raw = self._dialect.session.batches(statement, options)
-            clean = self._dialect.finish(raw)
-            self._open = [clean, raw]
-            for batch, bad in clean:
-                if self._plan.stopped():
-                    raise Stopped
-                if batch.num_rows:
-                    yield from self._batch(batch, bad)
+        for query in self._plan.queries:
+            with closing(self._dialect.batches(query)) as batches:
+                self._open = batches
+                for batch, bad in batches:
+                    if self._plan.stopped():
+                        raise Stopped
+                    if batch.num_rows:
+                        yield from self._batch(batch, bad)
         yield Mark(self._plan.cursor, self._data_at(self._newest))
 
     def counts(self) -> Mapping[str, int]:
@@ -67,10 +67,10 @@ class SqlRead:
 
     def close(self) -> None:
         """End the statement and its snapshot."""
-        for generator in self._open:
+        if self._open is not None:
             with contextlib.suppress(Exception):
-                generator.close()  # type: ignore[attr-defined]
-        self._open = []
+                self._open.close()
+            self._open = None
         self._dialect.end()
 
     # -- one batch -----------------------------------------------------------------------------
