@@ -94,7 +94,8 @@ class StreamSettings:
     settle: float | None = None
     """Stay this far behind the clock; None: what the source says is right (PROTOCOL C1, C6)."""
     max_wait: float = 300.0
-    """How long an open transaction may hold the bound back before the run goes on without."""
+    """How long an open transaction may hold the bound back. Past it, one that has written nothing
+    is passed over; one that has written fails the run, which names it (C1)."""
     stamped_by: Literal["database", "application"] = "database"
     """Who sets a timestamp cursor: decides what the bound may trust (C1)."""
     allow_empty: bool = False

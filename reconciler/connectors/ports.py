@@ -179,7 +179,8 @@ class Read(Protocol):
     has_news: bool
     """False: certain before reading that nothing is new; ``items`` yields at most a mark."""
     notes: tuple[str, ...]
-    """What this read assumes or cannot see, and what held its bound back (rule 8, C1, C2)."""
+    """What this read assumes or cannot see, and what held its bound back (rule 8, C1, C2).
+    Complete once ``items`` has ended."""
 
     def items(self) -> Iterator[ReadItem]:
         """Rows and marks in order. Raises ``ConnectorError``, ``NeedsAnswer``, ``Stopped``."""

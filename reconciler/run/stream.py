@@ -165,11 +165,11 @@ class StreamRun:
             )
         read = self._lane.source(self._order.source).read(self._request())
         try:
-            self._note(read.notes)
             if read.has_news or self._refresh:
                 self._copy(read, marker)
             self._note(f"{count} rows left out: {why}" for why, count in read.counts().items())
         finally:
+            self._note(read.notes)  # they may grow while it reads
             read.close()
         self._publish(last=True)
         if self._rows == 0 and self._rejected == 0:

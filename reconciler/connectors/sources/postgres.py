@@ -18,6 +18,7 @@ from catalog.records import Micros
 from reconciler.config.desired import StreamSettings
 from reconciler.connectors import arrow
 from reconciler.connectors.arrow import Misfits
+from reconciler.connectors.ports import Finding
 from reconciler.connectors.sources import moments, postgres_bound
 from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
@@ -242,12 +243,32 @@ class Postgres:
             return int(value)
         return moments.day_start(value) if column.tag == "date" else None
 
-    def check(self) -> list[str]:
-        version, user, replica = self.session.rows(
-            "SELECT current_setting('server_version'), current_user::text, pg_is_in_recovery()"
+    def check(self) -> list[Finding]:
+        version, user, replica, sees_others = self.session.rows(
+            "SELECT current_setting('server_version'), current_user::text, pg_is_in_recovery(), "
+            "pg_has_role('pg_read_all_stats', 'USAGE')"
         )[0]
-        role = ", a replica" if replica else ""
-        return [f"PostgreSQL {version}{role}, as {user}"]
+        findings = [Finding("ok", f"PostgreSQL {version}, as {user}")]
+        if replica:
+            findings.append(
+                Finding(
+                    "warning",
+                    "a replica does not show which transactions are open: rows that appear later "
+                    f"than `settle` ({postgres_bound.SETTLE_BY_CLOCK_ALONE:g} s if not set) after "
+                    "the time they are stamped with are passed over",
+                    "read from the primary, or set a longer `settle`",
+                )
+            )
+        elif not sees_others:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"role {user!r} may not see when others' transactions began: a read by time "
+                    "waits till those open at its start have ended, for at most `max_wait`",
+                    f"GRANT pg_read_all_stats TO {quote(user)}",
+                )
+            )
+        return findings
 
 
 def parse_value(tag: str, text: str) -> Any:

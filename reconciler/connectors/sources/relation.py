@@ -11,6 +11,7 @@ import pyarrow as pa
 from catalog.records import Micros
 from reconciler.config.desired import StreamSettings
 from reconciler.connectors.arrow import Misfits
+from reconciler.connectors.ports import Finding
 from reconciler.connectors.sources.session import Session
 
 CURSOR = "__reconciler_cursor"
@@ -145,7 +146,9 @@ class Dialect(Protocol):
         """A cursor's value as an instant, if it is a time."""
         ...
 
-    def check(self) -> list[str]: ...
+    def check(self) -> list[Finding]:
+        """Version, rights, and what they mean for the bound."""
+        ...
 
 
 def misfits_of(batch: pa.RecordBatch) -> Misfits:

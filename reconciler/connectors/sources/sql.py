@@ -65,7 +65,7 @@ class SqlSource:
     def check(self, streams: Mapping[str, StreamSettings]) -> list[Finding]:
         """Connect, then look at each stream: its table, its key, its cursor and the index on it."""
         try:
-            findings = [Finding("ok", text) for text in self._dialect.check()]
+            findings = self._dialect.check()
         except ConnectorError as error:
             return [Finding("problem", str(error))]
         for stream, settings in streams.items():
@@ -168,6 +168,14 @@ def _check_stream(stream: str, settings: StreamSettings, relation: Relation) -> 
         )
     else:
         findings.append(Finding("ok", f"{stream}: cursor {column.name!r}, indexed"))
+    if column is not None and settings.stamped_by == "application":
+        findings.append(
+            Finding(
+                "ok",
+                f"{stream}: the application stamps the rows: those that appear later than "
+                "`settle` (10 s if not set) after their stamp are passed over",
+            )
+        )
     if settings.lookback and settings.mode is Mode.APPEND:
         findings.append(
             Finding("problem", f"{stream}: `lookback` with mode append would double rows")

@@ -16,7 +16,7 @@ from catalog.records import ErrorClass, Micros
 from reconciler.config.desired import StreamSettings
 from reconciler.connectors import arrow
 from reconciler.connectors.arrow import Misfits
-from reconciler.connectors.ports import ConnectorError
+from reconciler.connectors.ports import ConnectorError, Finding
 from reconciler.connectors.sources import moments
 from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
@@ -331,8 +331,10 @@ class Sqlite:
             return None
         return moments.micros(value)
 
-    def check(self) -> list[str]:
-        return [f"SQLite {self.session.value('SELECT sqlite_version()')}, {self._path}"]
+    def check(self) -> list[Finding]:
+        version = self.session.value("SELECT sqlite_version()")
+        self.session.value("SELECT count(*) FROM sqlite_schema")
+        return [Finding("ok", f"SQLite {version}, {self._path}")]
 
 
 class _NotAsDeclaredError(Exception):
