@@ -134,27 +134,32 @@ class Conduct:
 
     async def run(self, pool: WorkerPool, order: m.RunOrder) -> Ended:
         """Carry the run out. Never raises for what a worker or connector does."""
-        self._worker = worker = await pool.acquire()
+        worker: Worker | None = None
         healthy = False
         try:
             with self._scope:
                 try:
+                    self._worker = worker = await pool.acquire()
                     await worker.send(order)
                     done = await self._with_limits(worker)
                     healthy = True
                     return Ended(done, printed=worker.printed())
                 except WorkerGone as gone:
-                    return Ended(_failed(str(gone)), printed=worker.printed())
+                    return Ended(_failed(str(gone)), printed=worker.printed() if worker else b"")
                 except _Overdue as overdue:
+                    assert worker is not None
                     worker.kill()
                     return Ended(_failed(str(overdue)), printed=worker.printed())
             assert self._stop is not None
+            if worker is None:  # stopped while it waited for one
+                return Ended(m.Done((), {}, failure=self._stop[1]), self._stop[0])
             ended, healthy = await self._wind_down(worker, *self._stop)
             return ended
         finally:
             self._worker = None
-            with anyio.CancelScope(shield=True):
-                await pool.release(worker, healthy=healthy)
+            if worker is not None:
+                with anyio.CancelScope(shield=True):
+                    await pool.release(worker, healthy=healthy)
 
     async def _with_limits(self, worker: Worker) -> m.Done:
         timeout = self.pipeline.timeout

@@ -135,6 +135,10 @@ class Ledger(_Message, frozen=True, tag="ledger"):
 # -- worker to daemon ---------------------------------------------------------------------------
 
 
+class Ready(_Message, frozen=True, tag="ready"):
+    """The first word of a worker: all that every run needs is loaded."""
+
+
 class Propose(_Message, frozen=True, tag="propose"):
     """The source's schema, before the first row is written."""
 
@@ -189,7 +193,7 @@ class Inspected(_Message, frozen=True, tag="inspected"):
 ToWorker: TypeAlias = (
     RunOrder | InspectOrder | Deadline | Cancel | Verdict | Committed | NotCommitted | Ledger
 )
-ToDaemon: TypeAlias = Propose | AskCommit | AskLedger | Moved | Done | Inspected
+ToDaemon: TypeAlias = Ready | Propose | AskCommit | AskLedger | Moved | Done | Inspected
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

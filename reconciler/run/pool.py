@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
@@ -147,6 +148,8 @@ class WorkerPool:
         self._keep = keep
         self._idle: list[Worker] = []
         self._busy: set[Worker] = set()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._waiting: deque[asyncio.Future[Worker]] = deque()
 
     @property
     def idle(self) -> int:
@@ -161,31 +164,79 @@ class WorkerPool:
         return tuple(self._busy)
 
     async def warm(self) -> None:
-        """Have at least one worker ready."""
-        if not self._idle:
-            self._idle.append(await _start(self._inherit, self._env))
+        """Have at least one worker ready, or getting ready."""
+        if not self._idle and not self._starting:
+            self._start_one()
 
     async def acquire(self) -> Worker:
-        """A worker for one run. Whoever asks also limits how many run at once."""
+        """A worker for one run: whichever is first, one set free or a new one that is ready.
+
+        Whoever asks also limits how many run at once. Raises ``WorkerGone`` when a new worker
+        ended before it was ready, ``OSError`` when none could be started.
+        """
         while self._idle:
             worker = self._idle.pop()
             if worker.alive:
-                break
+                return self._take(worker)
             await worker.aclose()
-        else:
-            worker = await _start(self._inherit, self._env)
+        if len(self._starting) <= len(self._waiting):
+            self._start_one()
+        turn: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return self._take(await turn)
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._offer(turn.result())
+            raise
+
+    def _take(self, worker: Worker) -> Worker:
         self._busy.add(worker)
         worker.begin()
         return worker
+
+    def _offer(self, worker: Worker) -> None:
+        """To who waits longest, else it is idle."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(worker)
+                return
+        self._idle.append(worker)
+
+    def _start_one(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._start_and_offer())
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _start_and_offer(self) -> None:
+        try:
+            worker = await _start(self._inherit, self._env)
+            try:
+                await worker.receive()  # Ready
+            except BaseException:
+                worker.kill()
+                await worker.aclose()
+                raise
+        except (WorkerGone, OSError) as error:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if not turn.done():
+                    turn.set_exception(error)
+                    return
+        else:
+            self._offer(worker)
 
     async def release(self, worker: Worker, *, healthy: bool) -> None:
         """Give a worker back. An unhealthy one is killed; so is one past its share of runs."""
         self._busy.discard(worker)
         if healthy and worker.alive and worker.runs < RUNS_PER_WORKER:
-            self._idle.append(worker)
+            self._offer(worker)
             return
         worker.kill()
         await worker.aclose()
+        if self._waiting and not self._starting:
+            self._start_one()  # those who wait counted on this one
 
     async def trim(self) -> None:
         """Let go of idle workers beyond the few that are kept warm."""
@@ -194,6 +245,10 @@ class WorkerPool:
 
     async def aclose(self) -> None:
         """End every worker, the busy ones too."""
+        starting = tuple(self._starting)
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
         for worker in (*self._busy, *self._idle):
             worker.kill()
             await worker.aclose()

@@ -72,6 +72,7 @@ def main() -> None:
     link = Link(socket.socket(fileno=fd))
     threading.Thread(target=link.listen, name="link", daemon=True).start()
     connections = Connections()
+    link.say(m.Ready())
     while True:
         order = link.orders.get()
         with contextlib.suppress(BrokenPipeError):

@@ -1,0 +1,81 @@
+"""The worker pool: warm means ready, and a run goes to whichever worker is free first."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from reconciler.run import messages as m
+from reconciler.run.pool import Worker, WorkerGone, WorkerPool
+
+pytestmark = pytest.mark.anyio
+_NOWHERE = m.InspectOrder(m.ConnectionOrder("x", "none", {}, {}), "source")
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[WorkerPool]:
+    pool = WorkerPool()
+    yield pool
+    await pool.aclose()
+
+
+async def test_a_run_goes_to_a_freed_worker_before_a_new_one_is_ready(pool: WorkerPool) -> None:
+    first = await pool.acquire()
+    got: list[Worker] = []
+
+    async def wait_for_one() -> None:
+        got.append(await pool.acquire())
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait_for_one)
+            await anyio.lowlevel.checkpoint()
+            await pool.release(first, healthy=True)
+    assert got == [first]
+    await pool.release(first, healthy=True)
+
+
+async def test_a_worker_that_serves_answers_and_goes_on(pool: WorkerPool) -> None:
+    worker = await pool.acquire()
+    for _ in range(2):
+        await worker.send(_NOWHERE)
+        answer = await worker.receive()
+        assert isinstance(answer, m.Inspected)
+        assert answer.findings[0].level == "problem"
+    await pool.release(worker, healthy=True)
+    assert (pool.idle, pool.busy) == (1, 0)
+
+
+async def test_a_killed_worker_is_named_by_its_signal_and_never_handed_out_again(
+    pool: WorkerPool,
+) -> None:
+    worker = await pool.acquire()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerGone, match="SIGKILL"):
+        await worker.receive()
+    await pool.release(worker, healthy=False)
+    other = await pool.acquire()
+    assert other.pid != worker.pid
+    await pool.release(other, healthy=True)
+
+
+async def test_who_no_longer_waits_gets_no_worker(pool: WorkerPool) -> None:
+    with anyio.move_on_after(0.01):
+        await pool.acquire()
+    with anyio.fail_after(30):
+        worker = await pool.acquire()
+    assert pool.busy == 1
+    await pool.release(worker, healthy=True)
+
+
+async def test_closing_ends_every_worker(pool: WorkerPool) -> None:
+    busy = await pool.acquire()
+    await pool.warm()
+    await pool.aclose()
+    assert not busy.alive
+    assert (pool.idle, pool.busy) == (0, 0)
