@@ -64,6 +64,6 @@ class Shape:
         return cast, {row: f"column {field.name!r}: {why}" for row, why in misfits.items()}
 
     def _rejected(self, batch: pa.RecordBatch, row: int, reason: str) -> RejectedRow:
-        values = batch.slice(row, 1).to_pylist()[0]
+        values = {name: arrow.python_value(batch.column(name)[row]) for name in batch.schema.names}
         place = ", ".join(f"{name}={values.get(name)!r}" for name in self._key) or f"row {row}"
         return RejectedRow(place, reason[:_SHOWN_REASONS], repr(values)[:_RAW_LIMIT])
