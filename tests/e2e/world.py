@@ -145,6 +145,7 @@ class World:
     def fill(self, table: str, rows: Iterable[tuple[int, str, str]]) -> None:
         """Rows of (id, updated_at, name) into a table of the SQLite source, made when absent."""
         with sqlite3.connect(self.source) as db:
+            db.execute("pragma journal_mode = wal")  # a reader does not keep a writer out
             db.execute(
                 f'create table if not exists "{table}" '
                 "(id integer primary key, updated_at timestamp not null, name text)"
