@@ -49,7 +49,8 @@ from catalog.sqlite.queries import SQL
 from catalog.sqlite.readers import Readers
 from catalog.sqlite.rows import cursor_of
 from catalog.sqlite.tables import Tables
-from catalog.sqlite.writer import Verb, Write, Writer
+from catalog.sqlite.writer import Writer
+from catalog.sqlite.writes import Verb, Write
 
 POLL_SECONDS = 0.1
 """How often other processes' changes are looked for (D5)."""
@@ -219,7 +220,8 @@ class SqliteCatalog:
             return await write.done
         except asyncio.CancelledError:
             if write.done.done() and not write.done.cancelled():
-                raise  # it ended as this task was cancelled
+                write.done.exception()  # it ended just as this task was cancelled: both are known
+                raise
             # The cancellation took the future along: the outcome comes on another one.
             write.done = loop.create_future()
             if self._writer.withdraw(write):

@@ -13,9 +13,6 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, TypeAlias
 
 import apsw
 
@@ -27,53 +24,12 @@ from catalog.sqlite.database import Location
 from catalog.sqlite.operations import ANSWERS, Operations
 from catalog.sqlite.readers import Readers
 from catalog.sqlite.tables import Tables
+from catalog.sqlite.writes import Ask, Counters, Stage, Write, fail, settle
 
 MAX_GROUP = 256
 _RETRY_SECONDS = 1.0
 """How often a file that cannot be recovered is tried again while nothing else asks for it."""
 _MAX_RESERVE = 64 * 1024 * 1024
-
-
-class Stage(Enum):
-    """How far an operation has come."""
-
-    QUEUED = 0
-    BEGUN = 1
-    WITHDRAWN = 2
-
-
-Verb: TypeAlias = Callable[[Operations], tuple[Any, bytes]]
-"""Carries out one operation: its answer, and the answer encoded."""
-
-
-class Write:
-    """One operation on its way through the writer."""
-
-    __slots__ = ("answer", "carry_out", "done", "error", "grows", "op", "stage", "verb")
-
-    def __init__(
-        self, op: str, verb: str, carry_out: Verb, done: asyncio.Future[Any], *, grows: bool
-    ) -> None:
-        self.op, self.verb, self.carry_out, self.done, self.grows = op, verb, carry_out, done, grows
-        self.stage = Stage.QUEUED
-        self.answer: Any = None
-        self.error: BaseException | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Ask:
-    """A look at other processes' changes, on the write connection."""
-
-    done: asyncio.Future[int]
-
-
-@dataclass(slots=True)
-class Counters:
-    """For ``stats``; written by the writer's thread alone."""
-
-    writes: int = 0
-    groups: int = 0
-    last_error: str = ""
 
 
 class Writer:
@@ -94,7 +50,7 @@ class Writer:
         # What only grows stops here, so that renew, finish and retention go on.
         self._growth_ends = limit_bytes - min(_MAX_RESERVE, limit_bytes // 16)
         self._readers, self._checkpointer = readers, checkpointer
-        self._queue: queue.SimpleQueue[Write | _Ask | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | Ask | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._stopping = False
         self._identity = location.identity()
@@ -125,7 +81,7 @@ class Writer:
         if self._stopping:
             return self._foreign
         done: asyncio.Future[int] = self._loop.create_future()
-        self._queue.put(_Ask(done))
+        self._queue.put(Ask(done))
         return await done
 
     def stop(self) -> None:
@@ -167,12 +123,12 @@ class Writer:
                 self._carry_out(group)
             looks = [(ask, self._look()) for ask in asks]
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(_settle, group, looks)
+                self._loop.call_soon_threadsafe(settle, group, looks)
         if self._db is not None:
             with suppress(apsw.Error):
                 self._db.close()
 
-    def _gather(self, first: Write | _Ask | None) -> tuple[list[Write], list[_Ask], bool]:
+    def _gather(self, first: Write | Ask | None) -> tuple[list[Write], list[Ask], bool]:
         found = [first]
         for _ in range(min(self._queue.qsize(), MAX_GROUP - 1)):
             found.append(self._queue.get_nowait())
@@ -180,7 +136,7 @@ class Writer:
             writes = [w for w in found if isinstance(w, Write) and w.stage is Stage.QUEUED]
             for write in writes:
                 write.stage = Stage.BEGUN
-        return writes, [a for a in found if isinstance(a, _Ask)], None in found
+        return writes, [a for a in found if isinstance(a, Ask)], None in found
 
     def _look(self) -> int:
         """The write connection's ``data_version`` moves with other connections' commits alone."""
@@ -195,31 +151,49 @@ class Writer:
     # -- one group --------------------------------------------------------------------------------
 
     def _carry_out(self, group: Sequence[Write], *, again: bool = False) -> None:
-        """One transaction for all; each write then has its answer or its error."""
-        db = self._begin(group)
-        if db is None:
-            return
-        try:
-            whole = self._carry_out_inside(db, group)
-        except apsw.Error as error:
-            whole = False
-            _fail(group, Unavailable, f"{self._location.path}: {error}")
-        if whole:
-            self._commit(db, group, again=again)
-            return
-        self._roll_back(db)
-        if len(group) == 1:
-            with suppress(apsw.Error):
-                self._repeat(group[0])
-            return
-        # The transaction fell with one of them (D1): each again, alone.
+        """One transaction for all; each write then has its answer or its error.
+
+        Nothing is refused in most groups: they go without savepoints, which cost a tenth. A group
+        in which something was refused half-way is done again with one for each. If with one the
+        whole transaction fell (D1), each is done again in a transaction of its own.
+        """
+        for attempt in (self._all_at_once, self._each_in_a_savepoint):
+            if self._in_one_transaction(group, attempt, again=again):
+                return
+            if len(group) == 1:  # alone, the transaction is its savepoint
+                with suppress(apsw.Error):
+                    self._repeat(group[0])
+                return
+        for write in group:
+            self._carry_out([write], again=again)
+
+    def _in_one_transaction(
+        self,
+        group: Sequence[Write],
+        attempt: Callable[[apsw.Connection, Sequence[Write]], bool],
+        *,
+        again: bool,
+    ) -> bool:
+        """Whether all writes are done with, one way or the other."""
         for write in group:
             write.error = None
-            self._carry_out([write], again=again)
+        db = self._begin(group)
+        if db is None:
+            return True
+        try:
+            is_whole = attempt(db, group)
+        except apsw.Error as error:
+            is_whole = False
+            fail(group, Unavailable, f"{self._location.path}: {error}")
+        if is_whole:
+            self._commit(db, group, again=again)
+        else:
+            self._roll_back(db)
+        return is_whole
 
     def _begin(self, group: Sequence[Write]) -> apsw.Connection | None:
         if not self._is_the_file() or not (self._db or self._recover()):
-            _fail(group, Unavailable, self.counters.last_error)
+            fail(group, Unavailable, self.counters.last_error)
             return None
         db = self._db
         assert db is not None
@@ -231,11 +205,11 @@ class Writer:
                 f"{self._location.path} has been kept by {who} for "
                 f"{self._location.tuning.busy_seconds:g} s; end it, or let it finish"
             )
-            _fail(group, Unavailable, self.counters.last_error)
+            fail(group, Unavailable, self.counters.last_error)
             return None
         except apsw.Error as error:
             self._give_up(error)
-            _fail(group, Unavailable, self.counters.last_error)
+            fail(group, Unavailable, self.counters.last_error)
             return None
         self._operations.begin()
         return db
@@ -251,11 +225,20 @@ class Writer:
         )
         return False
 
-    def _carry_out_inside(self, db: apsw.Connection, group: Sequence[Write]) -> bool:
-        """Each write in a savepoint of its own. False: the whole transaction is to go."""
+    def _all_at_once(self, db: apsw.Connection, group: Sequence[Write]) -> bool:
+        """Without savepoints. False: one failed that had written something."""
         full = self._is_full(db)
-        if len(group) == 1:  # alone, the transaction is its savepoint
-            return self._carry_out_one(group[0], full=full)
+        for write in group:
+            before = db.total_changes()
+            if not self._carry_out_one(write, full=full):
+                if not db.in_transaction or db.total_changes() != before:
+                    return False
+                self._repeat(write)
+        return True
+
+    def _each_in_a_savepoint(self, db: apsw.Connection, group: Sequence[Write]) -> bool:
+        """False: one took the whole transaction along."""
+        full = self._is_full(db)
         for write in group:
             db.execute("savepoint one")
             if not self._carry_out_one(write, full=full):
@@ -376,35 +359,15 @@ class Writer:
         what = f"{self._location.path}: COMMIT answered with an error ({error})"
         unclear = f"{what}, and the file cannot be read back: it may have happened"
         if not self._recover():
-            _fail(pending, Unknown, unclear)
+            fail(pending, Unknown, unclear)
             return
         try:
             absent = [write for write in pending if not self._repeat(write)]
         except apsw.Error as second:
             self._give_up(second)
-            _fail(pending, Unknown, unclear)
+            fail(pending, Unknown, unclear)
             return
         if again:
-            _fail(absent, Unavailable, f"{what}, twice: it did not happen")
+            fail(absent, Unavailable, f"{what}, twice: it did not happen")
         elif absent:
             self._carry_out(absent, again=True)
-
-
-def _fail(group: Sequence[Write], kind: type[CatalogError], why: str) -> None:
-    for write in group:
-        write.error = kind(why)
-
-
-def _settle(group: Sequence[Write], looks: Sequence[tuple[_Ask, int]]) -> None:
-    """Wake all who wait; on the loop."""
-    for write in group:
-        done = write.done
-        if done.done():
-            continue
-        if write.error is None:
-            done.set_result(write.answer)
-        else:
-            done.set_exception(write.error)
-    for ask, change in looks:
-        if not ask.done.done():
-            ask.done.set_result(change)

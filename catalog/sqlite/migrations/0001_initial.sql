@@ -89,16 +89,17 @@ create index runs_by_pipeline on runs (pipeline, epoch);
 create index runs_open on runs (epoch) where outcome is null;
 create index runs_by_end on runs (finished_at) where outcome is not null;
 
+-- Bodies are long: by number, each goes to the end, where a group's share pages and flushes.
 create table commits (
+    id integer primary key,
     pipeline text not null,
     stream text not null,
     seq integer not null,
     epoch integer not null,
     committed_at integer not null,
     body text not null,               -- the whole record; it never changes
-    primary key (pipeline, stream, seq)
-) strict, without rowid;
-create index commits_by_epoch on commits (epoch, committed_at);
+    unique (pipeline, stream, seq)
+) strict;
 
 create table files (
     pipeline text not null,
@@ -144,9 +145,9 @@ create index edits_by_pipeline on edits (pipeline, id);
 create index edits_by_time on edits (at);
 
 create table operations (
-    id text primary key,
+    number integer primary key,       -- in the order of time, for retention
+    id text not null unique,
     verb text not null,
     at integer not null,
     answer blob not null              -- MessagePack; as given, so that it can be given again (A5)
-) strict, without rowid;
-create index operations_by_time on operations (at);
+) strict;

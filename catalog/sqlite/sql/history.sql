@@ -40,7 +40,8 @@ where epoch = ?1 and exists (select 1 from runs n
     where n.pipeline = runs.pipeline and n.epoch > ?1 and n.outcome is not null);
 
 -- name: add_commit
-insert into commits values (?, ?, ?, ?, ?, ?);
+insert into commits (pipeline, stream, seq, epoch, committed_at, body)
+values (?, ?, ?, ?, ?, ?);
 
 -- name: commits
 -- Newest first, in an order that no clock decides.
@@ -59,7 +60,7 @@ where c.committed_at < ?1 and c.seq <= s.published
                   and (r.outcome is null or r.finished_at >= ?1))
   and exists (select 1 from commits n
               where n.pipeline = c.pipeline and n.stream = c.stream and n.seq > c.seq)
-order by c.epoch limit ?2;
+order by c.id limit ?2;
 
 -- name: drop_old_commit
 -- Commits are never unpublished, and a later one stays: only the run is to be asked after again.
