@@ -116,11 +116,11 @@ class World:
         self.source = folder / "source.db"
         self._daemons: list[Daemon] = []
 
-    def write_config(self, body: str, *, head: str = "") -> None:
+    def write_config(self, body: str, *, lease_ttl: str = "3s") -> None:
         """``body``: connections and pipelines. Renewal and grace are short, the port is any."""
         self.config.write_text(
-            f'project = "test"\n{head}\n[daemon]\nlisten = "127.0.0.1:0"\n'
-            f'lease_ttl = "3s"\ngrace = "2s"\n\n{body}'
+            f'project = "test"\n[daemon]\nlisten = "127.0.0.1:0"\n'
+            f'lease_ttl = "{lease_ttl}"\ngrace = "2s"\n\n{body}'
         )
 
     def start(self, **env: str) -> Daemon:
