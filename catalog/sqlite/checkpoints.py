@@ -72,7 +72,12 @@ class Checkpointer:
                     self._checkpoint(self._db)
 
     def _checkpoint(self, db: apsw.Connection) -> None:
-        is_long = self._location.wal_bytes() > self._location.tuning.truncate_bytes
-        db.wal_checkpoint(
-            mode=apsw.SQLITE_CHECKPOINT_TRUNCATE if is_long else apsw.SQLITE_CHECKPOINT_PASSIVE
-        )
+        tuning = self._location.tuning
+        if self._location.wal_bytes() > tuning.truncate_bytes:
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            return
+        pages, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        # While it copies, writers go on, so that under load it never arrives at the end, and the
+        # log never starts anew. The short rest is copied with the writers kept out.
+        if copied < pages and pages > 2 * tuning.checkpoint_pages:
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
