@@ -248,7 +248,8 @@ class WorkerPool:
         starting = tuple(self._starting)
         for task in starting:
             task.cancel()
-        await asyncio.gather(*starting, return_exceptions=True)
+        if starting:
+            await asyncio.wait(starting)
         for worker in (*self._busy, *self._idle):
             worker.kill()
             await worker.aclose()
