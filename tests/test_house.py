@@ -139,7 +139,11 @@ def test_nesting_is_counted_as_it_reads(code: str, depth: int) -> None:
 ON_THE_LOOP = ("reconciler/daemon", "reconciler/web", "reconciler/lease", "reconciler/telemetry")
 MAY_PRINT = ("reconciler/cli",)
 # Workers: they die with the daemon, and as a crash would end them.
-ENDS_AT_ONCE = ("reconciler/run/worker.py", "reconciler/connectors/killpoints.py")
+ENDS_AT_ONCE = (
+    "reconciler/run/worker.py",
+    "reconciler/run/link.py",
+    "reconciler/connectors/killpoints.py",
+)
 
 Banned = tuple[str, Callable[[str], bool], str]
 BANNED: tuple[Banned, ...] = (
