@@ -85,7 +85,8 @@ async def _watch(project: Project, seconds: float, *, settle: bool) -> tuple[_Re
         loop = _loop(project, session)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.keeper.keep)
-            await session.pool.warm()
+            # A daemon that has been up for a while: a worker is ready.
+            await session.pool.release(await session.pool.acquire(), healthy=True)
             await loop.observe_all()
             tasks.start_soon(loop.run, tasks)
             with anyio.move_on_after(180):
