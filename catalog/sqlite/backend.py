@@ -50,7 +50,7 @@ from catalog.sqlite.readers import Readers
 from catalog.sqlite.rows import cursor_of
 from catalog.sqlite.tables import Tables
 from catalog.sqlite.writer import Writer
-from catalog.sqlite.writes import Verb, Write
+from catalog.sqlite.writes import Stage, Verb, Write, settle
 
 POLL_SECONDS = 0.1
 """How often other processes' changes are looked for (D5)."""
@@ -220,12 +220,14 @@ class SqliteCatalog:
             return await write.done
         except asyncio.CancelledError:
             if write.done.done() and not write.done.cancelled():
-                write.done.exception()  # it ended just as this task was cancelled: both are known
-                raise
-            # The cancellation took the future along: the outcome comes on another one.
-            write.done = loop.create_future()
+                return write.done.result()  # it ended just as this task was cancelled
             if self._writer.withdraw(write):
                 raise
+            # The cancellation took the future along: the outcome comes on another one, or came
+            # while this task waited for its turn.
+            write.done = loop.create_future()
+            if write.stage is Stage.SETTLED:
+                settle([write], ())
             return await self._outcome(write.done)
 
     async def _outcome(self, done: asyncio.Future[Any]) -> Any:

@@ -18,6 +18,8 @@ class Stage(Enum):
     QUEUED = 0
     BEGUN = 1
     WITHDRAWN = 2
+    SETTLED = 3
+    """It has its answer or its error, also when its caller's future was cancelled meanwhile."""
 
 
 Verb: TypeAlias = Callable[[Operations], tuple[Any, bytes]]
@@ -63,6 +65,7 @@ def fail(group: Sequence[Write], kind: type[CatalogError], why: str) -> None:
 def settle(group: Sequence[Write], looks: Sequence[tuple[Ask, int]]) -> None:
     """Wake all who wait; on the loop."""
     for write in group:
+        write.stage = Stage.SETTLED
         done = write.done
         if done.done():
             continue

@@ -7,8 +7,9 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,33 @@ async def test_a_write_that_has_begun_is_waited_for_however_often_it_is_cancelle
         # The caller learned the outcome before its cancellation went on.
         assert [answer.pipeline for answer in answers] == ["p"]
         assert (await catalog.pipeline("p")).paused
+
+
+@pytest.mark.parametrize("first", ["outcome", "cancellation"])
+async def test_an_outcome_and_a_cancellation_that_meet_on_the_loop_lose_neither(
+    path: Path, first: str
+) -> None:
+    """Both are there before the task has its turn; whichever was first, the outcome is told."""
+    async with opened(path) as catalog:
+        answers = []
+
+        async def edit() -> None:
+            answers.append(await catalog.edit(op(), "ann", "", Pause("p")))
+
+        task = asyncio.create_task(edit())
+        await anyio.lowlevel.checkpoint()
+        loop: Any = asyncio.get_running_loop()
+        deadline = time.monotonic() + SOON
+        while not any("settle" in repr(handle) for handle in loop._ready):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)  # noqa: ASYNC251 - the loop must not come round yet
+        if first == "cancellation":
+            task.cancel()
+        else:
+            loop.call_soon(task.cancel)
+        with anyio.fail_after(SOON), suppress(asyncio.CancelledError):
+            await task
+        assert [answer.pipeline for answer in answers] == ["p"]
 
 
 # -- the ceiling -------------------------------------------------------------------------------
