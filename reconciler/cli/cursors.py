@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -10,6 +11,8 @@ from catalog.port import Catalog
 from catalog.records import (
     Adopt,
     Cursor,
+    CursorKind,
+    Hold,
     HoldKind,
     SetCursor,
     StreamState,
@@ -26,6 +29,10 @@ from reconciler.cli.target import Target, parse_stream
 _PANEL = "State"
 grammar.app.add_typer(grammar.cursor, name="cursor", rich_help_panel=_PANEL)
 _DOUBLES = "Rows beyond it are read again: with mode append they would be there twice."
+_AS_IT_IS = (
+    "Rows up to the catalog's cursor that the table lacks are not read again; rows beyond it are, "
+    "and with mode append those that it has would be there twice."
+)
 
 
 @verb("get", _PANEL, "cursor get shop.public.orders", under=grammar.cursor)
@@ -92,24 +99,45 @@ def cursor_set(
                 Exit.FAILED,
                 f"Run it once first: reconciler run {name_of(stream)}",
             )
-        return _moved(stream, _cursor_at(stream.cursor, value))
+        return _moved(stream, _cursor_at(stream.cursor, stream.hold, value))
 
     return edit(How(config, json, dry_run, why), prepare)
 
 
-def _cursor_at(cursor: Cursor, text: str) -> Cursor:
-    """The same cursor at the position that a person wrote."""
+def _cursor_at(cursor: Cursor, hold: Hold | None, text: str) -> Cursor:
+    """The stream's cursor at the position that a person wrote.
+
+    A stream held because its cursor's definition changed gets one of the new definition.
+    """
+    import msgspec
+
     from catalog.position import BadPosition, parse
 
+    kind, definition, tag = cursor.kind, cursor.definition, cursor.position.tag
+    if hold is not None and hold.kind is HoldKind.DEFINITION and "cursor set" in hold.choices:
+        new = msgspec.json.decode(hold.detail, type=dict[str, str])
+        kind, definition, tag = CursorKind(new["kind"]), new["definition"], new["tag"]
+    what = output.cursor_of(definition)
+    at = f"It is at {cursor.position.text} now."
     try:
-        position = parse(cursor.position.tag, text)
+        position = parse(tag, text)
     except BadPosition as error:
+        raise Failure(f"This cursor, {what}, cannot be set so: {error}", Exit.USAGE, at) from error
+    if tag == cursor.position.tag == "text" and what == output.cursor_of(cursor.definition):
+        _must_sort_with(cursor.position.text, text, what, at)
+    return Cursor(kind, definition, position)
+
+
+def _must_sort_with(old: str, new: str, what: str, at: str) -> None:
+    """Times kept as text are compared as text: one written in another way would pass rows over."""
+    form, wanted = (re.sub(r"\d", "0", text) for text in (new, old))
+    if wanted.startswith("0000-00-00") and not (form.startswith(wanted) or wanted.startswith(form)):
         raise Failure(
-            f"This cursor, {output.cursor_of(cursor.definition)}, cannot be set so: {error}",
+            f"This cursor, {what}, is text and is compared as text, so a time must be written as "
+            f"the source writes it, not {new!r}.",
             Exit.USAGE,
-            f"It is at {cursor.position.text} now.",
-        ) from error
-    return Cursor(cursor.kind, cursor.definition, position)
+            at,
+        )
 
 
 def _moved(stream: StreamState, cursor: Cursor | None) -> Plan:
@@ -138,7 +166,7 @@ def cursor_adopt(
         stream = await stream_of(place, catalog, target)
         done = f"The next run of {name_of(stream)} takes its table over as it is."
         action = Adopt(stream.pipeline, stream.stream)
-        return Plan((action,), done, (f"reconciler run {name_of(stream)}",))
+        return Plan((action,), done, (f"reconciler run {name_of(stream)}",), _AS_IT_IS)
 
     return edit(How(config, json, dry_run, why), prepare)
 

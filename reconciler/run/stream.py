@@ -214,10 +214,11 @@ class StreamRun:
             raise self._mismatch(
                 f"table {table!r} belongs to pipeline {marker.owner.pipeline!r}, stream "
                 f"{marker.owner.stream!r} of catalog {marker.owner.catalog}; another name in "
-                "`table` leaves it alone, 'cursor rewind --to-destination' takes it over and goes "
-                "on where it stands, 'cursor adopt' takes it over and reads on from here",
+                "`table`, and then 'retry', leaves it alone, 'cursor rewind --to-destination' "
+                "takes it over and goes on where it stands, 'cursor adopt' takes it over and "
+                "reads on from here",
                 marker,
-                ("cursor rewind --to-destination", "cursor adopt"),
+                ("cursor rewind --to-destination", "cursor adopt", "retry"),
             )
         if marker.seq < state.published:
             raise self._mismatch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from catalog.records import HoldKind
+from catalog.records import CursorKind, HoldKind
 from reconciler.config.desired import StreamSettings
 from reconciler.connectors.ports import NeedsAnswer
 from reconciler.connectors.sources.relation import Column, Relation
@@ -47,17 +47,22 @@ def canonical(parts: dict[str, object]) -> str:
     return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def refuse_other(stream: str, stored: str, now: str) -> None:
-    """Raises ``NeedsAnswer`` (``DEFINITION``) with what changed, unless both are the same."""
+def refuse_other(stream: str, stored: str, now: str, kind: CursorKind, tag: str) -> None:
+    """Raises ``NeedsAnswer`` (``DEFINITION``) with what changed, unless both are the same.
+
+    ``kind`` and ``tag`` are those of the cursor that there is now, for ``cursor set`` to make one
+    of; an empty ``tag``: none can be set, since the table is read as a whole each time.
+    """
     if stored == now:
         return
     changes = "; ".join(_differences(stored, now)) or "its definition"
+    choices = ("refresh", "cursor set") if tag else ("refresh",)
     raise NeedsAnswer(
         HoldKind.DEFINITION,
         f"stream {stream!r}: the cursor was kept for something else: {changes}. "
-        "`refresh` reads all again; `cursor set` says where to go on",
-        ("refresh", "cursor set"),
-        now,
+        "`refresh` reads all again" + ("; `cursor set` says where to go on" if tag else ""),
+        choices,
+        canonical({"definition": now, "kind": kind.value, "tag": tag}),
     )
 
 

@@ -82,7 +82,8 @@ class Files:
         files = sort_out(found, ledger, settle)
         body = self._definition(settings)
         if request.cursor is not None and not whole:
-            definition.refuse_other(request.stream, request.cursor.definition, body)
+            kind, tag = CursorKind.SNAPSHOT_ID, request.cursor.position.tag
+            definition.refuse_other(request.stream, request.cursor.definition, body, kind, tag)
         work = Work(
             files=files,
             ledger={entry.path: entry for entry in ledger},
@@ -95,7 +96,6 @@ class Files:
     def _definition(self, settings: StreamSettings) -> str:
         parts: dict[str, object] = {
             "source": f"files://{self._root}",
-            "path": settings.path,
             "key": list(settings.key),
             "mode": settings.mode.value,
         }

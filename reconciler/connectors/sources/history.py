@@ -97,7 +97,8 @@ class History:
         body = definition.canonical(parts)
         after = 0
         if request.cursor is not None and request.settings.mode is not Mode.REPLACE:
-            definition.refuse_other(request.stream, request.cursor.definition, body)
+            kind, tag = CursorKind.MONOTONIC, request.cursor.position.tag
+            definition.refuse_other(request.stream, request.cursor.definition, body, kind, tag)
             after = int(str(position.decode(request.cursor.position)))
         return HistoryRead(self, body, after, bound, whole=request.settings.mode is Mode.REPLACE)
 

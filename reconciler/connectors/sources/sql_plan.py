@@ -85,7 +85,8 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
     closed = column is not None and dialect.closed(column)
     body = definition(dialect.identity(), relation, column, key, settings, closed=closed)
     if request.cursor is not None and not (column is None and settings.mode is Mode.REPLACE):
-        refuse_other(request.stream, request.cursor.definition, body)
+        tag = "" if column is None else column.tag
+        refuse_other(request.stream, request.cursor.definition, body, CursorKind.MONOTONIC, tag)
     base = Plan(
         relation=relation,
         column=column,

@@ -1,0 +1,424 @@
+"""Every hold, from its cause through each of its choices to equality again (rule 5, B4, C4, F).
+
+Commands are typed as a person would; runs are real, with a worker process of their own. The rest of
+the table of holds, choices and destinations: ``pytest -m slow tests/e2e/test_holds.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from reconciler.cli.main import main
+from tests.crash.test_kill_points import _DUCKDB, _PARQUET, _row
+from tests.e2e.world import World
+
+_Said = Callable[..., str]
+_DESTINATIONS = pytest.mark.parametrize("destination", ["duckdb", "parquet"])
+_REWIND = "cursor rewind --to-destination"
+
+
+def _choices(quick: str) -> pytest.MarkDecorator:
+    """Each choice on each destination; of Parquet's only ``quick`` is part of the default run."""
+    cases = [
+        pytest.param(
+            destination,
+            choice,
+            marks=[] if destination == "duckdb" or choice == quick else [pytest.mark.slow],
+        )
+        for destination in ("duckdb", "parquet")
+        for choice in ("refresh", "cursor adopt", _REWIND)
+    ]
+    return pytest.mark.parametrize(("destination", "choice"), cases)
+
+
+class Project(World):
+    """A world whose commands are carried out in this process, for speed."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(folder)
+        self._capsys = capsys
+        self.destination = "duckdb"
+
+    def loads_into(self, destination: str, edit: Callable[[str], str] = lambda text: text) -> None:
+        self.destination = destination
+        self.write_config(edit(_DUCKDB if destination == "duckdb" else _PARQUET))
+
+    def do(self, *args: str, code: int = 0) -> str:
+        """Carry out one command; what it said."""
+        self._capsys.readouterr()
+        found = main(["--config", str(self.config), *args])
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in err
+        assert found == code, f"exit {found} of {args}:\n{out}\n{err}"
+        return out + err
+
+    def add(self, first: int, last: int, name: str = "") -> None:
+        self.fill("orders", (_row(n, name) for n in range(first, last)))
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        if self.destination == "duckdb":
+            return self.duckdb_rows("orders")
+        return self.parquet_rows("orders")
+
+    def there(self) -> Path:
+        """The destination, on disk."""
+        return self.folder / ("out.duckdb" if self.destination == "duckdb" else "lake")
+
+    def state_file(self) -> Path:
+        return self.folder / "state" / "catalog.db"
+
+    def held(self, stream: str = "p.orders") -> dict[str, Any]:
+        """The stream's hold; the run that meets it ends with code 3."""
+        pipeline, name = stream.split(".")
+        self.do("run", pipeline, code=3)
+        (hold,) = json.loads(self.do("why", stream, "--json"))["held"]
+        assert hold["stream"] == name
+        return dict(hold)
+
+    def answer(self, choice: str, stream: str = "p.orders") -> None:
+        """Type one of a hold's choices, then run."""
+        verb, *options = choice.split(" --")
+        self.do(*verb.split(), stream, *(f"--{option}" for option in options))
+        self.do("run", stream.partition(".")[0])
+
+    def equal(self) -> bool:
+        return self.rows() == self.source_rows("orders")
+
+
+@pytest.fixture
+def project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Project]:
+    project = Project(tmp_path, capsys)
+    yield project
+    project.close()
+
+
+def _copy(path: Path, to: Path) -> None:
+    for found in path.parent.glob(f"{path.name}*"):
+        target = to / found.name
+        shutil.copytree(found, target) if found.is_dir() else shutil.copy2(found, target)
+
+
+def _remove(path: Path) -> None:
+    for found in path.parent.glob(f"{path.name}*"):
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+
+
+def _two_batches(project: Project, destination: str) -> None:
+    """Two runs of fifty rows; copies of destination and catalog as they were after the first."""
+    project.loads_into(destination)
+    project.add(0, 50)
+    project.do("run", "p")
+    for what in ("destination", "catalog"):
+        (project.folder / f"old-{what}").mkdir()
+    _copy(project.there(), project.folder / "old-destination")
+    _copy(project.state_file(), project.folder / "old-catalog")
+    project.add(50, 100)
+    project.do("run", "p")
+    assert project.equal()
+
+
+def _put_back(project: Project, what: str) -> None:
+    current = project.there() if what == "destination" else project.state_file()
+    _remove(current)
+    _copy(project.folder / f"old-{what}" / current.name, current.parent)
+
+
+def _later_rows_arrive(project: Project) -> None:
+    project.add(200, 210)
+    project.do("run", "p")
+    assert {row[0] for row in project.rows()} >= set(range(200, 210))
+    assert "No damage" in project.do("catalog", "check")
+
+
+@_choices(_REWIND)
+def test_a_destination_restored_from_an_older_copy_is_held(
+    project: Project, destination: str, choice: str
+) -> None:
+    _two_batches(project, destination)
+    _put_back(project, "destination")
+    hold = project.held()
+    assert hold["kind"] == "destination"
+    assert choice in hold["choices"]
+    project.answer(choice)
+    if choice == "cursor adopt":
+        assert len(project.rows()) == 50, "adopted as it is"
+    else:
+        assert project.equal()
+    _later_rows_arrive(project)
+
+
+@_choices("cursor adopt")
+def test_a_catalog_restored_from_an_older_copy_is_held(
+    project: Project, destination: str, choice: str
+) -> None:
+    _two_batches(project, destination)
+    _put_back(project, "catalog")
+    hold = project.held()
+    assert hold["kind"] == "destination"
+    assert choice in hold["choices"]
+    project.answer(choice)
+    assert sorted(set(project.rows())) == project.source_rows("orders")
+    if destination == "duckdb" or choice != "cursor adopt":
+        assert project.equal()
+    _later_rows_arrive(project)
+
+
+@_choices("refresh")
+def test_a_destination_that_is_gone_is_held(
+    project: Project, destination: str, choice: str
+) -> None:
+    _two_batches(project, destination)
+    _remove(project.there())
+    hold = project.held()
+    assert hold["kind"] == "destination"
+    assert choice in hold["choices"]
+    project.answer(choice)
+    if choice == "cursor adopt":
+        assert project.rows() == [], "adopted as it is"
+    else:
+        assert project.equal()
+    _later_rows_arrive(project)
+
+
+@pytest.mark.parametrize("how", ["drop table orders", "delete from orders"])
+def test_a_table_emptied_in_the_database_is_held(project: Project, how: str) -> None:
+    _two_batches(project, "duckdb")
+    with duckdb.connect(str(project.there())) as db:
+        db.execute(how)
+    assert project.held()["kind"] == "destination"
+    project.answer("refresh")
+    assert project.equal()
+    _later_rows_arrive(project)
+
+
+def _edit(project: Project, old: str, new: str) -> None:
+    text = project.config.read_text()
+    assert old in text
+    project.config.write_text(text.replace(old, new))
+
+
+def _renamed(project: Project, destination: str) -> dict[str, Any]:
+    """Another pipeline finds the table of one that is not in the config any more."""
+    project.loads_into(destination)
+    project.add(0, 50)
+    project.do("run", "p")
+    _edit(project, "pipelines.p", "pipelines.q")
+    hold = project.held("q.orders")
+    assert "'p'" in hold["reason"]
+    return hold
+
+
+@pytest.mark.parametrize(
+    ("destination", "choice"),
+    [
+        ("duckdb", _REWIND),
+        ("parquet", "cursor adopt"),
+        pytest.param("duckdb", "cursor adopt", marks=pytest.mark.slow),
+        pytest.param("parquet", _REWIND, marks=pytest.mark.slow),
+    ],
+)
+def test_a_table_of_another_pipeline_is_held_and_can_be_taken_over(
+    project: Project, destination: str, choice: str
+) -> None:
+    assert choice in _renamed(project, destination)["choices"]
+    project.answer(choice, "q.orders")
+    if destination == "duckdb" or choice != "cursor adopt":
+        assert project.equal()
+    project.add(50, 60)
+    project.do("run", "q")
+    assert set(project.rows()) == set(project.source_rows("orders"))
+    _edit(project, "pipelines.q", "pipelines.p")
+    assert "'q'" in project.held("p.orders")["reason"], "now it is the other's"
+
+
+@_DESTINATIONS
+def test_a_table_of_another_pipeline_is_left_alone_under_another_name(
+    project: Project, destination: str
+) -> None:
+    assert "retry" in _renamed(project, destination)["choices"]
+    project.config.write_text(project.config.read_text() + 'table = "mine"\n')
+    project.answer("retry", "q.orders")
+    found = project.duckdb_rows("mine") if destination == "duckdb" else project.parquet_rows("mine")
+    assert found == project.rows() == project.source_rows("orders")
+
+
+def _make_foreign(project: Project) -> None:
+    if project.destination == "duckdb":
+        with duckdb.connect(str(project.there())) as db:
+            db.execute("create table orders (id bigint, name varchar)")
+            db.execute("insert into orders values (7, 'older'), (1000, 'theirs')")
+        return
+    folder = project.there() / "orders"
+    folder.mkdir(parents=True)
+    duckdb.sql("select 1000 as id, 'theirs' as name").write_parquet(str(folder / "x.parquet"))
+
+
+@_DESTINATIONS
+def test_a_table_without_a_marker_is_held_and_can_be_adopted(
+    project: Project, destination: str
+) -> None:
+    project.loads_into(destination)
+    _make_foreign(project)
+    project.add(0, 50)
+    hold = project.held()
+    assert "cursor adopt" in hold["choices"]
+    project.answer("cursor adopt")
+    assert project.rows() == [*project.source_rows("orders"), (1000, "theirs")]
+    _later_rows_arrive(project)
+
+
+@_DESTINATIONS
+def test_a_table_without_a_marker_can_be_moved_away(project: Project, destination: str) -> None:
+    project.loads_into(destination)
+    _make_foreign(project)
+    project.add(0, 50)
+    assert "retry" in project.held()["choices"]
+    _remove(project.there())
+    project.answer("retry")
+    assert project.equal()
+
+
+_AT = "2026-01-01 00:00:49"
+_QUERY = 'streams.orders]\nkey = ["id"]\nquery = "select * from orders"'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "choice", "place"),
+    [
+        ('["updated_at"]', '["id"]', "refresh", ""),
+        ('["updated_at"]', '["id"]', "cursor set", "49"),
+        pytest.param('mode = "merge"', 'mode = "append"', "refresh", "", marks=pytest.mark.slow),
+        pytest.param(
+            'mode = "merge"', 'mode = "append"', "cursor set", _AT, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "streams.orders]",
+            'streams.orders]\nkey = ["name"]',
+            "refresh",
+            "",
+            marks=pytest.mark.slow,
+        ),
+        ("streams.orders]", 'streams.orders]\nkey = ["name"]', "cursor set", _AT),
+        pytest.param("streams.orders]", _QUERY, "refresh", "", marks=pytest.mark.slow),
+        pytest.param("streams.orders]", _QUERY, "cursor set", _AT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_changed_definition_is_held(
+    project: Project, old: str, new: str, choice: str, place: str
+) -> None:
+    project.loads_into("duckdb")
+    project.add(0, 50)
+    project.do("run", "p")
+    _edit(project, old, new)
+    hold = project.held()
+    assert hold["kind"] == "definition"
+    assert choice in hold["choices"]
+    project.do(*choice.split(), "p.orders", *([place] if place else []))
+    project.add(50, 60)
+    if "name" in new:  # the key of the table is a question of its own
+        assert project.held()["kind"] == "schema"
+        project.do("approve", "p.orders")
+    project.do("run", "p")
+    assert project.equal()
+    _later_rows_arrive(project)
+    assert project.equal()
+
+
+def test_a_changed_definition_without_a_cursor_is_answered_by_reading_again(
+    project: Project,
+) -> None:
+    project.loads_into("duckdb", lambda text: text.replace('cursor = ["updated_at"]\n', ""))
+    project.add(0, 50)
+    project.do("run", "p")
+    _edit(project, "streams.orders]", _QUERY)
+    assert project.held()["choices"] == ["refresh"]
+    project.answer("refresh")
+    assert project.equal()
+
+
+def test_a_time_in_another_form_than_the_source_writes_is_no_place_to_go_on(
+    project: Project,
+) -> None:
+    project.loads_into("duckdb")
+    project.add(0, 50)
+    project.do("run", "p")
+    said = project.do("cursor", "set", "p.orders", "2026-01-01T00:00:10", code=2)
+    assert "2026-01-01 00:00:49" in said, "as the source writes it"
+    project.do("cursor", "set", "p.orders", "2026-01-01")
+    project.do("run", "p")
+    assert project.equal()
+
+
+def test_a_schema_change_is_approved_or_rejected_by_a_person(project: Project) -> None:
+    project.loads_into("duckdb", lambda text: text + 'schema_changes = { added = "hold" }\n')
+    project.add(0, 50)
+    project.do("run", "p")
+    with sqlite3.connect(project.source) as db:
+        db.execute("alter table orders add column note text")
+        db.execute("update orders set note = 'n', updated_at = '2026-02-01' where id = 3")
+    hold = project.held()
+    assert hold["kind"] == "schema"
+    diff = json.loads(project.do("schema", "diff", "p.orders", "--json"))
+    project.do("approve", "p.orders", "--fingerprint", "0" * len(diff["fingerprint"]), code=1)
+    assert project.held() == hold, "still the same question"
+    project.do("approve", "p.orders", "--fingerprint", diff["fingerprint"])
+    project.do("run", "p")
+    assert project.equal()
+    with duckdb.connect(str(project.there()), read_only=True) as db:
+        assert db.execute("select id from orders where note = 'n'").fetchall() == [(3,)]
+
+    with sqlite3.connect(project.source) as db:
+        db.execute("alter table orders add column secret text")
+        db.execute("update orders set secret = 's', updated_at = '2026-02-02' where id = 4")
+    project.held()
+    project.do("reject", "p.orders")
+    project.do("run", "p")
+    assert project.equal()
+    with duckdb.connect(str(project.there()), read_only=True) as db:
+        columns = [row[0] for row in db.execute("describe orders").fetchall()]
+    assert "note" in columns
+    assert "secret" not in columns
+
+
+def test_an_answer_to_a_question_that_moved_on_is_not_enough(project: Project) -> None:
+    project.loads_into("duckdb", lambda text: text + 'schema_changes = { added = "hold" }\n')
+    project.add(0, 50)
+    project.do("run", "p")
+    with sqlite3.connect(project.source) as db:
+        db.execute("alter table orders add column note text")
+        db.execute("update orders set note = 'n', updated_at = '2026-02-01' where id = 3")
+    project.held()
+    with sqlite3.connect(project.source) as db:
+        db.execute("alter table orders add column more text")
+    project.do("approve", "p.orders")
+    hold = project.held()
+    assert "'more'" in hold["reason"]
+    assert "'note'" not in hold["reason"], "nothing is asked twice"
+    project.answer("approve")
+    assert project.equal()
+
+
+def _whole(text: str) -> str:
+    return text.replace('"merge"', '"replace"').replace('cursor = ["updated_at"]\n', "")
+
+
+def test_a_table_that_became_empty_does_not_empty_the_destination(project: Project) -> None:
+    project.loads_into("duckdb", _whole)
+    project.add(0, 50)
+    project.do("run", "p")
+    full = project.rows()
+    with sqlite3.connect(project.source) as db:
+        db.execute("delete from orders")
+    assert project.held()["kind"] == "empty_replace"
+    assert project.rows() == full
+    project.add(0, 10)
+    project.answer("retry")
+    assert project.equal()
