@@ -121,7 +121,6 @@ class Pipeline:
     stall_timeout: float = 600.0
     timeout: float | None = None
     fresh_within: float | None = None
-    renamed_from: str = ""
     defaults: StreamSettings = StreamSettings()
     streams: Mapping[str, StreamSettings] = field(default_factory=dict)
     """Streams named in the config, each fully resolved."""
@@ -160,8 +159,6 @@ class Daemon:
     max_runs: int = 8
     lease_ttl: float = 30.0
     grace: float = 20.0
-    standby: bool = False
-    """Wait for the holder of the project to go away in place of refusing to start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ class ChangeKind(StrEnum):
 
     PIPELINE_ADDED = "pipeline_added"
     PIPELINE_REMOVED = "pipeline_removed"
-    PIPELINE_RENAMED = "pipeline_renamed"
     SCHEDULE = "schedule"
     LIMITS = "limits"
     SOURCE = "source"
@@ -44,7 +43,6 @@ EFFECTS = {
     ChangeKind.PIPELINE_ADDED: "It is planned from now on, and its first run reads everything.",
     ChangeKind.PIPELINE_REMOVED: "It is planned no more; its data, cursors and history are kept, "
     "and it is shown as orphaned.",
-    ChangeKind.PIPELINE_RENAMED: "Cursors, history and holds go over to the new name.",
     ChangeKind.SCHEDULE: "Takes effect at once; a run under way is left alone.",
     ChangeKind.LIMITS: "Takes effect at once; a run under way keeps the limits it began with.",
     ChangeKind.SOURCE: "Cursors belong to the old source: its streams are held with their choices.",
@@ -153,7 +151,7 @@ def _daemon(old: Project, new: Project) -> Iterator[ConfigChange]:
         (ChangeKind.RESTART, "catalog_limit", old.catalog_limit, new.catalog_limit),
         (ChangeKind.DAEMON_LIMITS, "retention.runs", old.retention.runs, new.retention.runs),
     ]
-    for key in ("listen", "max_runs", "lease_ttl", "grace", "standby"):
+    for key in ("listen", "max_runs", "lease_ttl", "grace"):
         at_once = key in {"max_runs", "grace"}
         kind = ChangeKind.DAEMON_LIMITS if at_once else ChangeKind.RESTART
         pairs.append((kind, f"daemon.{key}", getattr(old.daemon, key), getattr(new.daemon, key)))
@@ -192,26 +190,13 @@ def _connection(before: Connection, after: Connection) -> Iterator[ConfigChange]
 
 
 def _pipelines(old: Project, new: Project) -> Iterator[ConfigChange]:
-    renamed = {
-        p.renamed_from: name
-        for name, p in new.pipelines.items()
-        if name not in old.pipelines and p.renamed_from in old.pipelines
-    }
     for name in sorted({*old.pipelines, *new.pipelines}):
         before, after = old.pipelines.get(name), new.pipelines.get(name)
-        if before is None and after is not None:
-            before = old.pipelines.get(after.renamed_from)
-            if before is None:
-                yield ConfigChange(ChangeKind.PIPELINE_ADDED, name)
-                continue
-            yield ConfigChange(
-                ChangeKind.PIPELINE_RENAMED, name, key="name", old=before.name, new=name
-            )
+        if before is None:
+            yield ConfigChange(ChangeKind.PIPELINE_ADDED, name)
         elif after is None:
-            if name not in renamed:
-                yield ConfigChange(ChangeKind.PIPELINE_REMOVED, name)
-            continue
-        if before is not None and after is not None and before != after:
+            yield ConfigChange(ChangeKind.PIPELINE_REMOVED, name)
+        elif before != after:
             yield from _pipeline(before, after)
 
 

@@ -1,4 +1,4 @@
-"""What pipelines say of each other: ``after`` and ``renamed_from``."""
+"""What pipelines say of each other: ``after``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from reconciler.config.problems import listed, nearest
 def check_after(
     document: Document, known: Iterable[str], pipelines: Mapping[str, Pipeline]
 ) -> None:
-    """Note ``after`` that names no pipeline or leads in a circle, and wrong ``renamed_from``."""
+    """Note ``after`` that names no pipeline or leads in a circle."""
     names = known if isinstance(known, Mapping) else set(known)
-    taken: dict[str, str] = {}
     for pipeline in pipelines.values():
         for other in pipeline.after:
             if other not in names:
@@ -24,26 +23,12 @@ def check_after(
                     allowed=listed(names),
                     hint=nearest(other, names),
                 )
-        if pipeline.renamed_from:
-            _check_rename(document, pipeline, names, taken)
     for circle in _circles(pipelines):
         document.add(
             ("pipelines", circle[0], "after"),
             f"leads in a circle: {' after '.join((*circle, circle[0]))}",
             hint="take one of these away",
         )
-
-
-def _check_rename(
-    document: Document, pipeline: Pipeline, names: Iterable[str], taken: dict[str, str]
-) -> None:
-    old, at = pipeline.renamed_from, ("pipelines", pipeline.name, "renamed_from")
-    if old in names:
-        message = f'names "{old}", which is still a pipeline of this config'
-        document.add(at, message, hint="a renamed pipeline's old table goes away")
-    elif old in taken:
-        document.add(at, f'names "{old}", as {taken[old]} does: one of the two can have been it')
-    taken.setdefault(old, pipeline.name)
 
 
 def _circles(pipelines: Mapping[str, Pipeline]) -> list[tuple[str, ...]]:

@@ -18,7 +18,6 @@ from reconciler.config.values import (
     Filled,
     Keep,
     MaxRuns,
-    Name,
     Names,
     Partitions,
     Patterns,
@@ -196,10 +195,6 @@ class PipelineTable(RunKeys):
     select: Patterns | None = Field(
         default=None, description="Globs over the source's streams; ! takes away."
     )
-    renamed_from: Name | None = Field(
-        default=None,
-        description="The pipeline's old name, whose cursors and history it takes over.",
-    )
     streams: dict[str, StreamTable] = Field(
         default_factory=dict, description="Streams by name, where they differ from the pipeline."
     )
@@ -282,9 +277,6 @@ class DaemonTable(Table):
         default=20.0,
         json_schema_extra={"default": "20s"},
         description="How long runs may take to end after SIGTERM.",
-    )
-    standby: bool = Field(
-        default=False, description="Wait for the project's holder to go away instead of giving up."
     )
 
 

@@ -64,9 +64,7 @@ class Resolution:
             state_dir=self.state_dir,
             catalog=self.catalog,
             catalog_limit=settings.catalog_limit,
-            daemon=Daemon(
-                daemon.listen, daemon.max_runs, daemon.lease_ttl, daemon.grace, daemon.standby
-            ),
+            daemon=Daemon(daemon.listen, daemon.max_runs, daemon.lease_ttl, daemon.grace),
             retention=RetentionSettings(settings.retention.runs),
             connections=connections,
             pipelines=pipelines,
@@ -150,7 +148,6 @@ class Resolution:
             schedule=self.resolver.share(schedule) if schedule else None,
             after=self.resolver.share(table.after or ()),
             select=self.resolver.share(table.select or ()),
-            renamed_from=table.renamed_from or "",
             defaults=base.settings,
             streams=self._streams(at, table, (source, destination), own),
             **self.run_values(table),

@@ -343,7 +343,7 @@ def _next(
     desired: Pipeline | None, state: PipelineState, action: Action, facts: Facts
 ) -> tuple[str, Micros | None]:
     if desired is None:
-        return "never, unless the config has it again (`renamed_from` for a new name)", None
+        return "never, unless the config has it again", None
     if isinstance(action, Dispatch):
         return "as soon as there is room and a daemon", facts.now
     offline = ", if a daemon serves the project then" if facts.daemon == "down" else ""

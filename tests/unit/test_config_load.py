@@ -318,7 +318,6 @@ def test_a_variable_takes_the_place_of_any_value(shop: Path) -> None:
     env = ENV | {
         "RECONCILER_PROJECT": "other",
         "RECONCILER_DAEMON__MAX_RUNS": "4",
-        "RECONCILER_DAEMON__STANDBY": "true",
         "RECONCILER_DEFAULTS__RETRIES": "7",
         "RECONCILER_CONNECTIONS__shop_db__URL": "postgresql://me@elsewhere/shop",
         "RECONCILER_CONNECTIONS__INBOX__PATH": "drop",
@@ -333,7 +332,7 @@ def test_a_variable_takes_the_place_of_any_value(shop: Path) -> None:
     }
     project = load(shop, env)
     assert project.name == "other"
-    assert project.daemon == Daemon(max_runs=4, standby=True)
+    assert project.daemon == Daemon(max_runs=4)
     assert project.connections["shop_db"].options["url"] == "postgresql://me@elsewhere/shop"
     assert project.connections["inbox"].options["path"] == str(shop.parent / "drop")
     pipeline = project.pipelines["shop"]
@@ -355,11 +354,11 @@ def test_include_can_come_from_the_environment(write: Write) -> None:
 
 
 def test_a_wrong_value_of_a_variable_names_the_variable(shop: Path) -> None:
-    env = ENV | {"RECONCILER_DAEMON__MAX_RUNS": "many", "RECONCILER_DAEMON__STANDBY": "yes"}
+    env = ENV | {"RECONCILER_DAEMON__MAX_RUNS": "many", "RECONCILER_DEFAULTS__CATCH_UP": "yes"}
     assert refused(shop, env).splitlines() == [
         'environment variable RECONCILER_DAEMON__MAX_RUNS: key "daemon.max_runs": '
         'has the wrong type; found "many"; allowed: a whole number',
-        'environment variable RECONCILER_DAEMON__STANDBY: key "daemon.standby": '
+        'environment variable RECONCILER_DEFAULTS__CATCH_UP: key "defaults.catch_up": '
         'has the wrong type; found "yes"; allowed: true or false',
     ]
 
@@ -510,7 +509,7 @@ def test_the_schema_describes_every_key() -> None:
 
 
 def test_the_answers_to_schema_changes_are_those_that_can_be_carried_out() -> None:
-    from reconciler.schema.decide import ALLOWED
+    from reconciler.schema.answers import ALLOWED
 
     properties = json_schema()["$defs"]["SchemaChangesTable"]["properties"]
     answers = {kind: set(key["enum"]) for kind, key in properties.items()}
