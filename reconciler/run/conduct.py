@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import anyio
 
@@ -24,16 +23,15 @@ from catalog.records import (
     Lease,
     Outcome,
 )
-from reconciler.config.desired import Connection, Pipeline, Project
+from reconciler.config.desired import Pipeline, Project
 from reconciler.connectors.killpoints import point
 from reconciler.run import messages as m
+from reconciler.run.orders import Secrets, connection_order
 from reconciler.run.pool import Worker, WorkerGone, WorkerPool
 from reconciler.schema.decide import HoldOn, decide
 
 CANCEL_WITHIN = 3.0
 """Seconds a worker gets to stop by itself before its process group is killed (A8)."""
-Secrets: TypeAlias = Callable[[Connection], Mapping[str, str]]
-"""Reads a connection's secrets, by option name."""
 _COMMIT_TRIES = 8
 _LEDGER_PAGE = 10_000
 _SHORT_LEDGER = 50
@@ -95,14 +93,13 @@ class Conduct:
             unpublished = await self.catalog.commits(
                 pipeline.name, unpublished=True, limit=len(streams) * MAX_UNPUBLISHED
             )
-        connections = self.project.connections
         return m.RunOrder(
             catalog=self.catalog.id,
             pipeline=pipeline.name,
             epoch=self.lease.epoch,
             deadline_ns=deadline_ns,
-            source=self._connection(connections[pipeline.source], secrets),
-            destination=self._connection(connections[pipeline.destination], secrets),
+            source=connection_order(self.project, pipeline.source, secrets),
+            destination=connection_order(self.project, pipeline.destination, secrets),
             select=pipeline.select,
             defaults=pipeline.defaults,
             named=pipeline.streams,
@@ -123,14 +120,6 @@ class Conduct:
             if len(files) <= _SHORT_LEDGER:
                 found[name] = files
         return found
-
-    def _connection(self, connection: Connection, secrets: Secrets) -> m.ConnectionOrder:
-        options = dict(connection.options)
-        if connection.connector == "history":  # the one source that is this project itself
-            options["url"] = self.project.catalog
-        return m.ConnectionOrder(
-            connection.name, connection.connector, options, secrets(connection)
-        )
 
     async def run(self, pool: WorkerPool, order: m.RunOrder) -> Ended:
         """Carry the run out. Never raises for what a worker or connector does."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 import anyio
+import anyio.lowlevel
 
 from reconciler.run import messages as m
 
@@ -164,9 +165,10 @@ class WorkerPool:
         return tuple(self._busy)
 
     async def warm(self) -> None:
-        """Have at least one worker ready, or getting ready."""
+        """Have at least one worker ready, or getting ready: its process runs when this returns."""
         if not self._idle and not self._starting:
             self._start_one()
+            await anyio.lowlevel.checkpoint()  # lets the task come as far as the process
 
     async def acquire(self) -> Worker:
         """A worker for one run: whichever is first, one set free or a new one that is ready.
