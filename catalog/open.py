@@ -30,6 +30,12 @@ async def open_catalog(
         await catalog.aclose()
 
 
+def is_made(url: str) -> bool:
+    """Whether opening ``url`` finds a catalog, or something else; False: it would make a file."""
+    file = url.removeprefix("sqlite:///")
+    return file == url or Path(file).exists()
+
+
 async def _open(url: str, clock: Clock, limit_bytes: int) -> Catalog:
     if url == "memory:":
         from catalog.memory import MemoryCatalog

@@ -48,8 +48,9 @@ class Place:
 
     def never_ran(self) -> bool:
         """The catalog is a file that nobody has made yet."""
-        file = self.catalog.removeprefix("sqlite:///")
-        return file != self.catalog and not Path(file).exists()
+        from catalog.open import is_made
+
+        return not is_made(self.catalog)
 
     def load(self, *, secrets: bool = False) -> Project:
         """The whole config. ``secrets``: those it names must be there. Raises ``ConfigError``."""

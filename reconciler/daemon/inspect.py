@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import anyio
 
 from reconciler.config import ConfigError
-from reconciler.config.desired import Connection, Pipeline, Project
+from reconciler.config.desired import Pipeline, Project
 from reconciler.connectors.ports import Finding, FoundStream
 from reconciler.daemon.runs import reveal
 from reconciler.run import messages as m
+from reconciler.run.orders import connection_order
 from reconciler.run.pool import WorkerGone, WorkerPool
 
 PATIENCE = 60.0
@@ -23,9 +24,9 @@ async def check(project: Project) -> dict[str, list[Finding]]:
     found: dict[str, list[Finding]] = {name: [] for name in project.connections}
     try:
         async with anyio.create_task_group() as tasks:
-            for connection in project.connections.values():
-                for use in _uses(connection, project.pipelines.values()):
-                    tasks.start_soon(_check, pool, connection, use, found[connection.name])
+            for name in project.connections:
+                for use in _uses(name, project.pipelines.values()):
+                    tasks.start_soon(_check, pool, project, name, use, found[name])
     finally:
         await pool.aclose()
     return found
@@ -36,7 +37,7 @@ async def discover(project: Project, connection: str, select: Iterable[str]) -> 
     pool = WorkerPool()
     try:
         order = m.InspectOrder(
-            _order(project.connections[connection]),
+            connection_order(project, connection, reveal),
             "source",
             tuple(select) or ("*",),
             discover=True,
@@ -50,11 +51,11 @@ async def discover(project: Project, connection: str, select: Iterable[str]) -> 
 
 
 async def _check(
-    pool: WorkerPool, connection: Connection, pipeline: Pipeline | None, found: list[Finding]
+    pool: WorkerPool, project: Project, name: str, pipeline: Pipeline | None, found: list[Finding]
 ) -> None:
     """Check a connection as the source of ``pipeline``; None: as a destination, or unused."""
     try:
-        order = _check_order(connection, pipeline)
+        order = _check_order(project, name, pipeline)
         with anyio.fail_after(PATIENCE):
             said = (await _ask(pool, order)).findings
             found += [finding for finding in said if finding not in found]
@@ -81,23 +82,17 @@ async def _ask(pool: WorkerPool, order: m.InspectOrder) -> m.Inspected:
     return answer
 
 
-def _order(connection: Connection) -> m.ConnectionOrder:
-    return m.ConnectionOrder(
-        connection.name, connection.connector, connection.options, reveal(connection)
-    )
-
-
-def _check_order(connection: Connection, pipeline: Pipeline | None) -> m.InspectOrder:
-    order = _order(connection)
+def _check_order(project: Project, name: str, pipeline: Pipeline | None) -> m.InspectOrder:
+    order = connection_order(project, name, reveal)
     if pipeline is not None:
         return m.InspectOrder(order, "source", pipeline.select, pipeline.streams, pipeline.defaults)
     return m.InspectOrder(
-        order, "destination" if connection.connector in ("duckdb", "parquet") else "source"
+        order, "destination" if order.connector in ("duckdb", "parquet") else "source"
     )
 
 
-def _uses(connection: Connection, pipelines: Iterable[Pipeline]) -> list[Pipeline | None]:
+def _uses(connection: str, pipelines: Iterable[Pipeline]) -> list[Pipeline | None]:
     """The pipelines that read from a connection, each with streams of its own to check; None for
     one that is written to, or not used at all."""
-    readers: list[Pipeline | None] = [p for p in pipelines if p.source == connection.name]
+    readers: list[Pipeline | None] = [p for p in pipelines if p.source == connection]
     return readers or [None]

@@ -81,6 +81,17 @@ def test_discover_prints_config_that_runs(world: World) -> None:
     assert world.cli("discover", "shop_db", "--select", "nothing*", code=5) == ""
 
 
+def test_check_looks_at_the_projects_own_history_and_makes_no_catalog(world: World) -> None:
+    world.write_config(BODY + '[connections.own]\nconnector = "history"\n')
+    before = json.loads(world.cli("check", "--json"))["findings"]["own"]
+    assert [f["level"] for f in before] == ["ok"]
+    assert not (world.folder / "state").exists()
+    world.cli("run", "shop")
+    after = json.loads(world.cli("check", "--json"))["findings"]["own"]
+    assert [f["level"] for f in after] == ["ok"]
+    assert after != before
+
+
 def test_check_names_the_connection_with_a_problem(world: World) -> None:
     world.write_config(BODY.replace("source.db", "not_there.db"))
     said = json.loads(world.cli("check", "--json", code=1))

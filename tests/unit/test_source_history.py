@@ -95,6 +95,12 @@ def test_there_is_one_stream(project: Project) -> None:
         take(project.source, "run", APPEND)
 
 
+def test_a_check_before_the_first_run_is_good_and_makes_no_catalog(tmp_path: Path) -> None:
+    source = Project(tmp_path / "state" / "catalog.db").source
+    assert [f.level for f in source.check({"runs": APPEND})] == ["ok"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_catalog_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     (tmp_path / "catalog.db").write_text("no catalog" * 200)
     source = Project(tmp_path / "catalog.db").source

@@ -12,7 +12,7 @@ import pyarrow as pa
 from catalog import position
 from catalog.clock import SystemClock
 from catalog.errors import CatalogError
-from catalog.open import open_catalog
+from catalog.open import is_made, open_catalog
 from catalog.port import Catalog
 from catalog.records import Cursor, CursorKind, ErrorClass, Micros, Run, RunQuery
 from reconciler.config.desired import Mode, StreamSettings
@@ -69,9 +69,11 @@ class History:
         self._name, self._url = name, url
 
     def check(self, streams: Mapping[str, StreamSettings]) -> list[Finding]:
-        """Whether the catalog opens, and only the stream ``runs`` is asked for."""
+        """Whether the catalog opens, and only the stream ``runs`` is asked for. Makes no file."""
         wrong = [s for s in streams if s != STREAM]
         findings = [Finding("problem", str(self._no_such(s))) for s in wrong]
+        if not is_made(self._url):
+            return [*findings, Finding("ok", "the catalog's own history, empty before a first run")]
         try:
             self.ask(_identity)
         except ConnectorError as error:
