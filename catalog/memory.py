@@ -379,7 +379,7 @@ class MemoryCatalog:
             for key, commit in self._store.commits.items()
             if key not in last.values()
             and self._is_published(commit)
-            and commit.committed_at < keep.runs_before
+            and commit.committed_at < min(keep.runs_before, keep.operations_before)
             and commit.epoch not in self._store.runs
         ]
 

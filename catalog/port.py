@@ -249,10 +249,11 @@ class Catalog(Protocol):
         """Delete what may go, at most ``limit`` rows; returns how many went. 0: all done.
 
         Goes, in this order, oldest first: finished runs older than ``runs_before`` (a pipeline's
-        last finished run stays), published commits older than it whose run is gone, edits older
-        than it, operation ids older than ``operations_before``, lapsed holders without leases.
-        Stays: unpublished commits, a stream's last
-        commit, schema versions and decisions, the file ledger, the counter.
+        last finished run stays), published commits older than it whose run is gone (and older than
+        ``operations_before``: they are answers), edits older than ``runs_before``, operation ids
+        older than ``operations_before``, lapsed holders without leases.
+        Stays: unpublished commits, a stream's last commit, schema versions and decisions, the file
+        ledger, the counter.
         """
         ...
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from catalog.records import (
 from catalog.sqlite import database
 from catalog.sqlite.checking import problems
 from catalog.sqlite.checkpoints import Checkpointer
+from catalog.sqlite.committing import Request
 from catalog.sqlite.database import Location, Tuning
 from catalog.sqlite.operations import Old
 from catalog.sqlite.queries import SQL
@@ -136,19 +136,15 @@ class SqliteCatalog:
     ) -> tuple[Commit, ...]:
         def read(tables: Tables) -> tuple[Commit, ...]:
             marks = {name: state.published for name, state in tables.streams(pipeline).items()}
-            if unpublished:
-                found = [
-                    commit
-                    for name, mark in marks.items()
-                    if stream in ("", name)
-                    for commit in tables.commits_above(pipeline, name, mark, limit)
-                ]
-            else:
-                found = tables.commits(pipeline, stream, limit)
-            return tuple(
-                replace(commit, published=commit.seq <= marks[commit.stream])
-                for commit in found[:limit]
-            )
+            if not unpublished:
+                return tuple(tables.commits(pipeline, stream, limit, marks))
+            found = [
+                commit
+                for name, mark in marks.items()
+                if stream in ("", name)
+                for commit in tables.commits_above(pipeline, name, mark, limit)
+            ]
+            return tuple(found[:limit])
 
         # All of a pipeline's commits are sorted for the newest; one stream's stand in order.
         near = unpublished or (stream != "" and limit <= _INLINE_ROWS)
@@ -212,7 +208,9 @@ class SqliteCatalog:
 
     # -- writing ----------------------------------------------------------------------------------
 
-    async def _write(self, op: str, verb: str, carry_out: Verb, *, grows: bool = False) -> Any:
+    async def _write(
+        self, op: str, verb: str, carry_out: Verb | Request, *, grows: bool = False
+    ) -> Any:
         loop = asyncio.get_running_loop()
         write = Write(op, verb, carry_out, loop.create_future(), grows=grows)
         self._writer.submit(write)
@@ -260,7 +258,7 @@ class SqliteCatalog:
         self, op: str, lease: Lease, batches: Sequence[Batch], published: Mapping[str, int]
     ) -> tuple[Commit, ...]:
         answer: tuple[Commit, ...] = await self._write(
-            op, "commit", lambda do: do.commit(lease, batches, published), grows=True
+            op, "commit", Request(lease, batches, published), grows=True
         )
         return answer
 
@@ -280,7 +278,7 @@ class SqliteCatalog:
         old = await self._readers.read(
             lambda tables: Old(
                 tables.old_runs(keep.runs_before, keep.limit),
-                tables.old_commits(keep.runs_before, keep.limit),
+                tables.old_commits(keep.runs_before, keep.operations_before, keep.limit),
             ),
             near=False,
         )

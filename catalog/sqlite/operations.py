@@ -18,7 +18,6 @@ from catalog import rules
 from catalog.clock import Clock
 from catalog.edits import Standing, apply_edit
 from catalog.records import (
-    Batch,
     Candidate,
     ClaimAnswer,
     Claimed,
@@ -36,9 +35,9 @@ from catalog.records import (
     Run,
     StreamState,
 )
+from catalog.sqlite.committing import Commits, Committed, Request
 from catalog.sqlite.rows import (
     Row,
-    commit_of,
     pipeline_of,
     pipeline_row,
     run_of,
@@ -163,48 +162,24 @@ class Operations:
 
     # -- commit and finish ------------------------------------------------------------------------
 
-    def commit(
-        self, lease: Lease, batches: Sequence[Batch], published: Mapping[str, int]
-    ) -> tuple[tuple[Commit, ...], bytes]:
-        tables, now = self._tables, self._clock.wall_us()
-        self._count(lease, batches)
-        streams = self._published(lease.pipeline, published)
-        commits, bodies = [], []
-        for batch in batches:
-            stream = self._stream(streams, lease.pipeline, batch.stream)
-            last = tables.last_schema(lease.pipeline, batch.stream) if batch.schema else None
-            done = rules.record_batch(lease, stream, last, batch, now)
-            streams[batch.stream] = done.stream
-            bodies.append(tables.write_commit(done.commit))
-            commits.append(done.commit)
-            if done.schema:
-                tables.write_schema(lease.pipeline, batch.stream, done.schema)
-            for decision in done.decisions:
-                tables.write_decision(lease.pipeline, decision)
-            if batch.replaces:
-                tables.clear_files(lease.pipeline, batch.stream)
-            if batch.forgotten or done.files:
-                tables.change_files(lease.pipeline, batch.stream, batch.forgotten, done.files)
-        for stream in streams.values():
-            tables.write_stream(stream)
-        return tuple(commits), _pack(bodies)
+    def commit(self, request: Request) -> Committed:
+        (done,) = self.commit_all([request])
+        if isinstance(done, Exception):
+            raise done
+        return done
 
-    def _count(self, lease: Lease, batches: Sequence[Batch]) -> None:
-        """``rules.check_fence`` and ``rules.after_commit`` as two statements."""
-        rows = size = rejected = 0
-        data_at: int | None = None
-        for batch in batches:
-            rows += batch.rows
-            size += batch.bytes
-            rejected += batch.rejected
-            if batch.data_at is not None and (data_at is None or batch.data_at > data_at):
-                data_at = batch.data_at
-        key = (lease.pipeline, lease.epoch, lease.holder)
-        counts = (rows, rejected, data_at)
-        if not self._tables.count_committed(key, self._next_change(), counts):
-            rules.check_fence(lease, self._tables.pipeline(lease.pipeline))
-            raise AssertionError(f"{lease} is current and is not")
-        self._tables.count_run(lease.epoch, rows, size, rejected)
+    def commit_all(self, requests: Sequence[Request]) -> list[Committed | Exception]:
+        """Each one's answer, or its refusal; those refused have written nothing."""
+        commits = Commits(self._tables, self._next_change, self._clock.wall_us())
+        commits.load(requests)
+        found: list[Committed | Exception] = []
+        for request in requests:
+            try:
+                found.append(commits.record(request))
+            except Exception as error:
+                found.append(error)
+        commits.write()
+        return found
 
     def finish(self, lease: Lease, finish: Finish) -> tuple[Run, bytes]:
         tables = self._tables
@@ -304,12 +279,19 @@ def _claim_answer(coded: Any) -> tuple[ClaimAnswer, ...]:
     return tuple(found)
 
 
-ANSWERS: Mapping[str, Callable[[bytes], Any]] = {
-    "claim": lambda coded: _claim_answer(_unpack(coded)),
-    "renew": msgspec.msgpack.Decoder(Renewal).decode,
-    "commit": lambda coded: tuple(map(commit_of, _unpack(coded))),
-    "finish": lambda coded: run_of(_unpack(coded)),
-    "edit": msgspec.msgpack.Decoder(Edit).decode,
-    "retain": _unpack,
+def _commit_answer(tables: Tables, coded: bytes) -> tuple[Commit, ...]:
+    pipeline, keys = _unpack(coded)
+    return tuple(tables.commit(pipeline, stream, seq) for stream, seq in keys)
+
+
+_renewal = msgspec.msgpack.Decoder(Renewal).decode
+_edit = msgspec.msgpack.Decoder(Edit).decode
+ANSWERS: Mapping[str, Callable[[Tables, bytes], Any]] = {
+    "claim": lambda _, coded: _claim_answer(_unpack(coded)),
+    "renew": lambda _, coded: _renewal(coded),
+    "commit": _commit_answer,
+    "finish": lambda _, coded: run_of(_unpack(coded)),
+    "edit": lambda _, coded: _edit(coded),
+    "retain": lambda _, coded: _unpack(coded),
 }
 """By verb, how its answer is read back."""

@@ -23,7 +23,6 @@ from catalog.records import (
     Position,
     Request,
     Run,
-    SchemaVersion,
     StreamResult,
     StreamState,
     Trigger,
@@ -40,9 +39,6 @@ _pairs = msgspec.json.Decoder(tuple[tuple[str, int], ...]).decode
 _hold = msgspec.json.Decoder(Hold).decode
 _trigger = msgspec.json.Decoder(Trigger).decode
 _results = msgspec.json.Decoder(tuple[StreamResult, ...]).decode
-commit_of = msgspec.json.Decoder(Commit).decode
-"""A commit from its ``body``."""
-schema_of = msgspec.json.Decoder(SchemaVersion).decode
 decision_of = msgspec.json.Decoder(Decision).decode
 
 # A dictionary answers sooner than the enumeration's own look-up.
@@ -112,14 +108,17 @@ def cursor_of(r: Row) -> Cursor | None:
     return Cursor(_KINDS[r[0]], r[1], Position(r[2], r[3], r[4]))
 
 
+def cursor_columns(cursor: Cursor | None) -> Row:
+    """The five columns of a cursor."""
+    if cursor is None:
+        return (None, None, None, None, None)
+    at = cursor.position
+    return (cursor.kind, cursor.definition, at.tag, at.data, at.text)
+
+
 def stream_row(s: StreamState) -> Row:
-    cursor = s.cursor
-    columns: Row = (None, None, None, None, None)
-    if cursor is not None:
-        at = cursor.position
-        columns = (cursor.kind, cursor.definition, at.tag, at.data, at.text)
     return (
-        *(s.pipeline, s.stream, s.seq, s.published, *columns, s.schema_version),
+        *(s.pipeline, s.stream, s.seq, s.published, *cursor_columns(s.cursor), s.schema_version),
         *(_or_null(s.hold), s.directive, s.data_at, s.rows, s.last_outcome, s.last_reason),
     )
 
@@ -152,7 +151,7 @@ def run_row(r: Run) -> Row:
 def run_end(r: Run) -> Row:
     """What ends a run, for the statement ``end_run``."""
     return (
-        *(r.epoch, r.reason, r.finished_at, r.outcome, r.error),
+        *(r.epoch, r.reason, r.finished_at, r.outcome, r.error, r.rows, r.bytes, r.rejected),
         *(_or_null(r.streams), r.count, r.first_started_at),
     )
 
@@ -175,6 +174,32 @@ def run_of(r: Row) -> Run:
         _results(r[13]) if r[13] else (),
         r[14],
         r[15],
+    )
+
+
+def commit_row(c: Commit) -> Row:
+    """Without its number, and whether it is published, which its stream's mark says."""
+    return (
+        *(c.pipeline, c.stream, c.seq, c.epoch, c.committed_at, c.rows, c.bytes, c.rejected),
+        *(c.schema_version, *cursor_columns(c.cursor), c.receipt),
+    )
+
+
+def commit_of(r: Row, mark: int = 0) -> Commit:
+    """``mark``: up to which seq its stream is published. What has no receipt always is."""
+    return Commit(
+        r[1],
+        r[2],
+        r[3],
+        r[4],
+        r[15],
+        r[6],
+        r[7],
+        r[8],
+        r[9],
+        r[5],
+        cursor_of(r[10:15]),
+        r[3] <= mark or not r[15],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +36,6 @@ from catalog.sqlite.rows import (
     run_end,
     run_of,
     run_row,
-    schema_of,
     stream_of,
     stream_row,
     to_json,
@@ -135,11 +134,6 @@ class Tables:
         self.many("add_pipeline", [row for row in rows if row[1] == 1])
         self.many("set_pipeline", [row for row in rows if row[1] != 1])
 
-    def count_committed(self, lease: tuple[str, int, str], change: int, counts: Row) -> bool:
-        """Raise a pipeline's counts, if that lease is current; whether it was."""
-        self.run_sql(SQL["count_committed"], (*lease, change, *counts))
-        return self.db.changes() == 1
-
     # -- streams ---------------------------------------------------------------------------------
 
     def cursor(self, pipeline: str, stream: str) -> Cursor | None:
@@ -189,9 +183,6 @@ class Tables:
     def end_run(self, run: Run) -> None:
         self.run_sql(SQL["end_run"], run_end(run))
 
-    def count_run(self, epoch: int, rows: int, size: int, rejected: int) -> None:
-        self.run_sql(SQL["count_run"], (epoch, rows, size, rejected))
-
     def drop_run(self, epoch: int) -> None:
         self.run_sql(SQL["drop_run"], (epoch,))
 
@@ -209,34 +200,38 @@ class Tables:
         if query.below_epoch is not None:
             where.append("epoch < ?")
             args.append(query.below_epoch)
-        sql = f"select * from runs where {' and '.join(where)} order by epoch desc limit ?"
+        sql = f"select * from runs_seen where {' and '.join(where)} order by epoch desc limit ?"
         return [run_of(row) for row in self.run_sql(sql, (*args, query.limit)).fetchall()]
 
     # -- commits, schemas, decisions, files --------------------------------------------------------
 
-    def write_commit(self, commit: Commit) -> str:
-        """Record a batch; its ``body``."""
-        body = to_json(commit)
-        key = (commit.pipeline, commit.stream, commit.seq)
-        self.run_sql(SQL["add_commit"], (*key, commit.epoch, commit.committed_at, body))
-        return body
+    def standings(self, streams: Iterable[Row]) -> list[Row]:
+        """What commits to these streams, by pipeline and name, are judged by."""
+        rows: list[Row] = self.db.executemany(SQL["standing"], streams).fetchall()
+        return rows
 
-    def commits(self, pipeline: str, stream: str, limit: int) -> list[Commit]:
-        return [commit_of(row[0]) for row in self._all("commits", pipeline, stream, limit)]
+    def commit(self, pipeline: str, stream: str, seq: int) -> Commit:
+        """A commit that is there, as it was answered."""
+        return commit_of(self._all("commit", pipeline, stream, seq)[0])
+
+    def commits(
+        self, pipeline: str, stream: str, limit: int, marks: Mapping[str, int]
+    ) -> list[Commit]:
+        """``marks``: by stream, up to which seq it is published."""
+        rows = self._all("commits", pipeline, stream, limit)
+        return [commit_of(row, marks[row[2]]) for row in rows]
 
     def commits_above(self, pipeline: str, stream: str, seq: int, limit: int) -> list[Commit]:
-        rows = self._all("commits_above", pipeline, stream, seq, limit)
-        return [commit_of(row[0]) for row in rows]
+        """Those above what is published."""
+        return [commit_of(r, seq) for r in self._all("commits_above", pipeline, stream, seq, limit)]
 
     def write_schema(self, pipeline: str, stream: str, schema: SchemaVersion) -> None:
-        self.run_sql(SQL["add_schema"], (pipeline, stream, schema.version, to_json(schema)))
+        s = schema
+        row = (pipeline, stream, s.version, s.fingerprint, s.created_at, s.epoch, s.body)
+        self.run_sql(SQL["add_schema"], row)
 
     def schemas(self, pipeline: str, stream: str) -> list[SchemaVersion]:
-        return [schema_of(row[0]) for row in self._all("schemas", pipeline, stream)]
-
-    def last_schema(self, pipeline: str, stream: str) -> SchemaVersion | None:
-        row = self._one("last_schema", pipeline, stream)
-        return schema_of(row[0]) if row else None
+        return [SchemaVersion(*row) for row in self._all("schemas", pipeline, stream)]
 
     def write_decision(self, pipeline: str, decision: Decision) -> None:
         self.run_sql(SQL["add_decision"], (pipeline, decision.stream, to_json(decision)))
@@ -306,8 +301,8 @@ class Tables:
     def old_runs(self, before: int, limit: int) -> list[int]:
         return [row[0] for row in self._all("old_runs", before, limit)]
 
-    def old_commits(self, before: int, limit: int) -> list[Row]:
-        return self._all("old_commits", before, limit)
+    def old_commits(self, before: int, operations_before: int, limit: int) -> list[Row]:
+        return self._all("old_commits", before, limit, operations_before)
 
     def drop(self, name: str, *args: Any) -> int:
         """Carry out one deletion; how many rows went."""

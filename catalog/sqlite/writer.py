@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import groupby
 
 import apsw
 
@@ -20,6 +21,7 @@ from catalog.clock import Clock
 from catalog.errors import BadRequest, CatalogError, Full, Unavailable, Unknown
 from catalog.sqlite import database
 from catalog.sqlite.checkpoints import Checkpointer
+from catalog.sqlite.committing import Request
 from catalog.sqlite.database import Location
 from catalog.sqlite.operations import ANSWERS, Operations
 from catalog.sqlite.readers import Readers
@@ -182,9 +184,13 @@ class Writer:
             return True
         try:
             is_whole = attempt(db, group)
+        except apsw.FullError:
+            is_whole = False
+            fail(group, Full, self._full_words())
         except apsw.Error as error:
             is_whole = False
-            fail(group, Unavailable, f"{self._location.path}: {error}")
+            self.counters.last_error = f"{self._location.path}: {error}"
+            fail(group, Unavailable, self.counters.last_error)
         if is_whole:
             self._commit(db, group, again=again)
         else:
@@ -228,13 +234,32 @@ class Writer:
     def _all_at_once(self, db: apsw.Connection, group: Sequence[Write]) -> bool:
         """Without savepoints. False: one failed that had written something."""
         full = self._is_full(db)
-        for write in group:
-            before = db.total_changes()
-            if not self._carry_out_one(write, full=full):
-                if not db.in_transaction or db.total_changes() != before:
-                    return False
-                self._repeat(write)
+        for are_commits, writes in groupby(group, lambda write: write.verb == "commit"):
+            if are_commits and not full:
+                self._commit_together(list(writes))
+                continue
+            for write in writes:
+                before = db.total_changes()
+                if not self._carry_out_one(write, full=full):
+                    if not db.in_transaction or db.total_changes() != before:
+                        return False
+                    self._repeat(write)
         return True
+
+    def _commit_together(self, writes: Sequence[Write]) -> None:
+        """Commits that follow each other. Raises ``apsw.Error`` when one was sent before."""
+        now, operations, refused = self._clock.wall_us(), [], []
+        requests = [write.carry_out for write in writes if isinstance(write.carry_out, Request)]
+        for write, done in zip(writes, self._operations.commit_all(requests), strict=True):
+            if isinstance(done, Exception):
+                write.error = done
+                refused.append(write)
+            else:
+                write.answer, coded = done
+                operations.append((write.op, write.verb, now, coded))
+        self._tables.many("add_operation", operations)
+        for write in refused:
+            self._repeat(write)
 
     def _each_in_a_savepoint(self, db: apsw.Connection, group: Sequence[Write]) -> bool:
         """False: one took the whole transaction along."""
@@ -253,14 +278,17 @@ class Writer:
         """Whether what it wrote is to be committed; if not, it has an error."""
         try:
             if full and write.grows:
-                raise self._full()
-            write.answer, coded = write.carry_out(self._operations)
+                raise Full(self._full_words())
+            do = write.carry_out
+            write.answer, coded = (
+                self._operations.commit(do) if isinstance(do, Request) else do(self._operations)
+            )
             # Last: that the id was used before is found out by writing it.
             self._tables.write_operation(write.op, write.verb, self._clock.wall_us(), coded)
         except CatalogError as error:
             write.error = error
         except apsw.FullError:
-            write.error = self._full()
+            write.error = Full(self._full_words())
         except apsw.Error as error:
             self.counters.last_error = f"{self._location.path}: {error}"
             write.error = Unavailable(self.counters.last_error)
@@ -278,15 +306,15 @@ class Writer:
         verb, answer = known
         write.error = None
         if verb == write.verb:
-            write.answer = ANSWERS[verb](answer)
+            write.answer = ANSWERS[verb](self._tables, answer)
         else:
             write.error = BadRequest(
                 f"operation {write.op} was a {verb}; a {write.verb} needs an id of its own"
             )
         return True
 
-    def _full(self) -> Full:
-        return Full(
+    def _full_words(self) -> str:
+        return (
             f"{self._location.path} has no room left (its ceiling is {self._limit} bytes); nothing "
             "is lost. Raise `catalog_limit`, keep runs for a shorter time in [retention], or make "
             "room on the disk"

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from catalog.errors import CatalogError
+from catalog.sqlite.committing import Request
 from catalog.sqlite.operations import Operations
 
 
@@ -23,7 +24,7 @@ class Stage(Enum):
 
 
 Verb: TypeAlias = Callable[[Operations], tuple[Any, bytes]]
-"""Carries out one operation: its answer, and the answer encoded."""
+"""Carries out one operation: its answer, and the answer encoded. A commit is its ``Request``."""
 
 
 class Write:
@@ -32,7 +33,13 @@ class Write:
     __slots__ = ("answer", "carry_out", "done", "error", "grows", "op", "stage", "verb")
 
     def __init__(
-        self, op: str, verb: str, carry_out: Verb, done: asyncio.Future[Any], *, grows: bool
+        self,
+        op: str,
+        verb: str,
+        carry_out: Verb | Request,
+        done: asyncio.Future[Any],
+        *,
+        grows: bool,
     ) -> None:
         self.op, self.verb, self.carry_out, self.done, self.grows = op, verb, carry_out, done, grows
         self.stage = Stage.QUEUED

@@ -42,7 +42,11 @@ create table pipelines (
     last_success_at integer,
     data_at integer,
     rows integer not null,
-    rejected integer not null
+    rejected integer not null,
+    -- What the open run committed so far, beside what each commit writes anyway.
+    run_rows integer not null,
+    run_bytes integer not null,
+    run_rejected integer not null
 ) strict, without rowid;
 create unique index pipelines_by_change on pipelines (change);
 create index pipelines_held on pipelines (holder) where holder <> '';
@@ -78,7 +82,7 @@ create table runs (
     finished_at integer,
     outcome text,                     -- null while it is open
     error text,
-    rows integer not null,
+    rows integer not null,            -- these three: once it is closed
     bytes integer not null,
     rejected integer not null,
     streams text,
@@ -89,7 +93,19 @@ create index runs_by_pipeline on runs (pipeline, epoch);
 create index runs_open on runs (epoch) where outcome is null;
 create index runs_by_end on runs (finished_at) where outcome is not null;
 
--- Bodies are long: by number, each goes to the end, where a group's share pages and flushes.
+create view runs_seen as
+select epoch, pipeline, holder, trigger, reason, started_at, connections, finished_at, outcome, error,
+    case when outcome is null
+         then (select run_rows from pipelines where name = runs.pipeline) else rows end as rows,
+    case when outcome is null
+         then (select run_bytes from pipelines where name = runs.pipeline) else bytes end as bytes,
+    case when outcome is null
+         then (select run_rejected from pipelines where name = runs.pipeline) else rejected end
+         as rejected,
+    streams, count, first_started_at
+from runs;
+
+-- Rows are long: by number, each goes to the end, where a group's share pages and flushes.
 create table commits (
     id integer primary key,
     pipeline text not null,
@@ -97,7 +113,16 @@ create table commits (
     seq integer not null,
     epoch integer not null,
     committed_at integer not null,
-    body text not null,               -- the whole record; it never changes
+    rows integer not null,
+    bytes integer not null,
+    rejected integer not null,
+    schema_version integer not null,
+    cursor_kind text,                 -- null: it left the cursor as it was
+    cursor_definition text,
+    cursor_tag text,
+    cursor_data blob,
+    cursor_text text,
+    receipt text not null,            -- JSON, opaque; '': the pipeline's cursor moved alone
     unique (pipeline, stream, seq)
 ) strict;
 
@@ -118,6 +143,9 @@ create table schemas (
     pipeline text not null,
     stream text not null,
     version integer not null,
+    fingerprint text not null,
+    created_at integer not null,
+    epoch integer not null,
     body text not null,
     primary key (pipeline, stream, version)
 ) strict, without rowid;
@@ -145,9 +173,8 @@ create index edits_by_pipeline on edits (pipeline, id);
 create index edits_by_time on edits (at);
 
 create table operations (
-    number integer primary key,       -- in the order of time, for retention
-    id text not null unique,
+    id text primary key,              -- sorts by time: new ones share pages, old ones go first
     verb text not null,
     at integer not null,
-    answer blob not null              -- MessagePack; as given, so that it can be given again (A5)
-) strict;
+    answer blob not null              -- MessagePack: what it takes to give it again (A5)
+) strict, without rowid;

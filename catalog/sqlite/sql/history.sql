@@ -1,10 +1,10 @@
 -- Runs, commits, schemas, decisions, the ledger of files, the audit of edits.
 
 -- name: run
-select * from runs where epoch = ?;
+select * from runs_seen where epoch = ?;
 
 -- name: previous_run
-select * from runs where pipeline = ? and epoch < ? order by epoch desc limit 1;
+select * from runs_seen where pipeline = ? and epoch < ? order by epoch desc limit 1;
 
 -- name: open_connections
 -- Where open runs are at work, for the connections' limits.
@@ -16,12 +16,9 @@ insert into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: end_run
 update runs set
-    reason = ?2, finished_at = ?3, outcome = ?4, error = ?5, streams = ?6, count = ?7,
-    first_started_at = ?8
+    reason = ?2, finished_at = ?3, outcome = ?4, error = ?5, rows = ?6, bytes = ?7, rejected = ?8,
+    streams = ?9, count = ?10, first_started_at = ?11
 where epoch = ?1;
-
--- name: count_run
-update runs set rows = rows + ?2, bytes = bytes + ?3, rejected = rejected + ?4 where epoch = ?1;
 
 -- name: drop_run
 delete from runs where epoch = ?;
@@ -40,22 +37,25 @@ where epoch = ?1 and exists (select 1 from runs n
     where n.pipeline = runs.pipeline and n.epoch > ?1 and n.outcome is not null);
 
 -- name: add_commit
-insert into commits (pipeline, stream, seq, epoch, committed_at, body)
-values (?, ?, ?, ?, ?, ?);
+insert into commits values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: commits
 -- Newest first, in an order that no clock decides.
-select body from commits where pipeline = ?1 and (?2 = '' or stream = ?2)
+select * from commits where pipeline = ?1 and (?2 = '' or stream = ?2)
 order by epoch desc, seq desc, stream limit ?3;
 
+-- name: commit
+select * from commits where pipeline = ? and stream = ? and seq = ?;
+
 -- name: commits_above
-select body from commits where pipeline = ? and stream = ? and seq > ? order by seq limit ?;
+select * from commits where pipeline = ? and stream = ? and seq > ? order by seq limit ?;
 
 -- name: old_commits
--- Of runs that went or may go by ?1, published, and not their stream's last.
+-- Of runs that went or may go by ?1, published, not their stream's last, and not the answer of an
+-- operation that is kept by ?3.
 select c.pipeline, c.stream, c.seq from commits c
 join streams s on s.pipeline = c.pipeline and s.stream = c.stream
-where c.committed_at < ?1 and c.seq <= s.published
+where c.committed_at < min(?1, ?3) and c.seq <= s.published
   and not exists (select 1 from runs r where r.epoch = c.epoch
                   and (r.outcome is null or r.finished_at >= ?1))
   and exists (select 1 from commits n
@@ -68,13 +68,11 @@ delete from commits where pipeline = ? and stream = ? and seq = ?
 and not exists (select 1 from runs where runs.epoch = commits.epoch);
 
 -- name: add_schema
-insert into schemas values (?, ?, ?, ?);
+insert into schemas values (?, ?, ?, ?, ?, ?, ?);
 
 -- name: schemas
-select body from schemas where pipeline = ? and stream = ? order by version;
-
--- name: last_schema
-select body from schemas where pipeline = ? and stream = ? order by version desc limit 1;
+select version, fingerprint, body, created_at, epoch from schemas
+where pipeline = ? and stream = ? order by version;
 
 -- name: add_decision
 insert into decisions (pipeline, stream, body) values (?, ?, ?);

@@ -33,13 +33,13 @@ select verb, answer from operations where id = ?;
 
 -- name: add_operation
 -- Fails when the id was used before: that is how a second sending is noticed.
-insert into operations (id, verb, at, answer) values (?, ?, ?, ?);
+insert into operations values (?, ?, ?, ?);
 
 -- name: drop_old_operations
 -- Among the oldest only: when all of those are younger, so are the others, but for a clock that
 -- was put back.
-delete from operations where number in (
-    select number from (select number, at from operations order by number limit 10000)
+delete from operations where id in (
+    select id from (select id, at from operations order by id limit 10000)
     where at < ? limit ?);
 
 -- name: counts

@@ -15,27 +15,40 @@ select * from pipelines where holder = ? and holder <> '';
 
 -- name: add_pipeline
 insert into pipelines
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0);
 
 -- name: set_pipeline
+-- What the run committed so far is counted anew with another run.
 update pipelines set
     version = ?2, change = ?3, epoch = ?4, holder = ?5, paused = ?6, parked = ?7, request = ?8,
     cancel = ?9, tick = ?10, failures = ?11, retry_at = ?12, retry_streams = ?13, news = ?14,
     after_seen = ?15, held = ?16, last_outcome = ?17, last_reason = ?18, last_epoch = ?19,
     last_started_at = ?20, last_finished_at = ?21, last_success_at = ?22, data_at = ?23,
-    rows = ?24, rejected = ?25
+    rows = ?24, rejected = ?25,
+    run_rows = iif(epoch = ?4 and holder = ?5, run_rows, 0),
+    run_bytes = iif(epoch = ?4 and holder = ?5, run_bytes, 0),
+    run_rejected = iif(epoch = ?4 and holder = ?5, run_rejected, 0)
 where name = ?1;
 
 -- name: count_committed
--- The fence and the count of a commit in one: no row changes unless the lease is current.
+-- ?2 commits on the pipeline and its open run; the fence was checked.
 update pipelines set
-    version = version + 1, change = ?4, rows = rows + ?5, rejected = rejected + ?6,
-    data_at = max(coalesce(data_at, ?7), coalesce(?7, data_at))
-where name = ?1 and epoch = ?2 and holder = ?3 and holder <> '';
+    version = version + ?2, change = ?3, rows = rows + ?4, rejected = rejected + ?6,
+    data_at = max(coalesce(data_at, ?7), coalesce(?7, data_at)),
+    run_rows = run_rows + ?4, run_bytes = run_bytes + ?5, run_rejected = run_rejected + ?6
+where name = ?1;
 
 -- name: cursor
 select cursor_kind, cursor_definition, cursor_tag, cursor_data, cursor_text
 from streams where pipeline = ? and stream = ?;
+
+-- name: standing
+-- What a commit is judged by: the lease, the stream, the stream's last schema.
+select p.name, ?2, p.epoch, p.holder, v.fingerprint, v.body, s.*
+from pipelines p
+left join streams s on s.pipeline = p.name and s.stream = ?2
+left join schemas v on v.pipeline = p.name and v.stream = ?2 and v.version = s.schema_version
+where p.name = ?1;
 
 -- name: stream
 select * from streams where pipeline = ? and stream = ?;
