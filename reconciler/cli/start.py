@@ -89,6 +89,7 @@ def discover(
     project = desk.find(config).load(secrets=False)
     if connection not in project.connections:
         raise unmatched("connection", connection, set(project.connections))
+    connector = project.connections[connection].connector
     try:
         found = asyncio.run(inspect.discover(project, connection, select or []))
     except WorkerGone as error:
@@ -98,7 +99,13 @@ def discover(
     elif found:
         from reconciler.cli.templates import pipeline_for
 
-        output.print_line(pipeline_for(connection, found).rstrip("\n"))
+        text = pipeline_for(connection, found, cursors=connector == "sql")
+        output.print_line(text.rstrip("\n"))
+    elif connector == "files":
+        output.note(
+            f"{connection} is a folder: it has no streams of its own. Name them in a pipeline, "
+            'each with the glob of its files: [pipelines.NAME.streams.NAME], path = "*.csv".'
+        )
     else:
         output.note(f"{connection} has no stream that matches.")
     return Exit.GOOD if found else Exit.NOTHING

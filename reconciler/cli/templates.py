@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from reconciler.cli.output import count
+
 if TYPE_CHECKING:
     from reconciler.connectors.ports import FoundStream
 
@@ -73,24 +75,33 @@ def config_for(kind: str) -> str:
     return "\n".join((_HEAD, _SOURCES[kind], _DESTINATION, pipeline))
 
 
-def pipeline_for(connection: str, found: Sequence[FoundStream]) -> str:
-    """A pipeline with every stream found, ready to be pasted into the config."""
+_ABOUT_INDEXES = " A cursor marked 'index' is read in order and committed on the way."
+
+
+def pipeline_for(connection: str, found: Sequence[FoundStream], *, cursors: bool = True) -> str:
+    """A pipeline with every stream found, ready to be pasted into the config.
+
+    ``cursors``: by which column a stream is read is the config's to say (``sql``); where it is
+    not, the connector's own defaults are right.
+    """
+    streams = count(len(found), "stream")
     lines = [
-        f"# {len(found)} streams found. Paste this, name a destination, take away what you do",
-        "# not want. A cursor marked 'index' is read in order and committed on the way.",
+        f"# {streams} found. Paste this, name a destination, take away what you do",
+        f"# not want.{_ABOUT_INDEXES if cursors else ''}",
         f"[pipelines.{connection}]",
         f"source = {_text(connection)}",
         'destination = "DESTINATION"',
         'schedule = "every 15m"',
     ]
     for stream in found:
-        lines += ["", *_stream_lines(connection, stream)]
+        table = f"[pipelines.{connection}.streams.{_key(stream.name)}]"
+        lines += ["", *(_stream_lines(table, stream) if cursors else [table])]
     return "\n".join(lines) + "\n"
 
 
-def _stream_lines(connection: str, stream: FoundStream) -> list[str]:
+def _stream_lines(table: str, stream: FoundStream) -> list[str]:
     rows = "" if stream.rows is None else f"   # about {stream.rows:,} rows"
-    lines = [f"[pipelines.{connection}.streams.{_key(stream.name)}]{rows}"]
+    lines = [f"{table}{rows}"]
     if stream.schema.key:
         lines.append(f"# key: {', '.join(stream.schema.key)} (from the source)")
     else:

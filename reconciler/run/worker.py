@@ -47,7 +47,11 @@ def _inspect(order: m.InspectOrder, connections: Connections) -> m.Inspected:
             return m.Inspected(streams=tuple(source.discover(order.select, order.named)))
         found = source.discover(order.select, {}) if order.select else []
         streams = {stream.name: order.defaults for stream in found}
-        return m.Inspected(tuple(source.check({**streams, **order.named})))
+        findings = tuple(source.check({**streams, **order.named}))
+        if order.select and not found:
+            patterns = ", ".join(order.select)
+            findings += (Finding("warning", f"no stream matches `select` ({patterns}) yet"),)
+        return m.Inspected(findings)
     except ConnectorError as error:
         return m.Inspected((Finding("problem", str(error)),))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tomllib
 from pathlib import Path
 
@@ -83,3 +84,104 @@ def test_what_discover_prints_loads_once_a_destination_is_named(tmp_path: Path) 
     path.write_text(config_for("sqlite").partition("[pipelines")[0] + pasted)
     project = load(path, {})
     assert list(project.pipelines["shop_db"].streams) == ["public.orders", "public.log"]
+
+
+def test_a_source_without_cursors_to_choose_is_pasted_without(tmp_path: Path) -> None:
+    text = pipeline_for(
+        "own", [FoundStream("runs", FOUND[0].schema, cursors=("id",))], cursors=False
+    )
+    assert "1 stream found" in text
+    path = tmp_path / "config.toml"
+    head = config_for("sqlite").partition("[pipelines")[0]
+    own = '[connections.own]\nconnector = "history"\n'
+    path.write_text(head + own + text.replace("DESTINATION", "warehouse"))
+    assert list(load(path, {}).pipelines["own"].streams) == ["runs"]
+
+
+CONNECTIONS = """
+project = "shop"
+
+[connections.nofile]
+connector = "sql"
+url = "sqlite:///nofile.db"
+
+[connections.nofolder]
+connector = "files"
+path = "nofolder"
+
+[connections.inbox]
+connector = "files"
+path = "."
+
+[connections.dead]
+connector = "sql"
+url = "postgresql://reader@127.0.0.1:1/shop"
+password = "env:SHOP_DB_PASSWORD"
+
+[connections.warehouse]
+connector = "duckdb"
+path = "warehouse.duckdb"
+"""
+Out = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("SHOP_DB_PASSWORD", "hunter2")
+    path = tmp_path / "config.toml"
+    path.write_text(CONNECTIONS)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("connection", "code", "sentence"),
+    [
+        ("nofile", 1, "connection 'nofile': there is no file"),
+        ("nofolder", 1, "connection 'nofolder': there is no folder"),
+        ("inbox", 5, "inbox is a folder: it has no streams of its own"),
+        ("dead", 1, "connection 'dead': connection to server at"),
+        ("warehouse", 1, "connector 'duckdb' cannot be read from"),
+        ("deda", 5, 'Did you mean "dead"?'),
+    ],
+)
+def test_what_cannot_be_discovered_is_a_sentence(
+    config: str, connection: str, code: int, sentence: str, capsys: Out
+) -> None:
+    assert main(["discover", connection, "--config", config]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert sentence in said.err
+    assert "hunter2" not in said.err
+    assert "Traceback" not in said.err
+
+
+def test_check_has_a_problem_for_each_connection_that_fails(config: str, capsys: Out) -> None:
+    assert main(["check", "--config", config]) == 1
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if " problem " in line]
+    assert [line.split()[0] for line in lines] == ["nofile", "nofolder", "dead"]
+    assert said.out.endswith("\n3 problems found.\n")
+    assert "hunter2" not in said.out + said.err
+
+
+def test_check_says_that_a_selection_finds_nothing(tmp_path: Path, capsys: Out) -> None:
+    sqlite3.connect(tmp_path / "shop.db").close()
+    path = tmp_path / "config.toml"
+    path.write_text(
+        CONNECTIONS.partition("[connections.nofolder")[0].replace("nofile", "shop")
+        + '[connections.warehouse]\nconnector = "duckdb"\npath = "warehouse.duckdb"\n'
+        + '[pipelines.shop]\nsource = "shop"\ndestination = "warehouse"\nselect = ["sales_*"]\n'
+    )
+    assert main(["check", "--config", str(path)]) == 0
+    assert "warning  no stream matches `select` (sales_*) yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["check"], ["discover", "dead"]])
+def test_a_config_or_a_secret_that_is_missing_is_exit_code_2(
+    command: list[str], config: str, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    assert main([*command, "--config", f"{config}.not"]) == 2
+    assert "is not there" in capsys.readouterr().err
+    monkeypatch.delenv("SHOP_DB_PASSWORD")
+    assert main([*command, "--config", config]) == 2
+    assert "environment variable SHOP_DB_PASSWORD is not set" in capsys.readouterr().err

@@ -56,13 +56,18 @@ class FileSet:
     """Written to so lately that they may still grow."""
 
 
-def listing(root: Path, pattern: str, where: str) -> list[Found]:
-    """The files that match, oldest first. Raises ``ConnectorError`` without the folder."""
+def must_be_there(root: Path, where: str) -> None:
+    """Raises ``ConnectorError`` (transient: a mount may come back) without the folder."""
     if not root.is_dir():
         raise ConnectorError(
             ErrorClass.TRANSIENT,
             f"connection {where!r}: there is no folder {str(root)!r}, or it may not be entered",
         )
+
+
+def listing(root: Path, pattern: str, where: str) -> list[Found]:
+    """The files that match, oldest first. Raises ``ConnectorError`` without the folder."""
+    must_be_there(root, where)
     found = []
     for path in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 - relative names
         full = root / path

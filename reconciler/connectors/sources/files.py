@@ -20,7 +20,7 @@ from reconciler.connectors.ports import (
 from reconciler.connectors.sources import definition
 from reconciler.connectors.sources.file_format import kind_of
 from reconciler.connectors.sources.file_read import FilesRead, Work, shapes
-from reconciler.connectors.sources.file_set import SETTLE, FileSet, listing, sort_out
+from reconciler.connectors.sources.file_set import SETTLE, FileSet, listing, must_be_there, sort_out
 
 _LOOKED_AT = 20
 
@@ -48,7 +48,7 @@ class Files:
             if unclear:
                 findings.append(Finding("problem", f"{stream}: {_unclear(unclear[0])}"))
             elif found:
-                findings.append(Finding("ok", f"{stream}: {len(found)} files match"))
+                findings.append(Finding("ok", f"{stream}: {_number(len(found))}"))
             else:
                 findings.append(
                     Finding("warning", f"{stream}: no file matches {settings.path!r} yet")
@@ -58,8 +58,12 @@ class Files:
     def discover(
         self, select: Sequence[str], named: Mapping[str, StreamSettings]
     ) -> list[FoundStream]:
-        """The streams named, with the columns of their newest files; a folder selects none."""
+        """The streams named, with the columns of their newest files; a folder selects none.
+
+        Raises ``ConnectorError`` without the folder, whatever is named.
+        """
         del select
+        must_be_there(self._root, self._name)
         result = []
         for stream, settings in named.items():
             files = listing(self._root, settings.path, self._name)[-_LOOKED_AT:]
@@ -117,6 +121,10 @@ def _has_news(files: FileSet, known: set[str], *, whole: bool) -> bool:
 def _next(cursor: Cursor | None) -> Any:
     version = 0 if cursor is None else position.decode(cursor.position)
     return position.encode("snapshot", int(str(version)) + 1)
+
+
+def _number(files: int) -> str:
+    return "1 file matches" if files == 1 else f"{files} files match"
 
 
 def _unclear(path: str) -> str:

@@ -15,6 +15,8 @@ from reconciler.connectors.ports import ConnectorError
 
 _STATE = re.compile(r"SQLSTATE:? ([0-9A-Z]{5})")
 _QUERY_WAS = re.compile(r"\n*Query was:.*", re.DOTALL)
+_DRIVER = re.compile(r"^[A-Z_ ]+: \[libpq\] (Failed to connect: )?")
+_IS_IT_UP = re.compile(r"\s+Is the server running")
 _LINE = re.compile(r"\nLINE \d+:.*", re.DOTALL)
 _URL_PASSWORD = re.compile(r"(://[^:@/\s]*):[^@/\s]*@")
 _AUTH = (
@@ -138,7 +140,8 @@ class Session:
         return ConnectorError(kind, f"connection {self.name!r}: {self._clean(text)}")
 
     def _clean(self, text: str) -> str:
-        text = _LINE.sub("", _QUERY_WAS.sub("", text))
+        text = _DRIVER.sub("", _LINE.sub("", _QUERY_WAS.sub("", text)))
+        text = _IS_IT_UP.sub("; is the server running", text)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         text = _URL_PASSWORD.sub(r"\1:***@", text)
