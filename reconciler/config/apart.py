@@ -7,6 +7,8 @@ this same program, and what it sends is read from its pipe alone, which is why p
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import subprocess
 import sys
@@ -22,14 +24,19 @@ _Answer: TypeAlias = Project | tuple[Problem, ...]
 def load_apart(path: Path) -> Project:
     """As ``load``, with this process's environment. Blocks for as long as loading takes.
 
-    Raises ``ConfigError`` with every problem at once.
+    Raises ``ConfigError`` with every problem at once. A child that is killed (memory runs out) does
+    not take its daemon along: the config is loaded here then.
     """
     done = subprocess.run(
         [sys.executable, "-P", "-m", "reconciler.config.apart", str(path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        check=True,
+        check=False,
     )
+    if done.returncode != 0:
+        from reconciler.config import load
+
+        return load(path)
     answer: _Answer = pickle.loads(done.stdout)  # noqa: S301 - from our own child
     if isinstance(answer, tuple):
         raise ConfigError(answer)
@@ -45,7 +52,9 @@ def main() -> None:
         answer = load(Path(sys.argv[1]))
     except ConfigError as error:
         answer = error.problems
-    pickle.dump(answer, sys.stdout.buffer, protocol=5)
+    # Who asked may have been killed meanwhile: then nobody is to be told.
+    with contextlib.suppress(BrokenPipeError), os.fdopen(1, "wb") as pipe:
+        pickle.dump(answer, pipe, protocol=5)
 
 
 if __name__ == "__main__":

@@ -31,3 +31,9 @@ def test_problems_arrive_whole() -> None:
 def test_the_daemon_never_loads_the_models_that_check_the_config() -> None:
     code = "import sys, reconciler.daemon.serve; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_child_that_dies_does_not_take_its_daemon_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = _ROOT / "config.example.toml"
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert load_apart(example) == load(example)
