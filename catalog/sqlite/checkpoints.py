@@ -25,6 +25,7 @@ class Checkpointer:
         self._wake = threading.Event()
         self._stopping = False
         self._done_pages = 0
+        self._rest_is_due = False
         self._db: apsw.Connection | None = None
         self.connect()
         self._lock = threading.Lock()
@@ -34,11 +35,24 @@ class Checkpointer:
 
     def wal_grew(self, pages: int) -> None:
         """Told after each commit how long the log is; called on the writer's thread."""
-        if pages < self._done_pages:
+        if pages < self._done_pages:  # it started anew
             self._done_pages = 0
+            self._rest_is_due = False
         if pages - self._done_pages >= self._location.tuning.checkpoint_pages:
             self._done_pages = pages
             self._wake.set()
+
+    def copy_rest(self, writer: apsw.Connection) -> None:
+        """Copy what was written while the last checkpoint ran; called between two transactions.
+
+        While a checkpoint copies, the writer goes on, so that it never arrives at the end. Only
+        once it does, the log starts anew, and that is worth a short wait: writing over a file's
+        blocks takes half as long as making it longer.
+        """
+        if self._rest_is_due:
+            self._rest_is_due = False
+            with suppress(apsw.Error):
+                writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def connect(self) -> None:
         """Open a connection; there is none. Not later than the writer's: the path may be led
@@ -76,8 +90,5 @@ class Checkpointer:
         if self._location.wal_bytes() > tuning.truncate_bytes:
             db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             return
-        pages, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        # While it copies, writers go on, so that under load it never arrives at the end, and the
-        # log never starts anew. The short rest is copied with the writers kept out.
-        if copied < pages and pages > 2 * tuning.checkpoint_pages:
-            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._rest_is_due = True

@@ -126,6 +126,8 @@ class Writer:
             looks = [(ask, self._look()) for ask in asks]
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(settle, group, looks)
+            if self._db is not None:
+                self._checkpointer.copy_rest(self._db)
         if self._db is not None:
             with suppress(apsw.Error):
                 self._db.close()
