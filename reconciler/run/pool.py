@@ -276,4 +276,12 @@ async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:
             env=env,
             process_group=0,
         )
-    return Worker(process, await asyncio.open_unix_connection(sock=ours), output)
+    try:
+        line = await asyncio.open_unix_connection(sock=ours)
+    except BaseException:
+        ours.close()
+        output.close()
+        process.kill()
+        process.wait()
+        raise
+    return Worker(process, line, output)
