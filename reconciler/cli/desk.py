@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from catalog.port import Catalog
 from catalog.records import Micros, PipelineState
+from reconciler.cli import output
 from reconciler.cli.target import Target, unmatched
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def find(explicit: Path | None) -> Place:
     """The place of the config that ``--config`` names, else of the first that is found."""
     from reconciler.config import find_config, locate
 
-    path = find_config(explicit or config_before_verb.get(), os.environ)
+    named = explicit or config_before_verb.get()
+    output.named_config.set(str(named) if named else "")
+    path = find_config(named, os.environ)
     where = locate(path, os.environ)
     return Place(path, where.project, where.state_dir, where.catalog, where.catalog_limit)
 

@@ -68,18 +68,19 @@ def _status_of(place: Place, target: Target, *, as_json: bool) -> int:
 
     standing, streams = desk.with_catalog(place, read)
     if as_json:
-        output.emit({**standing.record(), "streams": output.plain(streams)})
+        records = [{**output.plain(s), "orphaned": standing.orphaned(s.stream)} for s in streams]
+        output.emit({**standing.record(), "streams": records})
         return Exit.GOOD
     _standing_table([standing])
     if streams:
         output.print_line()
-        _stream_table(streams)
+        _stream_table(standing, streams)
     for stream in streams:
         tell_hold(stream)
     return Exit.GOOD
 
 
-def _stream_table(streams: tuple[StreamState, ...]) -> None:
+def _stream_table(standing: Standing, streams: tuple[StreamState, ...]) -> None:
     now = desk.now_us()
     output.table(
         ("stream", "last run", "rows", "cursor", "data", "batch", "schema", "note"),
@@ -92,7 +93,9 @@ def _stream_table(streams: tuple[StreamState, ...]) -> None:
                 output.ago(s.data_at, now),
                 s.seq if s.seq == s.published else f"{s.seq} ({s.published} published)",
                 s.schema_version or "-",
-                s.directive or s.last_reason,
+                "orphaned: the config names it no more"
+                if standing.orphaned(s.stream)
+                else s.directive or s.last_reason,
             )
             for s in streams
         ],

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,10 +93,21 @@ def note(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+named_config: ContextVar[str] = ContextVar("named_config", default="")
+"""The config as ``--config`` named it; empty: it was found without."""
+
+
+def as_typed(command: str) -> str:
+    """A command to type next, for the config that this one was about."""
+    name = named_config.get()
+    told = command.startswith("reconciler ") and name and "--config" not in command
+    return f"{command} --config {shlex.quote(name)}" if told else command
+
+
 def next_step(*commands: str) -> None:
     """The commands to type next, as they would be typed."""
     for command in commands:
-        print_line(f"  {command}")
+        print_line(f"  {as_typed(command)}")
 
 
 def count(number: int, one: str, many: str = "") -> str:

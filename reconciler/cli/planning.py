@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from catalog.port import Catalog
@@ -73,7 +74,8 @@ def why(
     if json:
         output.emit(output.plain(answer))
     else:
-        output.print_line("\n".join(lines(answer)))
+        shown = lines(replace(answer, command=output.as_typed(answer.command)))
+        output.print_line("\n".join(shown))
     return Exit.GOOD
 
 

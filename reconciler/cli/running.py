@@ -68,8 +68,8 @@ def _by_daemon(place: Place, target: Target) -> Run:
         return desk.with_catalog(place, work, changes=True)
     except KeyboardInterrupt:
         output.note(f"\nThe daemon goes on with {target}. Look at it, or end it:")
-        output.note(f"  reconciler status {target.pipeline}")
-        output.note(f"  reconciler cancel {target.pipeline}")
+        output.note("  " + output.as_typed(f"reconciler status {target.pipeline}"))
+        output.note("  " + output.as_typed(f"reconciler cancel {target.pipeline}"))
         raise
 
 
@@ -103,7 +103,7 @@ def _here(place: Place, target: Target) -> Run:
         ) from None
     except KeyboardInterrupt:
         output.note(f"\nThe run of {target} was ended. What it committed stays; go on with:")
-        output.note(f"  reconciler run {target}")
+        output.note("  " + output.as_typed(f"reconciler run {target}"))
         raise
 
 

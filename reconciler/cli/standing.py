@@ -12,7 +12,7 @@ from reconciler.cli import desk, output
 from reconciler.cli.desk import Place
 
 if TYPE_CHECKING:
-    from reconciler.config.desired import Project
+    from reconciler.config.desired import Pipeline, Project
     from reconciler.plan.plan import Action
 
 
@@ -24,6 +24,12 @@ class Standing:
     word: str
     reason: str
     next_at: Micros | None = None
+    desired: Pipeline | None = None
+    """None: the config has it not, or cannot be read."""
+
+    def orphaned(self, stream: str) -> bool:
+        """The catalog knows the stream, and its pipeline does not read it any more."""
+        return self.desired is not None and not self.desired.reads(stream)
 
     def record(self) -> dict[str, Any]:
         """For ``--json``: the pipeline's record, with ``state``, ``why`` and ``next_at``."""
@@ -72,7 +78,13 @@ def _standing(
     if project is None:
         return Standing(state, _word(state, None), state.last_reason)
     action = plan_one(project, state, states, now)
-    return Standing(state, _word(state, action), action.reason.text, _next_at(action, now))
+    return Standing(
+        state,
+        _word(state, action),
+        action.reason.text,
+        _next_at(action, now),
+        project.pipelines.get(state.name),
+    )
 
 
 def plan_one(
