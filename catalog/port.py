@@ -21,7 +21,8 @@ took is still its holder's.
 
 from __future__ import annotations
 
-import secrets
+import itertools
+import random
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
@@ -51,10 +52,14 @@ from catalog.records import (
     StreamState,
 )
 
+_numbers = itertools.count()
+
 
 def new_operation_id() -> str:
-    """A fresh operation id: 32 hex digits that sort by time, so that old ones are neighbours."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    """A fresh operation id: 32 hex digits that sort by time, so that new ones are neighbours."""
+    # No secret, but one for each commit: the system's own randomness would cost 8 us.
+    time_ms, number = time.time_ns() // 1_000_000, next(_numbers) % 2**32
+    return f"{time_ms:012x}{number:08x}{random.getrandbits(48):012x}"
 
 
 class Catalog(Protocol):

@@ -32,6 +32,8 @@ MAX_GROUP = 256
 _RETRY_SECONDS = 1.0
 """How often a file that cannot be recovered is tried again while nothing else asks for it."""
 _MAX_RESERVE = 64 * 1024 * 1024
+_ASK_EVERY = 1000
+"""Pages logged until the file's size is looked at again: other processes make it grow too."""
 
 
 class Writer:
@@ -50,7 +52,8 @@ class Writer:
         self._location, self._clock = location, clock
         self._limit = limit_bytes
         # What only grows stops here, so that renew, finish and retention go on.
-        self._growth_ends = limit_bytes - min(_MAX_RESERVE, limit_bytes // 16)
+        room = limit_bytes - min(_MAX_RESERVE, limit_bytes // 16)
+        self._growth_ends = room // database.PAGE_SIZE
         self._readers, self._checkpointer = readers, checkpointer
         self._queue: queue.SimpleQueue[Write | Ask | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -103,12 +106,15 @@ class Writer:
         self._tables = Tables(db)
         self._operations = Operations(self._tables, self._clock)
         db.pragma("max_page_count", self._limit // database.PAGE_SIZE)
+        self._wal_pages = self._pages_to_spare = 0
         db.set_wal_hook(self._on_wal)
         # What was written before this connection may be anyone's.
         self._data_version: int = db.pragma("data_version")
         self._foreign = self._tables.last_change()
 
     def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._pages_to_spare -= pages if pages < self._wal_pages else pages - self._wal_pages
+        self._wal_pages = pages
         self._checkpointer.wal_grew(pages)
         return apsw.SQLITE_OK
 
@@ -323,10 +329,12 @@ class Writer:
         )
 
     def _is_full(self, db: apsw.Connection) -> bool:
-        used = db.pragma("page_count") * database.PAGE_SIZE
-        if used <= self._growth_ends:
+        # A file grows by no more pages than were logged, so that it need not be asked each time.
+        if self._pages_to_spare > 0:
             return False
-        return bool(used - db.pragma("freelist_count") * database.PAGE_SIZE > self._growth_ends)
+        used = db.pragma("page_count")
+        self._pages_to_spare = min((self._growth_ends - used) // 2, _ASK_EVERY)
+        return bool(used > self._growth_ends < used - db.pragma("freelist_count"))
 
     def _roll_back(self, db: apsw.Connection) -> None:
         if self._db is db and db.in_transaction:
