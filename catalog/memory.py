@@ -373,15 +373,23 @@ class MemoryCatalog:
         ]
 
     def _old_commits(self, keep: Retention) -> list[tuple[str, str, int]]:
+        before = min(keep.runs_before, keep.operations_before)
         last = {commit[:2]: commit for commit in self._store.commits}
-        return [
-            key
-            for key, commit in self._store.commits.items()
-            if key not in last.values()
-            and self._is_published(commit)
-            and commit.committed_at < min(keep.runs_before, keep.operations_before)
-            and commit.epoch not in self._store.runs
-        ]
+        stays: set[tuple[str, str]] = set()
+        found = []
+        for key, commit in self._store.commits.items():
+            if commit.committed_at >= before:
+                break
+            if (
+                key[:2] in stays
+                or key == last[key[:2]]
+                or not self._is_published(commit)
+                or commit.epoch in self._store.runs
+            ):
+                stays.add(key[:2])
+            else:
+                found.append(key)
+        return found
 
     def _old_edits(self, keep: Retention) -> list[int]:
         return [edit.id for edit in self._store.edits.values() if edit.at < keep.runs_before]

@@ -255,7 +255,8 @@ class Catalog(Protocol):
 
         Goes, in this order, oldest first: finished runs older than ``runs_before`` (a pipeline's
         last finished run stays), published commits older than it whose run is gone (and older than
-        ``operations_before``: they are answers), edits older than ``runs_before``, operation ids
+        ``operations_before``: they are answers; up to the first in the catalog that is younger, and
+        to the first of their stream that stays), edits older than ``runs_before``, operation ids
         older than ``operations_before``, lapsed holders without leases.
         Stays: unpublished commits, a stream's last commit, schema versions and decisions, the file
         ledger, the counter.

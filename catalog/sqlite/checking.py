@@ -14,6 +14,7 @@ _BETWEEN_ROWS = (
     "seq_of_stream",
     "published_past_the_last",
     "unpublished_not_recorded",
+    "commit_out_of_line",
     "holds_of_pipeline",
     "commit_without_stream",
     "schema_of_stream",

@@ -33,7 +33,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _NO_SCHEMA = (None, None)
 
 Committed: TypeAlias = tuple[tuple[Commit, ...], bytes]
-"""The answer, and what it takes to give it again: the pipeline, the batches' streams and seqs."""
+"""The answer, and what it takes to give it again: the numbers of the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,15 @@ class _Changes:
 class Commits:
     """The commits of one transaction: ``load``, then ``record`` in order, then ``write``."""
 
-    def __init__(self, tables: Tables, next_change: Callable[[], int], now: int) -> None:
-        self._tables, self._next_change, self._now = tables, next_change, now
+    def __init__(
+        self,
+        tables: Tables,
+        next_change: Callable[[], int],
+        next_commit: Callable[[], int],
+        now: int,
+    ) -> None:
+        self._tables, self._now = tables, now
+        self._next_change, self._next_commit = next_change, next_commit
         self._leases: dict[str, tuple[int, str]] = {}
         self._streams: dict[tuple[str, str], Row] = {}
         self._schemas: dict[tuple[str, str], tuple[str | None, str | None]] = {}
@@ -105,8 +112,7 @@ class Commits:
         for batch in request.batches:
             self._judge(lease, batch, changes)
         self._accept(request, changes)
-        keys = [(commit.stream, commit.seq) for commit in changes.answer]
-        return tuple(changes.answer), _pack((pipeline, keys))
+        return tuple(changes.answer), _pack([row[0] for row in changes.commits])
 
     def _judge(self, lease: Lease, batch: Batch, changes: _Changes) -> None:
         pipeline, name = lease.pipeline, batch.stream
@@ -118,9 +124,10 @@ class Commits:
         seq, cursor = row[2] + 1, batch.cursor
         columns = row[4:9] if cursor is None else cursor_columns(cursor)
         data_at = row[12] if batch.data_at is None else max(batch.data_at, row[12] or batch.data_at)
+        number = self._next_commit()
         changes.streams[name] = (
             *(pipeline, name, seq, row[3], *columns, *row[9:12], data_at, row[13] + batch.rows),
-            *row[14:],
+            *(row[14], row[15], number),
         )
         commit = Commit(
             pipeline,
@@ -136,7 +143,7 @@ class Commits:
             cursor,
         )
         changes.answer.append(commit)
-        changes.commits.append(commit_row(commit))
+        changes.commits.append(commit_row(number, row[16], commit))
 
     def _decide(
         self,
@@ -154,9 +161,10 @@ class Commits:
         if fingerprint is not None and body is not None:
             last = SchemaVersion(stream.schema_version, fingerprint, body)
         done = rules.record_batch(lease, stream, last, batch, self._now)
-        changes.streams[name] = stream_row(done.stream)
+        number = self._next_commit()
+        changes.streams[name] = (*stream_row(done.stream), number)
         changes.answer.append(done.commit)
-        changes.commits.append(commit_row(done.commit))
+        changes.commits.append(commit_row(number, row[16] if row else None, done.commit))
         if done.schema:
             changes.schemas[name] = done.schema.fingerprint, done.schema.body
 

@@ -58,7 +58,7 @@ class Old:
     """What retention found that may go, looked for outside the transaction: that takes long."""
 
     runs: Sequence[int]
-    commits: Sequence[Row]
+    commits: Sequence[int]
 
 
 class Operations:
@@ -67,10 +67,11 @@ class Operations:
     def __init__(self, tables: Tables, clock: Clock) -> None:
         self._tables, self._clock = tables, clock
         self._change: int | None = None
+        self._commit: int | None = None
 
     def begin(self) -> None:
         """A new transaction has begun: what was known of the last one may be another's now."""
-        self._change = None
+        self._change = self._commit = None
 
     def _next_change(self) -> int:
         # Asked once a transaction. A number taken by an operation that was rolled back is left out.
@@ -78,6 +79,12 @@ class Operations:
             self._change = self._tables.last_change()
         self._change += 1
         return self._change
+
+    def _next_commit(self) -> int:
+        if self._commit is None:
+            self._commit = self._tables.last_commit()
+        self._commit += 1
+        return self._commit
 
     def _write(self, state: PipelineState) -> None:
         self._tables.write_pipeline(rules.touch(state, self._next_change()))
@@ -170,7 +177,8 @@ class Operations:
 
     def commit_all(self, requests: Sequence[Request]) -> list[Committed | Exception]:
         """Each one's answer, or its refusal; those refused have written nothing."""
-        commits = Commits(self._tables, self._next_change, self._clock.wall_us())
+        numbers = self._next_change, self._next_commit
+        commits = Commits(self._tables, *numbers, self._clock.wall_us())
         commits.load(requests)
         found: list[Committed | Exception] = []
         for request in requests:
@@ -244,9 +252,9 @@ class Operations:
         tables, left = self._tables, keep.limit
         for epoch in old.runs[:left]:
             left -= tables.drop("drop_old_run", epoch)
-        for key in old.commits:
+        for number in old.commits:
             if left:
-                left -= tables.drop("drop_old_commit", *key)
+                left -= tables.drop("drop_old_commit", number)
         left -= tables.drop("drop_old_edits", keep.runs_before, left)
         left -= tables.drop("drop_old_operations", keep.operations_before, left)
         busy = tables.lease_counts()
@@ -280,8 +288,7 @@ def _claim_answer(coded: Any) -> tuple[ClaimAnswer, ...]:
 
 
 def _commit_answer(tables: Tables, coded: bytes) -> tuple[Commit, ...]:
-    pipeline, keys = _unpack(coded)
-    return tuple(tables.commit(pipeline, stream, seq) for stream, seq in keys)
+    return tuple(map(tables.commit, _unpack(coded)))
 
 
 _renewal = msgspec.msgpack.Decoder(Renewal).decode

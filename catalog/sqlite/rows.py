@@ -117,6 +117,7 @@ def cursor_columns(cursor: Cursor | None) -> Row:
 
 
 def stream_row(s: StreamState) -> Row:
+    """Without the number of its last commit."""
     return (
         *(s.pipeline, s.stream, s.seq, s.published, *cursor_columns(s.cursor), s.schema_version),
         *(_or_null(s.hold), s.directive, s.data_at, s.rows, s.last_outcome, s.last_reason),
@@ -177,10 +178,21 @@ def run_of(r: Row) -> Run:
     )
 
 
-def commit_row(c: Commit) -> Row:
-    """Without its number, and whether it is published, which its stream's mark says."""
+def commit_row(number: int, previous: int | None, c: Commit) -> Row:
+    """Without whether it is published, which its stream's mark says."""
     return (
-        *(c.pipeline, c.stream, c.seq, c.epoch, c.committed_at, c.rows, c.bytes, c.rejected),
+        *(
+            number,
+            previous,
+            c.pipeline,
+            c.stream,
+            c.seq,
+            c.epoch,
+            c.committed_at,
+            c.rows,
+            c.bytes,
+            c.rejected,
+        ),
         *(c.schema_version, *cursor_columns(c.cursor), c.receipt),
     )
 
@@ -188,18 +200,18 @@ def commit_row(c: Commit) -> Row:
 def commit_of(r: Row, mark: int = 0) -> Commit:
     """``mark``: up to which seq its stream is published. What has no receipt always is."""
     return Commit(
-        r[1],
         r[2],
         r[3],
         r[4],
-        r[15],
-        r[6],
+        r[5],
+        r[16],
         r[7],
         r[8],
         r[9],
-        r[5],
-        cursor_of(r[10:15]),
-        r[3] <= mark or not r[15],
+        r[10],
+        r[6],
+        cursor_of(r[11:16]),
+        r[4] <= mark or not r[16],
     )
 
 

@@ -155,7 +155,7 @@ class Tables:
         return found
 
     def write_stream(self, state: StreamState) -> None:
-        self.run_sql(SQL["put_stream"], stream_row(state))
+        self.run_sql(SQL["set_stream"], stream_row(state))
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -210,16 +210,20 @@ class Tables:
         rows: list[Row] = self.db.executemany(SQL["standing"], streams).fetchall()
         return rows
 
-    def commit(self, pipeline: str, stream: str, seq: int) -> Commit:
+    def commit(self, number: int) -> Commit:
         """A commit that is there, as it was answered."""
-        return commit_of(self._all("commit", pipeline, stream, seq)[0])
+        return commit_of(self._all("commit", number)[0])
+
+    def last_commit(self) -> int:
+        """The highest number of a commit; it is never taken away."""
+        return self._number("last_commit")
 
     def commits(
         self, pipeline: str, stream: str, limit: int, marks: Mapping[str, int]
     ) -> list[Commit]:
         """``marks``: by stream, up to which seq it is published."""
         rows = self._all("commits", pipeline, stream, limit)
-        return [commit_of(row, marks[row[2]]) for row in rows]
+        return [commit_of(row, marks[row[3]]) for row in rows]
 
     def commits_above(self, pipeline: str, stream: str, seq: int, limit: int) -> list[Commit]:
         """Those above what is published."""
@@ -301,8 +305,8 @@ class Tables:
     def old_runs(self, before: int, limit: int) -> list[int]:
         return [row[0] for row in self._all("old_runs", before, limit)]
 
-    def old_commits(self, before: int, operations_before: int, limit: int) -> list[Row]:
-        return self._all("old_commits", before, limit, operations_before)
+    def old_commits(self, before: int, operations_before: int, limit: int) -> list[int]:
+        return [row[0] for row in self._all("old_commits", before, limit, operations_before)]
 
     def drop(self, name: str, *args: Any) -> int:
         """Carry out one deletion; how many rows went."""

@@ -56,6 +56,7 @@ DAMAGE = {
     "seq_of_stream": "update streams set seq = 0, published = 0 where pipeline = 'done'",
     "published_past_the_last": "update streams set published = 2 where pipeline = 'done'",
     "unpublished_not_recorded": "delete from commits where pipeline = 'busy'",
+    "commit_out_of_line": "update streams set last_commit = null where pipeline = 'done'",
     "holds_of_pipeline": "update pipelines set held = '[\"s\"]' where name = 'done'",
     "commit_without_stream": "delete from streams where pipeline = 'done'",
     "schema_of_stream": "delete from schemas where pipeline = 'done'",

@@ -68,6 +68,7 @@ create table streams (
     rows integer not null,
     last_outcome text,
     last_reason text not null,
+    last_commit integer,              -- the number of its last batch's row in commits
     primary key (pipeline, stream)
 ) strict, without rowid;
 
@@ -105,9 +106,12 @@ select epoch, pipeline, holder, trigger, reason, started_at, connections, finish
     streams, count, first_started_at
 from runs;
 
--- Rows are long: by number, each goes to the end, where a group's share pages and flushes.
+-- By number each row goes to the end, where those of a group share pages and flushes. An index by
+-- stream would have a page of its own written for each; instead a stream knows its last row, and
+-- each row the one before it. Retention takes them away from the far end.
 create table commits (
     id integer primary key,
+    previous integer,                 -- null, or a row that is gone: it is the first
     pipeline text not null,
     stream text not null,
     seq integer not null,
@@ -122,8 +126,7 @@ create table commits (
     cursor_tag text,
     cursor_data blob,
     cursor_text text,
-    receipt text not null,            -- JSON, opaque; '': the pipeline's cursor moved alone
-    unique (pipeline, stream, seq)
+    receipt text not null             -- JSON, opaque; '': the pipeline's cursor moved alone
 ) strict;
 
 create table files (

@@ -26,9 +26,8 @@ from runs, meta where runs.epoch > meta.epoch;
 
 -- name: seq_of_stream
 select printf('%s.%s: its last batch is %d, but batch %d is recorded',
-              s.pipeline, s.stream, s.seq, max(c.seq))
-from streams s join commits c on c.pipeline = s.pipeline and c.stream = s.stream
-group by s.pipeline, s.stream having max(c.seq) > s.seq;
+              s.pipeline, s.stream, s.seq, c.seq)
+from streams s join commits c on c.id = s.last_commit where c.seq > s.seq;
 
 -- name: published_past_the_last
 select printf('%s.%s: published up to %d, but its last batch is %d',
@@ -36,13 +35,25 @@ select printf('%s.%s: published up to %d, but its last batch is %d',
 from streams where published > seq;
 
 -- name: unpublished_not_recorded
+with recursive line (pipeline, stream, published, id) as (
+    select pipeline, stream, published, last_commit from streams where published < seq
+    union all
+    select line.pipeline, line.stream, line.published, c.previous
+    from line join commits c on c.id = line.id where c.seq > line.published
+)
 select printf('%s.%s: of %d unpublished batches only %d are recorded',
-              s.pipeline, s.stream, s.seq - s.published,
-              (select count(*) from commits c where c.pipeline = s.pipeline
-               and c.stream = s.stream and c.seq > s.published))
-from streams s where s.published < s.seq
-and s.seq - s.published <> (select count(*) from commits c where c.pipeline = s.pipeline
-                            and c.stream = s.stream and c.seq > s.published);
+              s.pipeline, s.stream, s.seq - s.published, count(c.id))
+from streams s join line on line.pipeline = s.pipeline and line.stream = s.stream
+left join commits c on c.id = line.id and c.seq > s.published
+group by s.pipeline, s.stream having count(c.id) <> s.seq - s.published;
+
+-- name: commit_out_of_line
+select printf('%s.%s: batch %d is recorded, but no later one leads to it',
+              c.pipeline, c.stream, c.seq)
+from commits c
+where not exists (select 1 from streams s where s.pipeline = c.pipeline
+                  and s.stream = c.stream and s.last_commit = c.id)
+and c.id not in (select previous from commits where previous is not null);
 
 -- name: holds_of_pipeline
 select printf('pipeline ''%s'': held is %s, its streams say %s', p.name,

@@ -36,36 +36,51 @@ delete from runs
 where epoch = ?1 and exists (select 1 from runs n
     where n.pipeline = runs.pipeline and n.epoch > ?1 and n.outcome is not null);
 
--- name: add_commit
-insert into commits values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+-- name: last_commit
+select coalesce(max(id), 0) from commits;
 
--- name: commits
--- Newest first, in an order that no clock decides.
-select * from commits where pipeline = ?1 and (?2 = '' or stream = ?2)
-order by epoch desc, seq desc, stream limit ?3;
+-- name: add_commit
+insert into commits values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: commit
-select * from commits where pipeline = ? and stream = ? and seq = ?;
+select * from commits where id = ?;
+
+-- name: commits
+-- Newest first, in an order that no clock decides; from each stream's last one backwards.
+with recursive line (id, place) as (
+    select last_commit, 1 from streams where pipeline = ?1 and (?2 = '' or stream = ?2)
+    union all
+    select c.previous, place + 1 from line join commits c on c.id = line.id where place < ?3
+)
+select c.* from line join commits c on c.id = line.id
+order by c.epoch desc, c.seq desc, c.stream limit ?3;
 
 -- name: commits_above
-select * from commits where pipeline = ? and stream = ? and seq > ? order by seq limit ?;
+with recursive line (id) as (
+    select last_commit from streams where pipeline = ?1 and stream = ?2
+    union all
+    select c.previous from line join commits c on c.id = line.id where c.seq > ?3
+)
+select c.* from line join commits c on c.id = line.id where c.seq > ?3 order by c.seq limit ?4;
 
 -- name: old_commits
 -- Of runs that went or may go by ?1, published, not their stream's last, and not the answer of an
--- operation that is kept by ?3.
-select c.pipeline, c.stream, c.seq from commits c
+-- operation that is kept by ?3; before the first that is younger, so that those are not looked at.
+select c.id from commits c
 join streams s on s.pipeline = c.pipeline and s.stream = c.stream
-where c.committed_at < min(?1, ?3) and c.seq <= s.published
+where c.id < coalesce((select id from commits where committed_at >= min(?1, ?3)
+                       order by id limit 1), 9e18)
+  and c.seq <= s.published and c.id <> s.last_commit
   and not exists (select 1 from runs r where r.epoch = c.epoch
                   and (r.outcome is null or r.finished_at >= ?1))
-  and exists (select 1 from commits n
-              where n.pipeline = c.pipeline and n.stream = c.stream and n.seq > c.seq)
 order by c.id limit ?2;
 
 -- name: drop_old_commit
--- Commits are never unpublished, and a later one stays: only the run is to be asked after again.
-delete from commits where pipeline = ? and stream = ? and seq = ?
-and not exists (select 1 from runs where runs.epoch = commits.epoch);
+-- Commits are never unpublished, and a later one stays: only the run is to be asked after again,
+-- and that it is the first of its stream.
+delete from commits where id = ?
+and not exists (select 1 from runs where runs.epoch = commits.epoch)
+and not exists (select 1 from commits p where p.id = commits.previous);
 
 -- name: add_schema
 insert into schemas values (?, ?, ?, ?, ?, ?, ?);
