@@ -294,7 +294,7 @@ class SqliteCatalog:
             await to_thread.run_sync(self._close)
 
     def _close(self) -> None:
+        self._writer.join()  # first: should it recover the file, it opens the others again
         self._checkpointer.stop()
-        self._writer.join()
         # Last: whoever closes last checkpoints, and that is for no event loop to wait for.
         self._readers.close()

@@ -9,6 +9,7 @@ closed, recovered, and asked (D2).
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from catalog.sqlite.tables import Tables
 from catalog.sqlite.writes import Ask, Counters, Stage, Write, fail, settle
 
 MAX_GROUP = 256
+_log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 """How often a file that cannot be recovered is tried again while nothing else asks for it."""
 _MAX_RESERVE = 64 * 1024 * 1024
@@ -128,7 +130,7 @@ class Writer:
                 continue
             group, asks, ends = self._gather(first)
             if group:
-                self._carry_out(group)
+                self._carry_out_safely(group)
             looks = [(ask, self._look()) for ask in asks]
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(settle, group, looks)
@@ -157,6 +159,18 @@ class Writer:
                     self._data_version = version
                     self._foreign = self._tables.last_change()
         return self._foreign
+
+    def _carry_out_safely(self, group: Sequence[Write]) -> None:
+        """A fault of this program costs a group, and never the thread that all wait for."""
+        try:
+            self._carry_out(group)
+        except Exception as error:
+            _log.exception("the catalog's writer failed")
+            what = f"{self._location.path}: a fault of this program, {error!r}"
+            for write in group:
+                if write.error is None:
+                    write.error = Unknown(f"{what}: it may have happened")
+            self._give_up(what)
 
     # -- one group --------------------------------------------------------------------------------
 
@@ -199,6 +213,10 @@ class Writer:
             is_whole = False
             self.counters.last_error = f"{self._location.path}: {error}"
             fail(group, Unavailable, self.counters.last_error)
+        except Exception as error:  # found out whose it is when each goes alone
+            is_whole = False
+            for write in group:
+                write.error = error
         if is_whole:
             self._commit(db, group, again=again)
         else:
@@ -222,7 +240,7 @@ class Writer:
             fail(group, Unavailable, self.counters.last_error)
             return None
         except apsw.Error as error:
-            self._give_up(error)
+            self._give_up(f"{self._location.path}: {error}")
             fail(group, Unavailable, self.counters.last_error)
             return None
         self._operations.begin()
@@ -314,7 +332,12 @@ class Writer:
         verb, answer = known
         write.error = None
         if verb == write.verb:
-            write.answer = ANSWERS[verb](self._tables, answer)
+            try:
+                write.answer = ANSWERS[verb](self._tables, answer)
+            except LookupError:
+                write.error = BadRequest(
+                    f"operation {write.op} was carried out, but so long ago that its answer is gone"
+                )
         else:
             write.error = BadRequest(
                 f"operation {write.op} was a {verb}; a {write.verb} needs an id of its own"
@@ -341,13 +364,13 @@ class Writer:
             try:
                 db.execute("rollback")
             except apsw.Error as error:
-                self._give_up(error)
+                self._give_up(f"{self._location.path}: {error}")
 
     def _commit(self, db: apsw.Connection, group: Sequence[Write], *, again: bool) -> None:
         try:
             db.execute("commit")
         except apsw.Error as error:
-            self._give_up(error)
+            self._give_up(f"{self._location.path}: {error}")
             self._ask_what_happened(group, error, again=again)
         else:
             self.counters.groups += 1
@@ -356,9 +379,9 @@ class Writer:
 
     # -- recovery (D2) ----------------------------------------------------------------------------
 
-    def _give_up(self, error: apsw.Error) -> None:
+    def _give_up(self, what: str) -> None:
         """Close this process's connections: after an I/O error their page caches may lie."""
-        self.counters.last_error = f"{self._location.path}: {error}"
+        self.counters.last_error = what
         db, self._db = self._db, None
         if db is not None:
             with suppress(apsw.Error):
@@ -402,7 +425,7 @@ class Writer:
         try:
             absent = [write for write in pending if not self._repeat(write)]
         except apsw.Error as second:
-            self._give_up(second)
+            self._give_up(f"{self._location.path}: {second}")
             fail(pending, Unknown, unclear)
             return
         if again:

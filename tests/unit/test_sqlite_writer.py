@@ -19,7 +19,7 @@ import apsw
 import pytest
 
 from catalog.clock import ManualClock
-from catalog.errors import Conflict, Full, Unavailable
+from catalog.errors import Conflict, Full, SchemaConflict, Unavailable, Unknown
 from catalog.port import new_operation_id as op
 from catalog.records import (
     Batch,
@@ -32,12 +32,14 @@ from catalog.records import (
     Pause,
     Retention,
     RunQuery,
+    SchemaVersion,
     Trigger,
     TriggerKind,
 )
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
 from catalog.sqlite.operations import Operations
+from catalog.sqlite.writer import Writer
 
 pytestmark = pytest.mark.anyio
 HOLDER = Holder("h", "host", 1)
@@ -186,6 +188,94 @@ async def test_a_fault_of_the_program_is_its_callers_alone(
         assert (await catalog.pipeline("bad")).version == 0
         assert (await catalog.pipeline("x")).version == 0
         assert len(await catalog.changed(0)) == 11
+
+
+async def test_a_fault_of_the_writer_itself_leaves_open_what_happened_and_is_got_over(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(path) as catalog:
+        await pause(catalog, "before")
+        with monkeypatch.context() as faulty:
+            faulty.setattr(Writer, "_commit", lambda *_, **__: 1 / 0)
+            same = op()
+            with pytest.raises(Unknown, match="may have happened"):
+                await pause(catalog, "p", same)
+        assert "the catalog's writer failed" in caplog.text
+        assert "ZeroDivisionError" in (await catalog.stats()).last_error
+        await pause(catalog, "p", same)
+        assert {state.name for state in await catalog.changed(0)} == {"before", "p"}
+        assert (await catalog.stats()).last_error == ""
+
+
+async def test_what_cannot_be_stored_is_its_callers_fault_alone(path: Path) -> None:
+    async with opened(path) as catalog:
+        leases = await claim(catalog, *(f"p{number}" for number in range(10)))
+        outcomes: dict[str, str] = {}
+
+        async def commit(lease: Lease) -> None:
+            receipt: Any = object() if lease.pipeline == "p4" else "r"
+            try:
+                await catalog.commit(op(), lease, [Batch("s", 0, receipt)], {})
+                outcomes[lease.pipeline] = "done"
+            except TypeError:
+                outcomes[lease.pipeline] = "refused"
+
+        async with anyio.create_task_group() as tasks:
+            for lease in leases:
+                tasks.start_soon(commit, lease)
+        assert [name for name, outcome in outcomes.items() if outcome == "refused"] == ["p4"]
+        assert len(outcomes) == 10
+        assert await catalog.streams("p4") == ()
+        assert (await catalog.check()).problems == ()
+
+
+async def test_a_group_of_commits_is_judged_in_order(path: Path) -> None:
+    """Each sees what those before it in the group did, and one that is refused changes nothing."""
+    async with opened(path) as catalog, anyio.create_task_group() as tasks:
+        (lease,) = await claim(catalog, "p")
+        schemas = [SchemaVersion(1, "f1", "{}"), SchemaVersion(2, "f2", "{}")]
+        batches = [
+            Batch("s", 0, "r", rows=1, schema=schemas[0]),
+            Batch("s", 1, "r", rows=1, schema=schemas[1]),
+            Batch("s", 1, "r", rows=100),  # refused
+            Batch("s", 2, "r", rows=1, schema=schemas[1]),
+            Batch("s", 3, "r", rows=1, schema=SchemaVersion(2, "f3", "{}")),  # refused
+            Batch("s", 3, "r", rows=1),
+        ]
+        answers: list[str] = []
+
+        async def commit(batch: Batch) -> None:
+            try:
+                (row,) = await catalog.commit(op(), lease, [batch], {"s": 1})
+                answers.append(f"{row.seq} of version {row.schema_version}")
+            except (Conflict, SchemaConflict) as error:
+                answers.append(type(error).__name__)
+
+        with Gate(path):
+            tasks.start_soon(pause, catalog, "first")
+            await anyio.lowlevel.checkpoint()
+            await begun(catalog)
+            for batch in batches:
+                tasks.start_soon(commit, batch)
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(SOON):
+            while len(answers) < len(batches):  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        assert answers == [
+            "1 of version 1",
+            "2 of version 2",
+            "Conflict",
+            "3 of version 2",
+            "SchemaConflict",
+            "4 of version 2",
+        ]
+        (stream,) = await catalog.streams("p")
+        state, (run,) = await catalog.pipeline("p"), await catalog.runs(RunQuery("p"))
+        assert (stream.seq, stream.published, stream.rows) == (4, 1, 4)
+        assert (state.rows, run.rows, state.version) == (4, 4, 5)
+        assert [row.seq for row in await catalog.commits("p", "s", limit=3)] == [4, 3, 2]
+        assert [row.seq for row in await catalog.commits("p", unpublished=True)] == [2, 3, 4]
+        assert (await catalog.stats()).groups == 3
 
 
 # -- cancellation ------------------------------------------------------------------------------
