@@ -147,16 +147,20 @@ def open_run(
     candidate: Candidate, state: PipelineState, holder: Holder, epoch: int, now: Micros
 ) -> tuple[PipelineState, Run]:
     """Acquire the lease and open its run. An older open run was passed to ``interrupt`` before."""
-    run = Run(
-        epoch=epoch,
-        pipeline=candidate.pipeline,
-        holder=holder.id,
-        trigger=candidate.trigger,
-        reason=candidate.reason,
-        started_at=now,
-        connections=candidate.connections,
+    return replace(state, epoch=epoch, holder=holder.id), new_run(candidate, holder, epoch, now)
+
+
+def new_run(candidate: Candidate, holder: Holder, epoch: int, now: Micros) -> Run:
+    """The run that a claim opens."""
+    return Run(
+        epoch,
+        candidate.pipeline,
+        holder.id,
+        candidate.trigger,
+        candidate.reason,
+        now,
+        candidate.connections,
     )
-    return replace(state, epoch=epoch, holder=holder.id), run
 
 
 def interrupt(state: PipelineState, run: Run, why: str, now: Micros) -> tuple[PipelineState, Run]:

@@ -108,38 +108,41 @@ class Operations:
         alive = beats.keys() - lapsed - set(dead)
         in_use = self._in_use(alive) if limits else Counter[str]()
         names = [candidate.pipeline for candidate in candidates]
-        states, streams = tables.pipelines_named(names), tables.stream_rows_of(names)
-        epoch = first = tables.last_epoch() + 1
+        rows, streams = tables.pipeline_rows(names), tables.stream_rows_of(names)
+        epoch = tables.last_epoch() + 1
+        is_lapsed = rules.is_lapsed(beat, self._clock)
+        answers: list[ClaimAnswer] = []
         opened: list[ClaimedRows] = []
-        answers: list[NotClaimed | ClaimedRows] = []
+        coded: list[Row] = []
         for candidate in candidates:
-            state = states.get(candidate.pipeline) or PipelineState(candidate.pipeline)
-            refusal = rules.refuse_claim(
-                candidate, state, takeable=state.holder not in alive, in_use=in_use, limits=limits
-            )
+            row = rows.get(candidate.pipeline) or pipeline_row(PipelineState(candidate.pipeline))
+            refusal = _refusal(candidate, row, alive, in_use, limits)
             if refusal is not None:
                 answers.append(refusal)
+                coded.append((refusal.pipeline, refusal.why, refusal.holder, refusal.connection))
                 continue
             in_use.update(candidate.connections)
-            if state.holder:
-                old = tables.open_run(state.epoch)
-                state, ended = rules.interrupt(state, old, rules.taken_over(old, holder), now)
-                tables.end_run(ended)
-            state, run = rules.open_run(candidate, state, holder, epoch, now)
-            row = pipeline_row(rules.touch(state, self._next_change()))
-            opened.append((run_row(run), row, beat.expires_at, streams.get(state.name, [])))
-            answers.append(opened[-1])
+            if row[4]:
+                row = self._interrupted(row, holder, now)
+            run = rules.new_run(candidate, holder, epoch, now)
+            # As ``rules.open_run`` and ``rules.touch``.
+            row = (row[0], row[1] + 1, self._next_change(), epoch, holder.id, *row[5:])
+            opened.append((run_row(run), row, beat.expires_at, streams.get(run.pipeline, [])))
+            coded.append(opened[-1])
+            answers.append(_claimed(run, *opened[-1][1:], lapsed=is_lapsed))
             epoch += 1
-        if epoch > first:
+        if opened:
             tables.set_epoch(epoch - 1)
-        tables.many("add_run", [rows[0] for rows in opened])
-        tables.write_pipelines([rows[1] for rows in opened])
-        is_lapsed = rules.is_lapsed(beat, self._clock)
-        coded = [
-            (a.pipeline, a.why, a.holder, a.connection) if isinstance(a, NotClaimed) else a
-            for a in answers
-        ]
-        return _claim_answer([is_lapsed, coded]), _pack([is_lapsed, coded])
+            tables.many("add_run", [each[0] for each in opened])
+            tables.write_pipelines([each[1] for each in opened])
+        return tuple(answers), _pack([is_lapsed, coded])
+
+    def _interrupted(self, row: Row, by: Holder, now: int) -> Row:
+        """Close the open run of a pipeline whose lease is taken."""
+        old = self._tables.open_run(row[3])
+        state, ended = rules.interrupt(pipeline_of(row), old, rules.taken_over(old, by), now)
+        self._tables.end_run(ended)
+        return pipeline_row(state)
 
     def _in_use(self, alive: Collection[str]) -> Counter[str]:
         """Open runs by connection, those left out whose lease may be taken."""
@@ -265,6 +268,38 @@ class Operations:
         return keep.limit - left, _pack(keep.limit - left)
 
 
+def _refusal(
+    candidate: Candidate,
+    row: Row,
+    alive: Collection[str],
+    in_use: Mapping[str, int],
+    limits: Mapping[str, int],
+) -> NotClaimed | None:
+    """``rules.refuse_claim``, asked only where it may have something to say."""
+    version, holder = row[1], row[4]
+    if candidate.version == version and holder not in alive:
+        for connection in candidate.connections:
+            if connection in limits and in_use.get(connection, 0) >= limits[connection]:
+                break
+        else:
+            return None
+    state = PipelineState(candidate.pipeline, version=version, holder=holder)
+    return rules.refuse_claim(
+        candidate, state, takeable=holder not in alive, in_use=in_use, limits=limits
+    )
+
+
+def _claimed(
+    run: Run, pipeline: Row, expires_at: int, streams: Sequence[Row], *, lapsed: bool
+) -> Claimed:
+    return Claimed(
+        Lease(run.pipeline, run.epoch, run.holder),
+        run,
+        pipeline_of(pipeline, expires_at, lapsed=lapsed),
+        tuple(map(stream_of, streams)),
+    )
+
+
 # -- answers given again -------------------------------------------------------------------------
 
 
@@ -276,14 +311,7 @@ def _claim_answer(coded: Any) -> tuple[ClaimAnswer, ...]:
             found.append(NotClaimed(*answer))
             continue
         run, pipeline, expires_at, streams = answer
-        found.append(
-            Claimed(
-                Lease(run[1], run[0], run[2]),
-                run_of(run),
-                pipeline_of(pipeline, expires_at, lapsed=is_lapsed),
-                tuple(map(stream_of, streams)),
-            )
-        )
+        found.append(_claimed(run_of(run), pipeline, expires_at, streams, lapsed=is_lapsed))
     return tuple(found)
 
 

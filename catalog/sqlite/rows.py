@@ -56,6 +56,10 @@ def _or_null(part: object) -> str | None:
     return _encode(part).decode() if part else None
 
 
+PIPELINE_COLUMNS = 25
+"""Those of the record; behind them stand the open run's counts."""
+
+
 def pipeline_row(p: PipelineState) -> Row:
     """As stored: without what only a reader sees (``lease_expires_at``, ``lapsed``)."""
     return (

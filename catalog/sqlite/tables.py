@@ -24,6 +24,7 @@ from catalog.records import (
 from catalog.rules import Heartbeat, is_lapsed
 from catalog.sqlite.queries import SQL
 from catalog.sqlite.rows import (
+    PIPELINE_COLUMNS,
     Row,
     commit_of,
     cursor_of,
@@ -92,9 +93,10 @@ class Tables:
         row = self._one("pipeline", name)
         return pipeline_of(row) if row else PipelineState(name)
 
-    def pipelines_named(self, names: Sequence[str]) -> dict[str, PipelineState]:
-        """As stored; those there are."""
-        return {row[0]: pipeline_of(row) for row in self._all("pipelines_named", to_json(names))}
+    def pipeline_rows(self, names: Sequence[str]) -> dict[str, Row]:
+        """As ``pipeline_row`` makes them; those there are."""
+        rows = self._all("pipelines_named", to_json(names))
+        return {row[0]: row[:PIPELINE_COLUMNS] for row in rows}
 
     def held_by(self, holder: str) -> list[PipelineState]:
         return [pipeline_of(row) for row in self._all("pipelines_held_by", holder)]
