@@ -26,6 +26,8 @@ from reconciler.run import messages as m
 
 RUNS_PER_WORKER = 5_000
 """Then it is replaced: a leak in some library stays small."""
+STARTING_AT_ONCE = max(1, (os.cpu_count() or 1) // 2)
+"""More would only keep each other, and the runs under way, off the processors."""
 LOG_LIMIT = 1024 * 1024
 """Bytes kept of what one run printed: its end, where the reason is."""
 
@@ -181,7 +183,7 @@ class WorkerPool:
             if worker.alive:
                 return self._take(worker)
             await worker.aclose()
-        if len(self._starting) <= len(self._waiting):
+        if len(self._starting) < STARTING_AT_ONCE:
             self._start_one()
         turn: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -221,13 +223,19 @@ class WorkerPool:
                 await worker.aclose()
                 raise
         except (WorkerGone, OSError) as error:
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if not turn.done():
-                    turn.set_exception(error)
-                    return
+            self._refuse(error)
         else:
             self._offer(worker)
+        if self._waiting and len(self._starting) <= STARTING_AT_ONCE:  # this task is one of them
+            self._start_one()
+
+    def _refuse(self, error: WorkerGone | OSError) -> None:
+        """To who waits longest: the worker that it waited for never came to be."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(error)
+                return
 
     async def release(self, worker: Worker, *, healthy: bool) -> None:
         """Give a worker back. An unhealthy one is killed; so is one past its share of runs."""
