@@ -6,6 +6,7 @@ between pipelines where they are equal, since there may be a hundred thousand of
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -129,6 +130,15 @@ class Pipeline:
         """The settings of a stream, named in the config or found by ``select``."""
         return self.streams.get(stream, self.defaults)
 
+    def reads(self, stream: str) -> bool:
+        """Whether a stream that the source has is read: by its name, or by ``select``."""
+        if stream in self.streams:
+            return True
+        taken = [p for p in self.select if not p.startswith("!")]
+        left = [p[1:] for p in self.select if p.startswith("!")]
+        matches = fnmatch.fnmatchcase
+        return any(matches(stream, p) for p in taken) and not any(matches(stream, p) for p in left)
+
 
 @dataclass(frozen=True, slots=True)
 class SecretRef:
@@ -181,6 +191,8 @@ class Project:
     pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     """The files it was read from: the first, then those included."""
+    include: tuple[str, ...] = ()
+    """Globs, absolute, of the files that are included: a new one may come to match."""
 
 
 DEFAULT_SCHEMAS = ("public.", "main.", "dbo.")

@@ -77,6 +77,8 @@ class Document:
     first: Source
     values: RawTable
     sources: list[Source]
+    include: list[str] = field(default_factory=list)
+    """The globs of the files included, made absolute."""
     owners: dict[KeyPath, Source] = field(default_factory=dict)
     """Which included file an entry of a shared table comes from; absent: the first."""
     overrides: dict[KeyPath, str] = field(default_factory=dict)
@@ -165,6 +167,7 @@ def _included(document: Document, patterns: object) -> list[Path]:
         if not isinstance(pattern, str):
             continue
         full = os.path.normpath(document.first.base / pattern)
+        document.include.append(full)
         matches = sorted(glob.glob(full, recursive=True))  # noqa: PTH207 - takes absolute patterns
         if not matches and not glob.has_magic(pattern):
             document.add(("include",), f'names "{pattern}", which is not there')

@@ -5,7 +5,6 @@ Pure. Used when the daemon reads the config again, and shown by ``plan``.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum
@@ -208,7 +207,7 @@ def _pipeline(before: Pipeline, after: Pipeline) -> Iterator[ConfigChange]:
     if before.select and after.select:
         yield from _settings(after.name, "", before.defaults, after.defaults)
     for stream in dict.fromkeys((*before.streams, *after.streams)):
-        had, has = _reads(before, stream), _reads(after, stream)
+        had, has = before.reads(stream), after.reads(stream)
         if had and has:
             yield from _settings(
                 after.name, stream, before.settings(stream), after.settings(stream)
@@ -228,16 +227,6 @@ def _settings(
         was, now = getattr(before, key), getattr(after, key)
         if was != now:
             yield ConfigChange(kind, pipeline, stream, key=key, old=_text(was), new=_text(now))
-
-
-def _reads(pipeline: Pipeline, stream: str) -> bool:
-    """Whether the pipeline reads the stream: by name, or by ``select``."""
-    if stream in pipeline.streams:
-        return True
-    taken = [p for p in pipeline.select if not p.startswith("!")]
-    left = [p[1:] for p in pipeline.select if p.startswith("!")]
-    matches = fnmatch.fnmatchcase
-    return any(matches(stream, p) for p in taken) and not any(matches(stream, p) for p in left)
 
 
 def _text(value: object) -> str:

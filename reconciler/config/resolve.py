@@ -69,6 +69,7 @@ class Resolution:
             connections=connections,
             pipelines=pipelines,
             files=tuple(source.path for source in self.document.sources),
+            include=tuple(self.document.include),
         )
 
     def _places(self) -> tuple[Path, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -35,6 +37,10 @@ class Reloader:
         self._path, self._project, self._adopt = path, project, adopt
         self._clock, self._metrics = clock, metrics
         self._log = logs.get_logger()
+        self._at_fault: tuple[Path, ...] = ()
+        """Files named by the problems of a config that was rejected: mending one is an edit too."""
+        self._rejected = ""
+        """Why the config was rejected, said once; empty: it was not."""
         self._seen = self._times()
         self._asked = anyio.Event()
 
@@ -55,10 +61,8 @@ class Reloader:
             await self._reload()
 
     def _times(self) -> tuple[tuple[str, int, int], ...]:
-        files = dict.fromkeys((self._path, *self._project.files))
-        folders = dict.fromkeys(f.parent for f in self._project.files[1:])
         found = []
-        for path in (*files, *(f for f in folders if f != self._path.parent)):
+        for path in sorted(self._watched()):
             try:
                 stat = path.stat()
             except OSError:
@@ -66,15 +70,26 @@ class Reloader:
             found.append((str(path), stat.st_mtime_ns, stat.st_ino))
         return tuple(found)
 
+    def _watched(self) -> set[Path]:
+        matching = chain.from_iterable(
+            glob.iglob(pattern, recursive=True)  # noqa: PTH207 - takes absolute patterns
+            for pattern in self._project.include
+        )
+        return {self._path, *self._project.files, *self._at_fault, *map(Path, matching)}
+
     async def _reload(self) -> None:
         now = self._clock.wall_us()
         try:
             new = await to_thread.run_sync(load_apart, self._path)
         except ConfigError as error:
             self._metrics.config_read(False, now)
-            self._log.error(Event.CONFIG_REJECTED, reason=str(error))
+            self._at_fault = tuple(p.file for p in error.problems if p.file is not None)
+            if str(error) != self._rejected:
+                self._log.error(Event.CONFIG_REJECTED, reason=str(error))
+            self._rejected = str(error)
             return
         self._metrics.config_read(True, now)
+        self._at_fault, self._rejected = (), ""
         old, fixed = self._project, self._keep_fixed(new)
         if fixed == old:
             return

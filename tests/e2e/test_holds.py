@@ -63,6 +63,12 @@ class Project(World):
     def add(self, first: int, last: int, name: str = "") -> None:
         self.fill("orders", (_row(n, name) for n in range(first, last)))
 
+    def change(self, statement: str) -> None:
+        """Carry out a statement at the source."""
+        with sqlite3.connect(self.source) as db:
+            db.execute(statement)
+        db.close()
+
     def rows(self) -> list[tuple[Any, ...]]:
         if self.destination == "duckdb":
             return self.duckdb_rows("orders")

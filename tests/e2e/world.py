@@ -62,9 +62,11 @@ class Daemon:
                 for event in self.events[after:]:
                     if event["event"] == name and matches(event):
                         return event
-                if not self._news.wait(max(end - time.monotonic(), 0)):
+                # A daemon that is gone says nothing more.
+                if not self._reader.is_alive() or time.monotonic() > end:
                     tail = "\n".join(map(str, self.events[-15:]))
                     raise AssertionError(f"no event {name!r} within {PATIENCE} s; last:\n{tail}")
+                self._news.wait(0.5)
 
     def wait_ready(self) -> str:
         """The base URL, once runs may start."""
@@ -152,7 +154,7 @@ class World:
             )
             db.execute(f'create index if not exists "{table}_by_time" on "{table}" (updated_at)')
             db.executemany(
-                f'insert into "{table}" values (?, ?, ?) '
+                f'insert into "{table}" (id, updated_at, name) values (?, ?, ?) '
                 "on conflict (id) do update set updated_at = excluded.updated_at, "
                 "name = excluded.name",
                 rows,
