@@ -1,0 +1,160 @@
+"""How a daemon conducts runs: stalled, killed, one after another, and what they print (A8, B6)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.test_kill_points import _DUCKDB, _row
+from tests.crash.test_stale_holder import _stopped, _workers
+from tests.e2e.world import Daemon, World, eventually
+
+_PAUSED = {"RECONCILER_TEST_PAUSE_AT": "worker.before_seal"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    world.write_config(_DUCKDB, lease_ttl="5m")
+    world.fill("orders", (_row(n) for n in range(200)))
+    yield world
+    world.close()
+
+
+def _equal(world: World) -> bool:
+    return world.duckdb_rows("orders") == world.source_rows("orders")
+
+
+def _paused_worker(daemon: Daemon) -> int:
+    pid = daemon.process.pid
+    eventually(lambda: any(map(_stopped, _workers(pid))), "a run stands still")
+    return next(child for child in _workers(pid) if _stopped(child))
+
+
+def test_a_run_that_moves_nothing_is_ended_and_named(world: World) -> None:
+    text = world.config.read_text()
+    world.config.write_text(text.replace('mode = "merge"', 'mode = "merge"\nstall_timeout = "1s"'))
+    daemon = world.start(**_PAUSED)
+    worker = _paused_worker(daemon)
+    failed = daemon.finished("p", "failed")
+    assert "stall_timeout" in failed["reason"]
+    assert not Path(f"/proc/{worker}").exists()
+    daemon.kill()
+    daemon = world.start()
+    world.cli("retry", "p")
+    eventually(lambda: _equal(world), "the next run brings all")
+
+
+def test_a_run_that_takes_too_long_is_ended_and_named(world: World) -> None:
+    text = world.config.read_text()
+    world.config.write_text(text.replace('mode = "merge"', 'mode = "merge"\ntimeout = "1s"'))
+    daemon = world.start(**_PAUSED)
+    failed = daemon.finished("p", "failed")
+    assert "`timeout`" in failed["reason"]
+
+
+def test_a_worker_killed_from_outside_is_named_and_the_others_go_on(world: World) -> None:
+    second = _DUCKDB[_DUCKDB.index("[pipelines.p]") :].replace("pipelines.p", "pipelines.q")
+    second = second.replace("[pipelines.q.streams.orders]", "[pipelines.q.streams.more]")
+    world.config.write_text(world.config.read_text() + second)
+    daemon = world.start(**_PAUSED)
+    world.fill("more", [_row(1)])
+    worker = _paused_worker(daemon)
+    os.kill(worker, signal.SIGKILL)
+    failed = daemon.wait_for("run_finished", lambda event: event["outcome"] == "failed")
+    assert "SIGKILL" in failed["reason"]
+    shown = json.loads(world.cli("show", str(failed["run"]), "--json"))
+    assert "SIGKILL" in shown["reason"]
+
+
+def test_a_second_sigterm_does_not_wait_for_the_grace(world: World) -> None:
+    world.config.write_text(world.config.read_text().replace('grace = "2s"', 'grace = "1h"'))
+    daemon = world.start(**_PAUSED)
+    worker = _paused_worker(daemon)
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for("daemon_draining")
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.died() == 0
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_what_is_after_another_runs_when_that_has_brought_something(world: World) -> None:
+    text = _DUCKDB.replace('"every 1s"', '"every 500ms"')
+    second = _DUCKDB[_DUCKDB.index("[pipelines.p]") :].replace("pipelines.p", "pipelines.q")
+    second = second.replace('schedule = "every 1s"', 'after = "p"')
+    second = second.replace("streams.orders]", "streams.late]")
+    world.fill("late", [_row(1)])
+    world.write_config(text + second)
+    daemon = world.start()
+    daemon.finished("q", "succeeded")
+    ran = len(_runs(world, "q"))
+    for number in (300, 301):
+        world.fill("late", [_row(number)])
+        world.fill("orders", [_row(number)])
+        seen = len(daemon.events)
+        daemon.finished("q", "succeeded", after=seen)
+    assert world.duckdb_rows("late") == world.source_rows("late")
+    assert len(_runs(world, "q")) == ran + 2, "nothing new is nothing to run after"
+    assert daemon.stop() == 0
+
+
+def _runs(world: World, pipeline: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(world.cli("runs", pipeline, "--json"))
+    return found
+
+
+def test_what_a_library_prints_in_a_run_is_kept_with_the_run(world: World) -> None:
+    (world.folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "def loud(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('.staged'):\n"
+        "        print('a library says hello', flush=True)\n"
+        "if 'reconciler.run.worker' in sys.orig_argv:\n"
+        "    sys.addaudithook(loud)\n"
+    )
+    daemon = world.start(PYTHONPATH=str(world.folder))
+    finished = daemon.finished("p", "succeeded")
+    assert "a library says hello" in world.cli("logs", "p", "--run", str(finished["run"]))
+    assert "a library says hello" in world.cli("logs", "p")
+    assert daemon.stop() == 0
+
+
+def test_a_pause_while_no_daemon_is_up_holds_for_the_next_one(world: World) -> None:
+    world.cli("run", "p")
+    world.cli("pause", "p")
+    world.fill("orders", [_row(500)])
+    daemon = world.start()
+    daemon.wait_ready()
+    assert "paused" in world.cli("why", "p")
+    assert not _equal(world)
+    world.cli("resume", "p")
+    eventually(lambda: _equal(world), "resumed, it runs at once")
+    assert daemon.stop() == 0
+
+
+def test_a_broken_table_does_not_keep_the_others_from_running(world: World) -> None:
+    world.fill("good", [_row(1)])
+    text = world.config.read_text().replace('"merge"', '"merge"\nretries = 0')
+    world.config.write_text(text + "[pipelines.p.streams.good]\n[pipelines.p.streams.missing]\n")
+    daemon = world.start()
+    failed = daemon.finished("p", "failed")
+    assert "missing" in failed["reason"]
+    eventually(lambda: _equal(world), "the others are loaded")
+    assert world.duckdb_rows("good") == world.source_rows("good")
+    streams = json.loads(world.cli("show", str(failed["run"]), "--json"))["streams"]
+    outcomes = {stream["stream"]: stream["outcome"] for stream in streams}
+    assert outcomes == {"orders": "succeeded", "good": "succeeded", "missing": "failed"}
+    with sqlite3.connect(world.source) as db:
+        db.execute("create table missing (id integer primary key, updated_at timestamp, name text)")
+        db.execute("insert into missing values (1, '2026-01-01 00:00:00', 'there now')")
+    db.close()
+    world.cli("resume", "p")
+    world.cli("retry", "p.missing")
+    eventually(lambda: world.duckdb_rows("missing") == [(1, "there now")], "and it, once mended")
+    assert daemon.stop() == 0
