@@ -149,7 +149,7 @@ def test_a_failed_run_says_why_and_what_to_type(world: World) -> None:
     world.source.unlink()
     said = world.cli("run", "shop", code=1)
     assert "shop: failed" in said
-    assert "reconciler why shop" in steps(said)
+    assert f"reconciler why shop --config {world.config}" in steps(said)
 
 
 def state_of(world: World) -> PipelineState:
