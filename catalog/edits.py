@@ -195,8 +195,8 @@ def _check_published(where: str, name: str, streams: Mapping[str, StreamState]) 
         waits = stream.published < stream.seq
         if waits and name in (stream.stream, PIPELINE_SCOPE):
             raise Unpublished(
-                f"{where}: {stream.seq - stream.published} committed batches of "
-                f"{stream.stream!r} are not yet published; run the pipeline once, then edit"
+                f"{where}: batch {stream.seq} of {stream.stream!r} is committed and not yet "
+                "published; run the pipeline once, then edit"
             )
 
 

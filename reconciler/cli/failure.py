@@ -73,5 +73,6 @@ def _of_catalog(error: BaseException) -> Failure:
 
 
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    if text.split(" ", 1)[0].isalpha():  # a name such as `shop.orders:` stays as it is
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."

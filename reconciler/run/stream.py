@@ -180,7 +180,7 @@ class StreamRun:
 
     def _settle(self) -> Marker | None:
         destination = self._lane.destination(self._order.destination)
-        waiting = [
+        self._unpublished = [
             msgspec.json.decode(commit.receipt, type=Receipt)
             for commit in self._order.unpublished
             if commit.stream == self.stream
@@ -192,9 +192,10 @@ class StreamRun:
             destination.adopt(self._owner, self._table, self._seq, self._state.cursor)
             self._adopted = self._state.directive == "adopt"
             marker = destination.marker(self._owner, self._table)
+        if self._refresh and marker is None:
+            self._unpublished = []  # their table is gone; what is read now stands for them too
         self._check_marker(marker)
-        if waiting:
-            self._unpublished = waiting
+        if self._unpublished:
             self._publish(last=True)
             marker = destination.marker(self._owner, self._table)
         return marker
@@ -211,15 +212,7 @@ class StreamRun:
                 None,
             )
         if marker.owner != self._owner:
-            raise self._mismatch(
-                f"table {table!r} belongs to pipeline {marker.owner.pipeline!r}, stream "
-                f"{marker.owner.stream!r} of catalog {marker.owner.catalog}; another name in "
-                "`table`, and then 'retry', leaves it alone, 'cursor rewind --to-destination' "
-                "takes it over and goes on where it stands, 'cursor adopt' takes it over and "
-                "reads on from here",
-                marker,
-                ("cursor rewind --to-destination", "cursor adopt", "retry"),
-            )
+            raise self._foreign(marker)
         if marker.seq < state.published:
             raise self._mismatch(
                 f"table {table!r} is at batch {marker.seq}, but the catalog published up to "
@@ -227,15 +220,37 @@ class StreamRun:
                 marker,
             )
         if marker.seq > state.seq:
+            self._publish(last=True)  # was done long ago: now it is known, and bars no choice
             raise self._mismatch(
                 f"table {table!r} is at batch {marker.seq}, but the catalog knows only "
                 f"{state.seq}: the catalog is new or was restored",
                 marker,
             )
 
+    def _foreign(self, marker: Marker) -> NeedsAnswer:
+        whose = (
+            f"table {self._table!r} belongs to pipeline {marker.owner.pipeline!r}, stream "
+            f"{marker.owner.stream!r} of catalog {marker.owner.catalog}; another name in "
+            "`table`, and then 'retry', leaves it alone"
+        )
+        if self._unpublished:  # they are for a table of ours, and bar every edit (B5)
+            return self._mismatch(whose, marker, ("retry",))
+        return self._mismatch(
+            f"{whose}, 'cursor rewind --to-destination' takes it over and goes on where it "
+            "stands, 'cursor adopt' takes it over and reads on from here",
+            marker,
+            ("cursor rewind --to-destination", "cursor adopt", "retry"),
+        )
+
     def _mismatch(
         self, reason: str, marker: Marker | None, choices: tuple[str, ...] = _TO_DESTINATION
     ) -> NeedsAnswer:
+        if self._unpublished and choices is _TO_DESTINATION:
+            reason += (
+                f"; {len(self._unpublished)} committed batches wait to be published and do not "
+                "fit it: `refresh` reads all again"
+            )
+            choices = ("refresh",)
         detail = {
             "seq": marker.seq if marker else 0,
             "cursor": marker.cursor if marker else None,

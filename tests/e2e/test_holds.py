@@ -194,6 +194,59 @@ def test_a_destination_that_is_gone_is_held(
     _later_rows_arrive(project)
 
 
+def _committed_and_not_published(project: Project, destination: str) -> None:
+    """A first batch is there; the second is sealed and committed, and then its worker dies."""
+    project.loads_into(destination)
+    project.add(0, 50)
+    project.do("run", "p")
+    project.add(50, 100)
+    project.cli("run", "p", code=1, RECONCILER_TEST_KILL_AT="worker.committed")
+
+
+@_DESTINATIONS
+def test_a_destination_that_is_gone_with_a_batch_unpublished_can_be_refreshed(
+    project: Project, destination: str
+) -> None:
+    _committed_and_not_published(project, destination)
+    table = project.there() if destination == "duckdb" else project.there() / "orders"
+    table.unlink() if destination == "duckdb" else shutil.rmtree(table)
+    hold = project.held()
+    assert (hold["kind"], hold["choices"]) == ("destination", ["refresh"])
+    project.do("cursor", "adopt", "p.orders", code=1)
+    project.answer("refresh")
+    assert project.equal()
+    _later_rows_arrive(project)
+
+
+@_DESTINATIONS
+def test_a_batch_that_was_lost_before_it_was_published_can_be_read_again(
+    project: Project, destination: str
+) -> None:
+    _committed_and_not_published(project, destination)
+    for staged in project.folder.rglob("*.staged"):
+        staged.unlink()
+    hold = project.held()
+    assert (hold["kind"], hold["choices"]) == ("lost_batch", ["refresh"])
+    project.answer("refresh")
+    assert project.equal()
+    _later_rows_arrive(project)
+
+
+def test_a_catalog_restored_with_a_batch_unpublished_has_every_choice(project: Project) -> None:
+    _committed_and_not_published(project, "duckdb")
+    (project.folder / "old-catalog").mkdir()
+    _copy(project.state_file(), project.folder / "old-catalog")
+    for first in (100, 150):
+        project.do("run", "p")
+        project.add(first, first + 50)
+    project.do("run", "p")
+    _put_back(project, "catalog")
+    assert _REWIND in project.held()["choices"]
+    project.answer(_REWIND)
+    assert project.equal()
+    _later_rows_arrive(project)
+
+
 @pytest.mark.parametrize("how", ["drop table orders", "delete from orders"])
 def test_a_table_emptied_in_the_database_is_held(project: Project, how: str) -> None:
     _two_batches(project, "duckdb")
