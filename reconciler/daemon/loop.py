@@ -110,7 +110,10 @@ class Loop:
             self._log.info(Event.CATALOG_RECOVERED)
 
     async def adopt(self, project: Project) -> None:
-        """Serve this project from now on; every pipeline is looked at."""
+        """Serve this project from now on; every pipeline is looked at, once the catalog is there.
+
+        A catalog that is away is waited for: a config edited meanwhile ends no daemon.
+        """
         now = self._clock.wall_us()
         for gone in self.project.pipelines.keys() - project.pipelines:
             self._metrics.forget(gone)
@@ -119,7 +122,14 @@ class Loop:
         self._limits = limits(project)
         self._backlog.clear()
         self.views.keep_only(project.pipelines)
-        await self.observe_all()
+        while True:
+            try:
+                await self.observe_all()
+            except CatalogError as error:
+                self.trouble(error)
+                await anyio.sleep(_TROUBLE_SECONDS)
+            else:
+                return
 
     async def observe_all(self) -> None:
         """Read the whole catalog once, page by page, and put every pipeline on the agenda."""
@@ -147,9 +157,14 @@ class Loop:
 
     async def run(self, tasks: TaskGroup) -> None:
         """Tick when something is due or happened, until draining."""
+        before = 0
         while not self.draining:
             self._wake = anyio.Event()
             now = self._clock.wall_us()
+            if now < before - _MICROS:
+                # The clock was set back: what was agreed by the old one is too late by as much.
+                self.look(self.project.pipelines)
+            before = now
             names = self._agenda.take_due(now, _LOOKS_A_TICK)
             self.beat_at = time.monotonic()
             if names:

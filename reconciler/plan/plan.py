@@ -26,6 +26,7 @@ from reconciler.plan.words import schedule_words, these, when
 
 GRACE_SECONDS = 60.0
 """A tick this late is still on time: what ``catch_up = false`` does not skip."""
+_GRACE = round(GRACE_SECONDS * SECOND)
 
 _LOOK_AGAIN = SECOND
 
@@ -150,7 +151,7 @@ def _put_aside(state: PipelineState) -> Wait | None:
 
 
 def _backing_off(desired: Pipeline, state: PipelineState, now: Micros) -> Wait | None:
-    if state.retry_at is None or state.retry_at <= now:
+    if state.retry_at is None or state.retry_at <= now or _in_the_future(state, now):
         return None
     text = f"{_failures(state)}; tried again at {when(state.retry_at)}"
     if state.failures <= desired.retries:
@@ -262,12 +263,12 @@ def _due_tick(
     now: Micros,
     since: Micros | None,
 ) -> Micros | None:
-    on_time = (now if since is None else min(since, now)) - round(GRACE_SECONDS * SECOND)
-    after = state.tick
+    on_time = (now if since is None else min(since, now)) - _GRACE
+    after = _consumed(state, now)
     if _unfinished(state):
         # What that run answered is still due, however old it is and whatever else was skipped.
         return latest_due(schedule, desired.name, after, now)
-    if state.last_started_at is not None:
+    if state.last_started_at is not None and not _in_the_future(state, now):
         # A run that got to its end has read what was there when it started: an edited schedule
         # has no older tick to make up for.
         after = max(after or 0, state.last_started_at)
@@ -277,6 +278,19 @@ def _due_tick(
     if tick is None or desired.catch_up or tick >= on_time:
         return tick
     return tick if after is None else None
+
+
+def _in_the_future(state: PipelineState, now: Micros) -> bool:
+    """Its last run began or ended later than it is now: the clock was ahead and was set right."""
+    return max(state.last_started_at or 0, state.last_finished_at or 0) > now + _GRACE
+
+
+def _consumed(state: PipelineState, now: Micros) -> Micros | None:
+    """The latest tick that a run answered. One that no clock had reached when the last run began
+    was answered while the clock was ahead: it is still to come, and waits for nothing else.
+    """
+    began = now if state.last_started_at is None else min(state.last_started_at, now)
+    return state.tick if state.tick is None or state.tick <= began + _GRACE else None
 
 
 def _without_news(

@@ -144,7 +144,7 @@ def test_an_interrupted_run_is_started_again_for_the_same_cause(
     action = decide(desired, state, upstream, NOW, running=False, since=NOW)
     if not isinstance(action, Dispatch):
         return
-    died = replace(state, holder="other", lapsed=True, last_started_at=NOW)
+    died = replace(state, holder="other", lapsed=True, last_started_at=NOW, last_finished_at=NOW)
     again = decide(desired, died, upstream, NOW + DAY, running=False, since=NOW + DAY)
     assert isinstance(again, Dispatch)
     first, second = action.candidate.trigger, again.candidate.trigger

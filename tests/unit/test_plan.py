@@ -306,6 +306,43 @@ def test_after_and_a_schedule_each_start_it() -> None:
     assert waits(planned(RAN, THREE - HOUR, both, orders=1), Code.NEXT_TICK) == THREE
 
 
+# -- clocks that were ahead ------------------------------------------------------------------------
+
+
+def _ran_ahead_by(days: int) -> PipelineState:
+    """It ran for a tick of days to come, by a clock that was then set right."""
+    tick = THREE + days * DAY
+    return replace(RAN, tick=tick, last_started_at=tick + SECOND, last_finished_at=tick + MINUTE)
+
+
+def test_a_clock_that_was_ahead_and_is_set_right_keeps_no_pipeline_waiting() -> None:
+    assert trigger(planned(_ran_ahead_by(9), THREE, since=THREE - HOUR)).tick == THREE
+    every = replace(SHOP, schedule=Every(3600))
+    assert trigger(planned(_ran_ahead_by(9), THREE, every)).kind is TriggerKind.TICK
+
+
+def test_a_tick_that_a_clock_ahead_has_answered_is_due_when_it_comes() -> None:
+    since_then = replace(
+        _ran_ahead_by(2), last_started_at=THREE + SECOND, last_finished_at=THREE + MINUTE
+    )
+    assert waits(planned(since_then, THREE + HOUR), Code.NEXT_TICK) == THREE + DAY
+    for day in (1, 2, 3):
+        now = THREE + day * DAY
+        assert trigger(planned(since_then, now)).tick == now
+        since_then = replace(since_then, last_started_at=now, last_finished_at=now + MINUTE)
+
+
+def test_a_retry_agreed_by_a_clock_that_was_ahead_is_tried_now() -> None:
+    ahead = replace(_ran_ahead_by(1), retry_at=THREE + DAY + 2 * MINUTE, failures=1)
+    assert trigger(planned(ahead, THREE - HOUR)).kind is TriggerKind.RETRY
+
+
+def test_a_clock_set_back_by_seconds_runs_no_tick_twice() -> None:
+    just = replace(RAN, tick=THREE, last_started_at=THREE + 1, last_finished_at=THREE + SECOND)
+    assert waits(planned(just, THREE - 20 * SECOND), Code.NEXT_TICK) == THREE
+    assert waits(planned(just, THREE), Code.NEXT_TICK) == THREE + DAY
+
+
 # -- the whole project -----------------------------------------------------------------------------
 
 
@@ -318,7 +355,9 @@ def test_the_plan_lists_requests_then_the_longest_due_then_waits_then_orphans() 
     project = Project("p", Path("state"), "sqlite:///x", pipelines=pipelines)
     states = {
         "asked": replace(RAN, name="asked", request=Request("r", "ada", THREE + HOUR)),
-        "old": replace(RAN, name="old", retry_at=THREE - DAY, failures=1, tick=THREE),
+        "old": replace(
+            RAN, name="old", retry_at=THREE - DAY, failures=1, tick=THREE, last_started_at=THREE
+        ),
         "new": replace(RAN, name="new"),
         "later": replace(RAN, name="later", tick=THREE, last_started_at=THREE),
         "gone": replace(RAN, name="gone", request=Request("r", "ada", THREE)),
