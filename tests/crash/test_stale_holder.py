@@ -6,12 +6,14 @@ process knows nothing of the time that passed. Another daemon takes over meanwhi
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tests.crash.test_kill_points import _prepare, _row, _rows
@@ -40,6 +42,16 @@ def _metric(url: str, name: str) -> float:
     with urllib.request.urlopen(f"{url}metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+def _marker_run(world: World, destination: str) -> int:
+    """The run that published last, as the destination has it."""
+    if destination == "parquet":
+        state = world.folder / "lake" / "orders" / "_reconciler.json"
+        return int(json.loads(state.read_text())["epoch"])
+    with duckdb.connect(str(world.folder / "out.duckdb"), read_only=True) as db:
+        (row,) = db.execute("select epoch from _reconciler_markers").fetchall()
+    return int(row[0])
 
 
 def _equal(world: World, destination: str) -> bool:
@@ -73,7 +85,9 @@ def test_a_daemon_that_slept_through_its_lease_commits_nothing(
     assert sleeper.wait_for("write_fenced", after=seen)["run"] == 1
     assert sleeper.wait_for("run_lost", after=seen)["run"] == 1
     assert _metric(url, "reconciler_fenced_writes_total") >= 1
+    assert _metric(url, "reconciler_leases_lost_total") >= 1
     assert _equal(world, destination)
+    assert _marker_run(world, destination) == taken["run"], "what is there is the successor's"
     _ends_well(world, destination, [sleeper, successor])
 
 
