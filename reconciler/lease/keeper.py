@@ -48,7 +48,7 @@ class Keeper:
     held: dict[str, Lease] = field(default_factory=dict)
     deadline_ns: int = 0
     _unsure: bool = False
-    """A claim's answer was lost: leases may be ours that ``held`` does not name."""
+    """The answer to a claim or finish was lost: leases may be ours that ``held`` does not name."""
     _turn: anyio.Lock = field(default_factory=anyio.Lock)
 
     def trusted(self) -> bool:
@@ -137,4 +137,6 @@ class Keeper:
                 self.held.pop(lease.pipeline, None)
                 return run
         self.held.pop(lease.pipeline, None)
+        # A claim of our own could not take it: each one says first that this holder lives.
+        self._unsure = True
         return None
