@@ -205,9 +205,10 @@ class Loop:
         started = time.perf_counter()
         try:
             for name in names:
-                pipeline = self.project.pipelines.get(name)
-                if pipeline is not None:
-                    self._decide(pipeline, await self._catalog.pipeline(name))
+                state = await self._catalog.pipeline(name)
+                # Only now: a reload while we waited may have changed or removed it.
+                if (pipeline := self.project.pipelines.get(name)) is not None:
+                    self._decide(pipeline, state)
             if await self._claim(tasks):
                 self._recovered()
         except CatalogError as error:
@@ -265,21 +266,27 @@ class Loop:
         chosen = self._backlog.take(room, lambda candidate: self._fits(candidate, busy))
         if not chosen:
             return False
+        project = self.project
         try:
             answers = await self._keeper.claim(
                 [candidate for candidate, _ in chosen], self._limits, tuple(self._rivals)
             )
         except CatalogError:
             for candidate, due in chosen:
-                self._backlog.put(candidate, due)
+                self._put_back(candidate, due)
             raise
         point("daemon.claimed")
         for (candidate, due), answer in zip(chosen, answers, strict=True):
             if isinstance(answer, Claimed):
-                self._dispatch(answer, candidate, due, tasks)
+                self._dispatch(answer, candidate, due, project, tasks)
             else:
                 self._not_claimed(candidate, due, answer)
         return True
+
+    def _put_back(self, candidate: Candidate, due: Micros) -> None:
+        """It waits on, unless a reload removed it while it was being claimed."""
+        if candidate.pipeline in self.project.pipelines:
+            self._backlog.put(candidate, due)
 
     def _busy_connections(self) -> Counter[str]:
         conducts = self._runs.conducting.values()
@@ -295,17 +302,23 @@ class Loop:
 
     def _not_claimed(self, candidate: Candidate, due: Micros, answer: NotClaimed) -> None:
         if answer.why == "connection_full":  # by runs of other processes: no event tells us
-            self._backlog.put(candidate, due)
+            self._put_back(candidate, due)
         later = self._clock.wall_us() + round(_RIVAL_SECONDS * _MICROS)
         self._agenda.look(candidate.pipeline, 0 if answer.why == "changed" else later)
 
     def _dispatch(
-        self, claimed: Claimed, candidate: Candidate, due: Micros, tasks: TaskGroup
+        self,
+        claimed: Claimed,
+        candidate: Candidate,
+        due: Micros,
+        project: Project,
+        tasks: TaskGroup,
     ) -> None:
+        """``project``: as it was when the run was claimed; a reload may have come since."""
         asked = candidate.trigger.kind is TriggerKind.REQUEST
         delay = None if asked else max(claimed.run.started_at - due, 0) / _MICROS
         self._runs.teller.began(claimed, delay)
-        conduct = self._runs.begin(claimed, self.project)
+        conduct = self._runs.begin(claimed, project)
         tasks.start_soon(self._conduct, conduct, name=f"run {claimed.lease.epoch}")
 
     async def _conduct(self, conduct: Conduct) -> None:
