@@ -1,0 +1,65 @@
+"""``python -m tests.simulation``: worlds by seed."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+
+import structlog
+
+from tests.simulation.play import play
+
+
+def main() -> int:
+    """Run what the command line names; the exit code is 1 when a world went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="one world")
+    parser.add_argument("--seeds", default="0-99", help="worlds A-B")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--days", type=float, default=1.0, help="simulated days of each world")
+    parser.add_argument("--plant", default="", help="a fault to be found, by its name")
+    parser.add_argument("--verbose", action="store_true", help="tell the story")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="on after a world that went wrong"
+    )
+    args = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    if args.seed is not None:
+        problem = play(args.seed, args.days, args.plant, print if args.verbose else None)
+        print(problem or f"seed {args.seed}: all is well")
+        return int(problem is not None)
+    return _many(args)
+
+
+def _many(args: argparse.Namespace) -> int:
+    first, _, last = args.seeds.partition("-")
+    seeds = range(int(first), int(last or first) + 1)
+    began, bad = time.monotonic(), 0
+    work = [(seed, args.days, args.plant) for seed in seeds]
+    with multiprocessing.get_context("fork").Pool(args.jobs, _quiet) as pool:
+        for seed, problem in pool.imap_unordered(_play, work, chunksize=1):
+            if problem is None:
+                continue
+            bad += 1
+            print(f"seed {seed}: {problem}", flush=True)
+            if not args.keep_going:
+                pool.terminate()
+                return 1
+    seconds = time.monotonic() - began
+    print(f"{len(seeds)} worlds of {args.days:g} days in {seconds:.0f} s, {bad} went wrong")
+    return int(bad > 0)
+
+
+def _quiet() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+def _play(work: tuple[int, float, str]) -> tuple[int, str | None]:
+    seed, days, plant = work
+    return seed, play(seed, days, plant, None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,326 @@
+"""What happened, judged by rules that know nothing of the code: only records, rows and the clock.
+
+``History.after`` is told of each catalog transaction and compares the rows before with those after.
+Every rule that is broken raises ``Wrong`` at the moment when it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import msgspec
+
+from catalog.memory import MemoryStore
+from catalog.position import decode
+from catalog.records import (
+    PIPELINE_SCOPE,
+    Adopt,
+    Commit,
+    Outcome,
+    PipelineState,
+    Refresh,
+    Run,
+    SetCursor,
+    StreamState,
+    TriggerKind,
+)
+from reconciler.config.desired import Mode, Project
+from reconciler.connectors.ports import BatchName, Receipt
+from tests.simulation.destination import Content, Warehouse
+from tests.simulation.source import Database
+from tests.simulation.vtime import START_US, World, Wrong
+
+_UNCONSUMED = (Outcome.INTERRUPTED, Outcome.FENCED)
+
+
+@dataclass(slots=True)
+class Seen:
+    """A run as the history saw it."""
+
+    run: Run
+    began: float
+    """The world's time."""
+    ended: float | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class History:
+    """All that was seen, and the rules."""
+
+    world: World
+    store: MemoryStore
+    database: Database
+    warehouse: Warehouse
+    project: Callable[[], Project]
+    is_dead: Callable[[str], bool]
+    boot_ns: Callable[[], int]
+    pipelines: dict[str, PipelineState] = field(default_factory=dict)
+    streams: dict[tuple[str, str], StreamState] = field(default_factory=dict)
+    runs: dict[int, Seen] = field(default_factory=dict)
+    commits: dict[tuple[str, str, int], Commit] = field(default_factory=dict)
+    batches: set[BatchName] = field(default_factory=set)
+    """Every batch ever committed."""
+    discarded: set[BatchName] = field(default_factory=set)
+    waived: dict[str, set[int]] = field(default_factory=dict)
+    """By table: versions that may be missing, since a person said so or a backup lacks them."""
+    answered: dict[str, list[float]] = field(default_factory=dict)
+    """By pipeline: when runs that consumed their trigger began."""
+    shaken: set[str] = field(default_factory=set)
+    """Tables that were emptied or restored since data was last checked."""
+    last_epoch: int = 0
+
+    # -- after each transaction ------------------------------------------------------------------
+
+    def after(self, who: str, verb: str, args: tuple[Any, ...], answer: Any) -> None:
+        """Judge what a transaction changed."""
+        self._discards()
+        for name, new in sorted(self.store.pipelines.items(), key=lambda item: item[1].change):
+            old = self.pipelines.get(name) or PipelineState(name)
+            if new is not old:
+                self._pipeline(who, verb, old, new)
+                self.pipelines[name] = new
+        for key, stream in self.store.streams.items():
+            before = self.streams.get(key) or StreamState(*key)
+            if stream is not before:
+                self._stream(verb, args, before, stream)
+                self.streams[key] = stream
+        if verb == "commit":
+            for commit in answer:
+                self._commit(args[1], commit)
+        if verb == "edit" and isinstance(args[3], Adopt):
+            self._adopted(args[3])
+
+    def _wrong(self, text: str) -> NoReturn:
+        self.world.fault = Wrong(f"at {self.world.now:.3f}: {text}")
+        raise self.world.fault
+
+    def _pipeline(self, who: str, verb: str, old: PipelineState, new: PipelineState) -> None:
+        name = new.name
+        if new.version <= old.version:
+            self._wrong(f"{name}: version {old.version} became {new.version}")
+        if old.holder and (new.holder, new.epoch) != (old.holder, old.epoch):
+            self._closed(verb, old, new)
+        if new.epoch != old.epoch:
+            if verb != "claim":
+                self._wrong(f"{name}: a {verb} changed its epoch")
+            self._claimed(who, old, new)
+        if new.news < old.news or new.rows < old.rows:
+            self._wrong(f"{name}: what it brought became less")
+
+    def _claimed(self, who: str, old: PipelineState, new: PipelineState) -> None:
+        name, run = new.name, self.store.runs[new.epoch]
+        if new.epoch <= self.last_epoch:
+            self._wrong(f"{name}: epoch {new.epoch} was issued after {self.last_epoch}")
+        self.last_epoch = new.epoch
+        if old.paused or old.parked:
+            self._wrong(f"{name}: run {new.epoch} began while it was put aside")
+        if old.holder and old.holder != new.holder and not self._may_be_taken(old.holder):
+            self._wrong(f"{name}: {who} took the lease of {old.holder}, which lives")
+        self._not_restarted(name, run)
+        self.runs[run.epoch] = Seen(run, self.world.now)
+        self.world.say(f"{who} began run {run.epoch} of {name}: {run.trigger.kind}: {run.reason}")
+
+    def _may_be_taken(self, holder: str) -> bool:
+        beat = self.store.holders.get(holder)
+        return beat is None or beat.expires_ns <= self.boot_ns() or self.is_dead(holder)
+
+    def _not_restarted(self, name: str, run: Run) -> None:
+        """A cancelled run does not begin again by itself."""
+        last = self._last_of(name)
+        if last is None or last.outcome is not Outcome.CANCELLED:
+            return
+        old, new = last.run.trigger, run.trigger
+        again = new.kind is TriggerKind.RETRY or (
+            new.kind is old.kind
+            and new.kind is not TriggerKind.AFTER
+            and (new.tick, new.request) == (old.tick, old.request)
+        )
+        if again:
+            self._wrong(f"{name}: run {last.run.epoch} was cancelled and began again: {run.reason}")
+
+    def _last_of(self, name: str) -> Seen | None:
+        of = [seen for seen in self.runs.values() if seen.run.pipeline == name]
+        return of[-1] if of else None
+
+    def _closed(self, verb: str, old: PipelineState, new: PipelineState) -> None:
+        name, run = new.name, self.store.runs.get(old.epoch)
+        if run is None or run.outcome is None or run.finished_at is None:
+            self._wrong(f"{name}: its lease was released and run {old.epoch} is still open")
+            return
+        seen = self.runs[old.epoch]
+        seen.ended, seen.outcome, trigger = self.world.now, run.outcome, run.trigger
+        self.world.say(f"run {run.epoch} of {name} ended {run.outcome}: {run.reason}")
+        if "fault of its own" in run.reason:
+            self._wrong(f"run {run.epoch} of {name}: {run.reason}")
+        if run.outcome in _UNCONSUMED:
+            request = old.request if verb == "edit" else new.request
+            kept = (new.tick, new.after_seen, request)
+            if kept != (old.tick, old.after_seen, old.request):
+                self._wrong(f"{name}: run {run.epoch} ended {run.outcome} and took its trigger")
+            return
+        self.answered.setdefault(name, []).append(seen.began)
+        if trigger.tick is not None and (new.tick or 0) < trigger.tick:
+            self._wrong(f"{name}: run {run.epoch} did not consume its tick")
+        if trigger.request and new.request and new.request.id == trigger.request:
+            self._wrong(f"{name}: run {run.epoch} did not consume its request")
+
+    def _stream(self, verb: str, args: tuple[Any, ...], old: StreamState, new: StreamState) -> None:
+        where = f"{new.pipeline}.{new.stream}"
+        edited = verb == "edit"
+        if new.seq < old.seq or new.published < old.published or new.published > new.seq:
+            self._wrong(f"{where}: seq {old.seq} -> {new.seq}, {old.published} -> {new.published}")
+        if new.seq != old.seq and verb not in ("commit", "edit"):
+            self._wrong(f"{where}: a {verb} changed its seq")
+        if old.hold is not None and new.seq != old.seq and not edited:
+            self._wrong(f"{where}: is held and got a batch: {old.hold.reason}")
+        if new.cursor != old.cursor and not edited:
+            replaces = verb == "commit" and any(b.replaces for b in args[2])
+            if verb != "commit":
+                self._wrong(f"{where}: a {verb} moved its cursor")
+            if old.cursor and new.cursor and not replaces:
+                if new.cursor.position.data < old.cursor.position.data:
+                    self._wrong(f"{where}: its cursor went back")
+        if new.hold is not None and new.hold != old.hold:
+            self.world.say(f"{where} is held: {new.hold.kind}: {new.hold.reason}")
+        if edited and isinstance(args[3], SetCursor | Refresh):
+            self.world.say(f"{where}: {args[3]}")
+
+    def _commit(self, lease: Any, commit: Commit) -> None:
+        key = (commit.pipeline, commit.stream, commit.seq)
+        if key in self.commits:
+            if self.commits[key] != commit:
+                self._wrong(f"{key} was committed twice")
+            return
+        self.commits[key] = commit
+        newest = self.pipelines[commit.pipeline]
+        if (commit.epoch, lease.holder) != (newest.epoch, newest.holder):
+            self._wrong(f"{key} was committed by epoch {commit.epoch}, {newest.epoch} is current")
+        receipt = msgspec.json.decode(commit.receipt, type=Receipt)
+        self.batches.add(receipt.name)
+        there = self.warehouse.holds(receipt.name, receipt.table)
+        if commit.stream not in self.shaken and (receipt.name in self.discarded or not there):
+            self._wrong(f"{key} is committed and not durable at the destination")
+        if receipt.name.seq != commit.seq or receipt.name.epoch != commit.epoch:
+            self._wrong(f"{key}: its receipt is of {receipt.name}")
+        self.world.say(
+            f"committed {commit.pipeline}.{commit.stream} seq {commit.seq} epoch {commit.epoch}: "
+            f"{commit.rows} rows up to {commit.cursor.position.text if commit.cursor else None}"
+        )
+        self._nothing_passed(commit.pipeline, commit.stream)
+
+    def _discards(self) -> None:
+        """A committed batch is discarded only once it is published."""
+        for name in self.warehouse.on_discard:
+            self.discarded.add(name)
+            shaken = name.owner.stream in self.shaken
+            if name in self.batches and not shaken and not self._is_published(name):
+                self._wrong(f"{name} is committed, not published, and was discarded")
+        self.warehouse.on_discard.clear()
+
+    def _is_published(self, name: BatchName) -> bool:
+        content = self.warehouse.durable.get(name.owner.stream, Content())
+        return content.marker is not None and content.marker.seq >= name.seq
+
+    # -- data ---------------------------------------------------------------------------------------
+
+    def durable(self, pipeline: str, stream: str) -> tuple[set[int], set[int]]:
+        """Versions that are written at the destination or sealed and committed; and set aside."""
+        content = self.warehouse.durable.get(stream, Content())
+        written, aside = set(content.versions()), set(content.rejected)
+        for name, staged in self.warehouse.staged.items():
+            mine = (name.owner.pipeline, name.owner.stream) == (pipeline, stream)
+            if mine and staged.receipt is not None and name in self.batches:
+                written |= {v for _, v in staged.rows}
+                aside |= staged.rejected
+        return written, aside
+
+    def _nothing_passed(self, pipeline: str, stream: str) -> None:
+        """Each row below the cursor is durable at the destination."""
+        cursor = self.store.streams[(pipeline, stream)].cursor
+        if cursor is None or cursor.position.tag != "timestamp" or stream in self.shaken:
+            return
+        limit = decode(cursor.position)
+        assert isinstance(limit, int)
+        written, aside = self.durable(pipeline, stream)
+        waived = self.waived.get(stream, set())
+        for row in self.database.tables[stream].rows.values():
+            if row.at < limit and row.v not in written | aside | waived:
+                self._wrong(
+                    f"{pipeline}.{stream}: the cursor passed row {row}, which is not durable"
+                )
+
+    def _adopted(self, edit: Adopt) -> None:
+        """A person accepted the destination as it is: what it lacks so far may be missing."""
+        self.waive(edit.pipeline, edit.stream)
+
+    def waive(self, pipeline: str, stream: str) -> None:
+        """What the destination lacks of the rows that were visible so far may stay missing."""
+        if stream == PIPELINE_SCOPE:
+            return
+        written, aside = self.durable(pipeline, stream)
+        log = self.database.tables[stream].log
+        self.waived.setdefault(stream, set()).update(r.v for r in log if r.v not in written | aside)
+
+    def check_data(self) -> None:
+        """After a quiet time: every row of every stream is there, exactly once."""
+        for pipeline in self.project().pipelines.values():
+            for stream, settings in pipeline.streams.items():
+                self._check_table(pipeline.name, stream, settings.mode)
+        self.shaken.clear()
+
+    def _check_table(self, pipeline: str, stream: str, mode: Mode) -> None:
+        table, content = self.database.tables[stream], self.warehouse.tables.get(stream, Content())
+        where, there = f"{pipeline}.{stream} ({mode})", content.versions()
+        if len(set(there)) != len(there):
+            doubles = sorted({v for v in there if there.count(v) > 1})
+            self._wrong(f"{where}: rows twice at the destination: {doubles[:5]}")
+        wanted = (
+            {r.v for r in table.log} if mode is Mode.APPEND else {r.v for r in table.rows.values()}
+        )
+        may_miss = self.waived.get(stream, set()) | content.rejected
+        if missing := wanted - set(there) - may_miss:
+            self._wrong(f"{where}: rows missing at the destination: {sorted(missing)[:5]}")
+        if mode is not Mode.MERGE and (strange := set(there) - wanted):
+            self._wrong(f"{where}: rows that the source has not: {sorted(strange)[:5]}")
+        if mode is Mode.MERGE:
+            newest = {r.id: r.v for r in table.rows.values()}
+            for id_, v in content.by_key.items():
+                if v != newest[id_] and newest[id_] not in may_miss:
+                    self._wrong(f"{where}: row {id_} is at {v}, the source has {newest[id_]}")
+
+    # -- liveness -----------------------------------------------------------------------------------
+
+    def check_settled(self, since: float) -> None:
+        """After a quiet time since ``since``: nothing waits, nothing is open, nothing is held."""
+        for name in self.project().pipelines:
+            state = self.store.pipelines.get(name) or PipelineState(name)
+            if state.request is not None:
+                self._wrong(f"{name}: the request of {state.request.by} was never answered")
+            if state.holder:
+                self._wrong(f"{name}: run {state.epoch} by {state.holder} is open and never ends")
+            if state.held or state.paused or state.parked:
+                self._wrong(f"{name}: is still put aside: {state}")
+            if state.last_outcome not in (Outcome.SUCCEEDED, Outcome.NOTHING_NEW):
+                self._wrong(f"{name}: its last run ended {state.last_outcome}: {state.last_reason}")
+            if not any(began >= since for began in self.answered.get(name, ())):
+                self._wrong(f"{name}: did not run since {since:.0f}")
+            for stream in self.project().pipelines[name].streams:
+                row = self.store.streams.get((name, stream)) or StreamState(name, stream)
+                if row.published != row.seq:
+                    self._wrong(f"{name}.{stream}: {row.seq} batches, {row.published} published")
+
+    def check_answered(self, name: str, tick_us: int, bound: float) -> None:
+        """A tick was answered by a run that began in time."""
+        at = (tick_us - START_US) / 1e6
+        if not any(at - 1 <= began <= at + bound for began in self.answered.get(name, ())):
+            self._wrong(f"{name}: nothing ran for its tick at {at:.0f} within {bound:.0f} s")
+
+    def check_open_runs(self) -> None:
+        """Every open run is its pipeline's current one, held by somebody."""
+        for run in self.store.runs.values():
+            state = self.store.pipelines[run.pipeline]
+            if run.outcome is None and (state.epoch != run.epoch or not state.holder):
+                self._wrong(f"run {run.epoch} of {run.pipeline} is open for ever")
