@@ -21,22 +21,32 @@ from tests.crash.test_kill_points import _DUCKDB, _PARQUET, _row
 from tests.e2e.world import World
 
 _Said = Callable[..., str]
-_DESTINATIONS = pytest.mark.parametrize("destination", ["duckdb", "parquet"])
 _REWIND = "cursor rewind --to-destination"
 
 
-def _choices(quick: str) -> pytest.MarkDecorator:
-    """Each choice on each destination; of Parquet's only ``quick`` is part of the default run."""
+def _quick(names: str, table: list[Any], quick: list[Any]) -> pytest.MarkDecorator:
+    """All of the table; what is not ``quick`` is no part of the default run."""
     cases = [
         pytest.param(
-            destination,
-            choice,
-            marks=[] if destination == "duckdb" or choice == quick else [pytest.mark.slow],
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=[] if case in quick else [pytest.mark.slow],
         )
+        for case in table
+    ]
+    return pytest.mark.parametrize(names.split(", "), cases)
+
+
+def _destinations(quick: str) -> pytest.MarkDecorator:
+    return _quick("destination", ["duckdb", "parquet"], [quick])
+
+
+def _choices(*quick: tuple[str, str]) -> pytest.MarkDecorator:
+    table = [
+        (destination, choice)
         for destination in ("duckdb", "parquet")
         for choice in ("refresh", "cursor adopt", _REWIND)
     ]
-    return pytest.mark.parametrize(("destination", "choice"), cases)
+    return _quick("destination, choice", table, list(quick))
 
 
 class Project(World):
@@ -144,7 +154,7 @@ def _later_rows_arrive(project: Project) -> None:
     assert "No damage" in project.do("catalog", "check")
 
 
-@_choices(_REWIND)
+@_choices(("duckdb", _REWIND), ("parquet", "cursor adopt"))
 def test_a_destination_restored_from_an_older_copy_is_held(
     project: Project, destination: str, choice: str
 ) -> None:
@@ -161,7 +171,7 @@ def test_a_destination_restored_from_an_older_copy_is_held(
     _later_rows_arrive(project)
 
 
-@_choices("cursor adopt")
+@_choices(("duckdb", "cursor adopt"), ("parquet", "refresh"))
 def test_a_catalog_restored_from_an_older_copy_is_held(
     project: Project, destination: str, choice: str
 ) -> None:
@@ -177,7 +187,7 @@ def test_a_catalog_restored_from_an_older_copy_is_held(
     _later_rows_arrive(project)
 
 
-@_choices("refresh")
+@_choices(("duckdb", "refresh"), ("parquet", _REWIND))
 def test_a_destination_that_is_gone_is_held(
     project: Project, destination: str, choice: str
 ) -> None:
@@ -203,7 +213,7 @@ def _committed_and_not_published(project: Project, destination: str) -> None:
     project.cli("run", "p", code=1, RECONCILER_TEST_KILL_AT="worker.committed")
 
 
-@_DESTINATIONS
+@_destinations("duckdb")
 def test_a_destination_that_is_gone_with_a_batch_unpublished_can_be_refreshed(
     project: Project, destination: str
 ) -> None:
@@ -218,7 +228,7 @@ def test_a_destination_that_is_gone_with_a_batch_unpublished_can_be_refreshed(
     _later_rows_arrive(project)
 
 
-@_DESTINATIONS
+@_destinations("parquet")
 def test_a_batch_that_was_lost_before_it_was_published_can_be_read_again(
     project: Project, destination: str
 ) -> None:
@@ -232,6 +242,7 @@ def test_a_batch_that_was_lost_before_it_was_published_can_be_read_again(
     _later_rows_arrive(project)
 
 
+@pytest.mark.slow
 def test_a_catalog_restored_with_a_batch_unpublished_has_every_choice(project: Project) -> None:
     _committed_and_not_published(project, "duckdb")
     (project.folder / "old-catalog").mkdir()
@@ -247,7 +258,7 @@ def test_a_catalog_restored_with_a_batch_unpublished_has_every_choice(project: P
     _later_rows_arrive(project)
 
 
-@pytest.mark.parametrize("how", ["drop table orders", "delete from orders"])
+@_quick("how", ["drop table orders", "delete from orders"], ["delete from orders"])
 def test_a_table_emptied_in_the_database_is_held(project: Project, how: str) -> None:
     _two_batches(project, "duckdb")
     with duckdb.connect(str(project.there())) as db:
@@ -275,14 +286,10 @@ def _renamed(project: Project, destination: str) -> dict[str, Any]:
     return hold
 
 
-@pytest.mark.parametrize(
-    ("destination", "choice"),
-    [
-        ("duckdb", _REWIND),
-        ("parquet", "cursor adopt"),
-        pytest.param("duckdb", "cursor adopt", marks=pytest.mark.slow),
-        pytest.param("parquet", _REWIND, marks=pytest.mark.slow),
-    ],
+@_quick(
+    "destination, choice",
+    [(where, choice) for where in ("duckdb", "parquet") for choice in (_REWIND, "cursor adopt")],
+    [("duckdb", _REWIND)],
 )
 def test_a_table_of_another_pipeline_is_held_and_can_be_taken_over(
     project: Project, destination: str, choice: str
@@ -298,7 +305,7 @@ def test_a_table_of_another_pipeline_is_held_and_can_be_taken_over(
     assert "'q'" in project.held("p.orders")["reason"], "now it is the other's"
 
 
-@_DESTINATIONS
+@_destinations("parquet")
 def test_a_table_of_another_pipeline_is_left_alone_under_another_name(
     project: Project, destination: str
 ) -> None:
@@ -320,7 +327,7 @@ def _make_foreign(project: Project) -> None:
     duckdb.sql("select 1000 as id, 'theirs' as name").write_parquet(str(folder / "x.parquet"))
 
 
-@_DESTINATIONS
+@_destinations("duckdb")
 def test_a_table_without_a_marker_is_held_and_can_be_adopted(
     project: Project, destination: str
 ) -> None:
@@ -334,7 +341,7 @@ def test_a_table_without_a_marker_is_held_and_can_be_adopted(
     _later_rows_arrive(project)
 
 
-@_DESTINATIONS
+@_destinations("parquet")
 def test_a_table_without_a_marker_can_be_moved_away(project: Project, destination: str) -> None:
     project.loads_into(destination)
     _make_foreign(project)
@@ -346,29 +353,25 @@ def test_a_table_without_a_marker_can_be_moved_away(project: Project, destinatio
 
 
 _AT = "2026-01-01 00:00:49"
+_BY_ID = ('["updated_at"]', '["id"]')
+_APPENDED = ('mode = "merge"', 'mode = "append"')
+_BY_NAME = ("streams.orders]", 'streams.orders]\nkey = ["name"]')
 _QUERY = 'streams.orders]\nkey = ["id"]\nquery = "select * from orders"'
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "choice", "place"),
+@_quick(
+    "old, new, choice, place",
     [
-        ('["updated_at"]', '["id"]', "refresh", ""),
-        ('["updated_at"]', '["id"]', "cursor set", "49"),
-        pytest.param('mode = "merge"', 'mode = "append"', "refresh", "", marks=pytest.mark.slow),
-        pytest.param(
-            'mode = "merge"', 'mode = "append"', "cursor set", _AT, marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "streams.orders]",
-            'streams.orders]\nkey = ["name"]',
-            "refresh",
-            "",
-            marks=pytest.mark.slow,
-        ),
-        ("streams.orders]", 'streams.orders]\nkey = ["name"]', "cursor set", _AT),
-        pytest.param("streams.orders]", _QUERY, "refresh", "", marks=pytest.mark.slow),
-        pytest.param("streams.orders]", _QUERY, "cursor set", _AT, marks=pytest.mark.slow),
+        (*_BY_ID, "refresh", ""),
+        (*_BY_ID, "cursor set", "49"),
+        (*_APPENDED, "refresh", ""),
+        (*_APPENDED, "cursor set", _AT),
+        (*_BY_NAME, "refresh", ""),
+        (*_BY_NAME, "cursor set", _AT),
+        ("streams.orders]", _QUERY, "refresh", ""),
+        ("streams.orders]", _QUERY, "cursor set", _AT),
     ],
+    [(*_BY_ID, "cursor set", "49"), (*_BY_NAME, "refresh", "")],
 )
 def test_a_changed_definition_is_held(
     project: Project, old: str, new: str, choice: str, place: str
