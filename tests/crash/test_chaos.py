@@ -158,4 +158,4 @@ def test_all_is_right_after_chaos(world: World, postgres_server: PostgresServer)
 
 @pytest.mark.slow
 def test_all_is_right_after_long_chaos(world: World, postgres_server: PostgresServer) -> None:
-    _prove(world, postgres_server, float(os.environ.get("RECONCILER_TEST_SECONDS", "3600")))
+    _prove(world, postgres_server, float(os.environ.get("RECONCILER_TEST_SECONDS", "300")))

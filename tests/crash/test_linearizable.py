@@ -289,4 +289,4 @@ async def test_all_processes_see_one_order(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_all_processes_see_one_order_for_long(tmp_path: Path) -> None:
-    await _prove(tmp_path, float(os.environ.get("RECONCILER_TEST_SECONDS", "600")))
+    await _prove(tmp_path, float(os.environ.get("RECONCILER_TEST_SECONDS", "120")))
