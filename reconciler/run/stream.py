@@ -56,6 +56,8 @@ SEAL_BYTES = 64 * 1024 * 1024
 """An ordered read is sealed at the first mark past so many staged bytes ..."""
 SEAL_SECONDS = 30.0
 """... or after so long, so that a slow source's rows are not kept back."""
+_OF_DESTINATION = (HoldKind.DESTINATION, HoldKind.LOST_BATCH)
+"""Holds that are looked at anew with each run: an answer is to what is there now."""
 _TO_DESTINATION = ("refresh", "cursor adopt", "cursor rewind --to-destination")
 
 
@@ -149,12 +151,12 @@ class StreamRun:
             return self._result(Outcome.FAILED, text, ErrorClass.TRANSIENT)
 
     def _bring_up_to_date(self) -> StreamResult:
-        hold = self._state.hold
-        if hold is not None and hold.kind in (HoldKind.DESTINATION, HoldKind.LOST_BATCH):
-            return self._result(Outcome.HELD, hold.reason)
         destination = self._lane.destination(self._order.destination)
         marker = self._settle()
-        if hold is not None:
+        hold = self._state.hold
+        if hold is not None and hold.kind in _OF_DESTINATION:
+            raise self._fits_again(marker)
+        if hold is not None:  # not recorded again: it may have been answered meanwhile
             return self._result(Outcome.HELD, hold.reason)
         if self._settings.mode not in destination.modes:
             raise ConnectorError(
@@ -187,10 +189,15 @@ class StreamRun:
         ]
         marker = destination.marker(self._owner, self._table)
         ours = marker is not None and marker.owner == self._owner
-        if self._state.directive == "adopt" or (self._refresh and ours):
+        adopts = self._state.directive == "adopt"
+        if adopts and self._unpublished:
+            # Committed after the edit, so a run that was cut off has adopted already: a marker set
+            # to the catalog's seq now would pass these batches over.
+            self._adopted = True
+        elif adopts or (self._refresh and ours):
             self._link.may_go_on()
             destination.adopt(self._owner, self._table, self._seq, self._state.cursor)
-            self._adopted = self._state.directive == "adopt"
+            self._adopted = adopts
             marker = destination.marker(self._owner, self._table)
         if self._refresh and marker is None:
             self._unpublished = []  # their table is gone; what is read now stands for them too
@@ -204,7 +211,7 @@ class StreamRun:
         """Refuse to go on with a destination that does not match the catalog (rule 5)."""
         state, table = self._state, self._table
         if marker is None:
-            if state.published == 0 or state.directive:
+            if state.published == 0 or self._refresh:
                 return
             raise self._mismatch(
                 f"table {table!r} has no marker, but the catalog published up to batch "
@@ -257,6 +264,14 @@ class StreamRun:
         }
         text = msgspec.json.encode(detail).decode()
         return NeedsAnswer(HoldKind.DESTINATION, reason, choices, text)
+
+    def _fits_again(self, marker: Marker | None) -> NeedsAnswer:
+        """Held because of its destination, which was mended since: restored, mounted again."""
+        reason = (
+            f"table {self._table!r} fits the catalog again, at batch {marker.seq if marker else 0}:"
+            " `retry` goes on"
+        )
+        return self._mismatch(reason, marker, ("retry", "refresh"))
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -465,12 +480,13 @@ class StreamRun:
         )
 
     def _held(self, need: NeedsAnswer) -> StreamResult:
+        before = self._state.hold
+        known = before is not None and before.kind is need.kind
+        at = before.at if before is not None and known else time.time_ns() // 1_000
         hold = (
             need.hold
             if isinstance(need, _ByVerdict)
-            else Hold(
-                need.kind, need.reason, time.time_ns() // 1_000, need.choices, detail=need.detail
-            )
+            else Hold(need.kind, need.reason, at, need.choices, detail=need.detail)
         )
         return replace(self._result(Outcome.HELD, need.reason), hold=hold)
 

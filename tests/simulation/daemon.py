@@ -6,6 +6,7 @@ stop in two steps are told again here, in the same order.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +29,8 @@ from tests.simulation.catalog import Around, SimCatalog
 from tests.simulation.vtime import Machine, Node, World
 from tests.simulation.workers import Places, SimPool
 
-NOWHERE = Path("nowhere")
+NOWHERE = Path(tempfile.gettempdir()) / "reconciler-simulation"
+"""Only what goes wrong prints anything."""
 
 
 class NoMetrics:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from catalog.clock import Clock
 from catalog.memory import MemoryStore
 from catalog.position import decode
 from catalog.records import (
@@ -56,7 +57,7 @@ class History:
     warehouse: Warehouse
     project: Callable[[], Project]
     is_dead: Callable[[str], bool]
-    boot_ns: Callable[[], int]
+    clock: Callable[[], Clock]
     pipelines: dict[str, PipelineState] = field(default_factory=dict)
     streams: dict[tuple[str, str], StreamState] = field(default_factory=dict)
     runs: dict[int, Seen] = field(default_factory=dict)
@@ -125,7 +126,10 @@ class History:
 
     def _may_be_taken(self, holder: str) -> bool:
         beat = self.store.holders.get(holder)
-        return beat is None or beat.expires_ns <= self.boot_ns() or self.is_dead(holder)
+        clock = self.clock()
+        if beat is None or beat.boot_id != clock.boot_id or beat.expires_ns <= clock.boot_ns():
+            return True
+        return self.is_dead(holder)
 
     def _not_restarted(self, name: str, run: Run) -> None:
         """A cancelled run does not begin again by itself."""

@@ -28,7 +28,7 @@ class _Time:
 
 
 @contextmanager
-def _seams(story: Story) -> Iterator[None]:
+def seams(story: Story) -> Iterator[None]:
     module: Any = stream
     before = module.time, module.point
     module.time, module.point = _Time(story.world), story.point
@@ -45,7 +45,7 @@ def play(seed: int, days: float, plant: str, tell: Callable[[str], None] | None)
     story = Story(seed, days)
     story.world.trace = tell
     try:
-        with _seams(story):
+        with seams(story):
             story.run()
             story.world.bury()
     except Wrong as wrong:

@@ -116,9 +116,8 @@ class Story(Places):
             self.warehouse,
             lambda: self.project,
             self.is_dead,
-            self.machine.clock().boot_ns,
+            lambda: self.machine.clock(),
         )
-        self.history.boot_ns = lambda: self.machine.clock().boot_ns()
         self.person = Node(self.world, "person")
         self.cli = self._handle()
         self._busy_until, self._awaited = 0.0, math.inf
@@ -505,6 +504,8 @@ class Story(Places):
                 self._edit(self.chance.choice((Refresh, Release))(pipeline, stream))
 
     def _about_destination(self, pipeline: str, stream: str, hold: Hold) -> EditAction:
+        if hold.choices[0] == "retry":
+            return Release(pipeline, stream)
         row = self.store.streams[(pipeline, stream)]
         if row.published < row.seq or "refresh" not in hold.choices:
             return Refresh(pipeline, stream)
@@ -545,10 +546,13 @@ class Story(Places):
             self._attend()
 
     def _rewind(self, pipeline: str, stream: str) -> None:
-        commits = [c for c in self.store.commits.values() if c.stream == stream and c.cursor]
-        if commits:
-            cursor = self.chance.choice(commits).cursor
-            self._edit(SetCursor(pipeline, stream, cursor))
+        row = self.store.streams.get((pipeline, stream))
+        if row is None or row.cursor is None or row.hold or row.directive:
+            return
+        cursors = [c.cursor for c in self.store.commits.values() if c.stream == stream and c.cursor]
+        earlier = [c for c in cursors if c.position.data <= row.cursor.position.data]
+        if earlier:
+            self._edit(SetCursor(pipeline, stream, self.chance.choice(earlier)))
 
     # -- writers --------------------------------------------------------------------------------------------
 
@@ -618,9 +622,10 @@ class Story(Places):
 
     def _reboot(self) -> None:
         """Power is lost: every process ends, and what nobody flushed."""
-        for one in tuple(self.daemons):
-            for worker in one.pool.workers:
+        for one in self._holders.values():
+            for worker in tuple(one.pool.workers):
                 worker.end("power was lost")
+        for one in tuple(self.daemons):
             self._end_daemon(one, orphans=False)
         self.warehouse.lose_power()
         self.machine.reboot()
