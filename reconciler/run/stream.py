@@ -196,7 +196,9 @@ class StreamRun:
             self._adopted = True
         elif adopts or (self._refresh and ours):
             self._link.may_go_on()
-            destination.adopt(self._owner, self._table, self._seq, self._state.cursor)
+            # Before a refresh is published the table still has what it has: so says its cursor.
+            cursor = self._state.cursor if adopts or marker is None else marker.cursor
+            destination.adopt(self._owner, self._table, self._seq, cursor)
             self._adopted = adopts
             marker = destination.marker(self._owner, self._table)
         if self._refresh and marker is None:

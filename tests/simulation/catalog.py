@@ -81,6 +81,10 @@ class SimCatalog:
     def id(self) -> str:
         return self._inner.id
 
+    def forget(self) -> None:
+        """Its process is gone: nobody asks what it wrote itself."""
+        self._around.store.changed_by.pop(self._inner, None)
+
     async def aclose(self) -> None:
         """Nothing is open."""
 

@@ -80,6 +80,7 @@ class SimDaemon:
         self.loop: Loop | None = None
         self.runs: Runs | None = None
         self.ready = False
+        self.retains = True
         self._stop = self.node.loop.create_future()
         self.ended: BaseException | str | None = None
         """Why the process ended by itself; None: it has not."""
@@ -121,7 +122,7 @@ class SimDaemon:
                 loop.watch_rivals,
                 lambda: upkeep.retain(session, loop),
             )
-            for task in eternal:
+            for task in eternal if self.retains else eternal[:-1]:
                 background.start_soon(_guard, task)
             self.ready = True
             if now() is not project:

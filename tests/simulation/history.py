@@ -297,6 +297,11 @@ class History:
 
     # -- liveness -----------------------------------------------------------------------------------
 
+    def just_began(self) -> bool:
+        """A run is under way that began a moment ago."""
+        recent = list(self.runs.values())[-5:]
+        return any(seen.ended is None and seen.began > self.world.now - 60 for seen in recent)
+
     def check_settled(self, since: float) -> None:
         """After a quiet time since ``since``: nothing waits, nothing is open, nothing is held."""
         for name in self.project().pipelines:

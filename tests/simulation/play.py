@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 import traceback
@@ -41,6 +42,7 @@ def seams(story: Story) -> Iterator[None]:
 def play(seed: int, days: float, plant: str, tell: Callable[[str], None] | None) -> str | None:
     """Let the world of ``seed`` run. What went wrong, and how to see it again; None: nothing."""
     random.seed(seed)
+    gc.set_threshold(50_000, 20, 100)  # a world is all garbage in the end
     began = time.process_time()
     story = Story(seed, days)
     story.world.trace = tell

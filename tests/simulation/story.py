@@ -62,6 +62,9 @@ TTL = 30.0
 ANSWERED_WITHIN = 400.0
 """Seconds within which a tick is answered once nothing fails: runs may wait for a connection."""
 
+_A_MOMENT, _A_WHILE = 1.0, 5.0
+"""Seconds in which polling alone may be put off, while a write or a run is under way."""
+
 _TROUBLES = (
     *("daemon_crash", "daemon_stop", "daemon_pause", "suspend", "reboot"),
     *("worker_crash", "worker_freeze", "worker_start", "slow_catalog", "lost_answers"),
@@ -122,6 +125,7 @@ class Story(Places):
         self.cli = self._handle()
         self._busy_until, self._awaited = 0.0, math.inf
         self._names = 0
+        self._retains = self.chance.random() < 0.3
         self._holders: dict[str, SimDaemon] = {}
         self.world.idle = self._idle_until
 
@@ -247,6 +251,7 @@ class Story(Places):
         self._holders[one.holder.id] = one
         self.daemons.append(one)
         self.world.say(f"{name} starts")
+        one.retains = self._retains
         one.on_end = lambda: self.world.after(0.0, lambda: self._ended(one))
         one.start(lambda: self.project)
         self._stir()
@@ -272,6 +277,7 @@ class Story(Places):
         self.world.say(f"{one.name} ends")
         self.daemons.remove(one)
         one.node.bury()
+        one.catalog.forget()  # type: ignore[attr-defined]
         for worker in one.pool.workers:
             delay = self.chance.choice((0.0, 0.0, 0.05, 1.0)) if orphans else 0.0
             how = "its daemon ended"
@@ -291,7 +297,7 @@ class Story(Places):
     # -- what the catalog tells ----------------------------------------------------------------------------
 
     def _told(self, node: Node, verb: str, args: tuple[Any, ...], answer: Any) -> None:
-        self._stir()
+        self._stir(0.1)
         if verb == "claim" and self._ambush:
             self._ambush -= 1
             self.world.after(self.chance.choice((0.01, 0.3, 3.0)), self._strike)
@@ -299,7 +305,7 @@ class Story(Places):
 
     # -- fast forward ----------------------------------------------------------------------------------------
 
-    def _stir(self, seconds: float = 3.0) -> None:
+    def _stir(self, seconds: float = 1.2) -> None:
         self._busy_until = max(self._busy_until, self.world.now + seconds)
 
     def _idle_until(self) -> float | None:
@@ -308,19 +314,21 @@ class Story(Places):
         if now >= self._awaited:
             self._awaited = math.inf
             self._stir()
-        if now < self._busy_until or self.around.under_way:
+        if now < self._busy_until:
             return None
-        following = now + 900.0
+        if self.around.under_way:
+            return now + _A_MOMENT
+        following = now + HOUR
         for name, state in self.store.pipelines.items():
             if state.holder:
                 if not self.is_dead(state.holder):
-                    return None
+                    return now + _A_WHILE
                 beat = self.store.holders[state.holder]
                 following = min(following, self._boot_to_world(beat.expires_ns))
             if name not in self.project.pipelines or state.paused or state.parked:
                 continue
             if state.request is not None:
-                return None
+                return now + _A_MOMENT
             if state.retry_at is not None:
                 following = min(following, self._wall_to_world(state.retry_at))
         wall = self.machine.clock().wall_us()
@@ -347,7 +355,7 @@ class Story(Places):
         self.world.say(f"{len(self.project.pipelines)} pipelines, {self.wanted_daemons} daemons")
         for table in self.database.tables.values():
             self._write(table)
-            self.world.after(self.chance.uniform(0, 600), lambda t=table: self._writer(t))  # type: ignore[misc]
+            self._write_later(table)
         for _ in range(self.wanted_daemons):
             self._start_daemon()
         end = self.days * 24 * HOUR
@@ -407,6 +415,9 @@ class Story(Places):
         asked = self.world.now
         self._ask_all()
         self.world.run(began + QUIET)
+        for _ in range(5):
+            if self.history.just_began():
+                self.world.run(self.world.now + 60.0)
         self.history.check_settled(asked)
         self.history.check_open_runs()
         self.history.check_data()
@@ -559,7 +570,11 @@ class Story(Places):
     def _writer(self, table: Table) -> None:
         if not self._quiet_writers:
             self._write(table)
-        self.world.after(self.chance.expovariate(1 / 1200.0), lambda: self._writer(table))
+        self._write_later(table)
+
+    def _write_later(self, table: Table) -> None:
+        pause = self.chance.expovariate(1 / 1200.0)
+        self.world.after(pause, lambda: self._writer(table), unseen=True)
 
     def _write(self, table: Table) -> None:
         """A transaction: rows stamped now, shown now or later."""
@@ -580,7 +595,7 @@ class Story(Places):
         delay = self.chance.choice((0.0, 0.0, 1.0, 60.0, 600.0))
         written = list({row.id: row for row in rows}.values())
         if delay:
-            self.world.after(delay, lambda: self._show(table, number, written))
+            self.world.after(delay, lambda: self._show(table, number, written), unseen=True)
         else:
             table.commit(number, written)
 

@@ -13,6 +13,7 @@ from catalog.records import (
     EditAction,
     HoldKind,
     Outcome,
+    Refresh,
     Release,
     RequestRun,
     StreamState,
@@ -168,6 +169,28 @@ def test_a_hold_because_of_the_destination_is_of_the_destination_as_the_last_run
     still.add(1)
     still.run_once()
     assert still.arrived == list(range(11))
+
+
+def test_a_refresh_that_is_cut_off_leaves_a_marker_that_promises_no_row_the_table_lacks(
+    still: Still,
+) -> None:
+    still.run_once()
+    backup = still.warehouse.copy()[0]
+    there = backup["t00"].marker
+    still.add(5)
+    still.run_once()
+    still.warehouse.tables, still.warehouse.durable = dict(backup), dict(backup)
+    still.run_once()
+    still.edit(Refresh("p0", "t00"))
+    still.ends_at = "destination.stage"
+    still.edit(RequestRun("p0", "r"))
+    assert not still.ends_at
+    marker = still.warehouse.durable["t00"].marker
+    assert marker is not None
+    assert there is not None
+    assert (marker.seq, marker.cursor) == (2, there.cursor)
+    still.run_once()
+    assert still.arrived == list(range(10))
 
 
 def test_a_run_whose_end_the_catalog_did_not_take_keeps_its_pipeline_for_no_longer_than_a_ttl(

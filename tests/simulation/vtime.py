@@ -222,7 +222,7 @@ class World:
         self.now = 0.0
         self.nodes: list[Node] = []
         self.graveyard: list[NodeLoop] = []
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self.count = itertools.count().__next__
         self.steps = 0
         self.fault: Wrong | None = None
@@ -236,12 +236,12 @@ class World:
         if self.trace is not None:
             self.trace(f"{self.now:10.3f} {text}")
 
-    def at(self, when: float, event: Callable[[], None]) -> None:
-        """Let ``event`` happen at ``when``, or now if that is past."""
-        heapq.heappush(self._events, (max(when, self.now), self.count(), event))
+    def at(self, when: float, event: Callable[[], None], *, unseen: bool = False) -> None:
+        """Let ``event`` happen at ``when``, or now if that is past. ``unseen``: by no daemon."""
+        heapq.heappush(self._events, (max(when, self.now), self.count(), event, unseen))
 
-    def after(self, seconds: float, event: Callable[[], None]) -> None:
-        self.at(self.now + seconds, event)
+    def after(self, seconds: float, event: Callable[[], None], *, unseen: bool = False) -> None:
+        self.at(self.now + seconds, event, unseen=unseen)
 
     def run(self, until: float) -> None:
         """Let time pass until ``until``."""
@@ -252,12 +252,22 @@ class World:
                 self.now = max(self.now, _on_grid(until))
                 return
             self.now = max(self.now, _on_grid(when))
-            while self._events and self._events[0][0] <= self.now:
-                heapq.heappop(self._events)[2]()
-            for node in self.nodes:
-                if node.frozen_until <= self.now:
-                    node.loop.due_timers()
+            seen = not self._happen()
+            if seen or self.idle() is None:
+                for node in self.nodes:
+                    if node.frozen_until <= self.now:
+                        node.loop.due_timers()
             self.bury()
+
+    def _happen(self) -> bool:
+        """Let happen what is due. True: something did, and nothing that a daemon could see."""
+        unseen = False
+        while self._events and self._events[0][0] <= self.now:
+            _, _, event, unseen = heapq.heappop(self._events)
+            event()
+            if not unseen:
+                return False
+        return unseen
 
     def _turn_ready(self) -> None:
         busy, turns = True, 0
