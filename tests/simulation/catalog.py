@@ -19,10 +19,24 @@ from catalog.memory import MemoryCatalog, MemoryStore
 from tests.simulation.vtime import Crash, Node, NodeClock, World
 
 _READS = frozenset(
-    "pipeline changed cursor streams run runs commits schemas decisions files edits holders stats"
-    " check".split()
+    [
+        "pipeline",
+        "changed",
+        "cursor",
+        "streams",
+        "run",
+        "runs",
+        "commits",
+        "schemas",
+        "decisions",
+        "files",
+        "edits",
+        "holders",
+        "stats",
+        "check",
+    ]
 )
-_WRITES = frozenset("claim renew commit finish edit retain".split())
+_WRITES = frozenset(["claim", "renew", "commit", "finish", "edit", "retain"])
 
 
 @dataclass(slots=True)
@@ -62,6 +76,8 @@ class Around:
     """Of each transaction: by whom, which verb, its arguments, its answer."""
     crash: Callable[[Node], None]
     news: News = field(default_factory=News)
+    by_the_dead: int = 0
+    """The last change that a process made which has ended since."""
     under_way: int = 0
     """Writes that have begun and not ended."""
 
@@ -82,8 +98,9 @@ class SimCatalog:
         return self._inner.id
 
     def forget(self) -> None:
-        """Its process is gone: nobody asks what it wrote itself."""
-        self._around.store.changed_by.pop(self._inner, None)
+        """Its process is gone: what it wrote is news to all."""
+        last = self._around.store.changed_by.pop(self._inner, 0)
+        self._around.by_the_dead = max(self._around.by_the_dead, last)
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -177,4 +194,5 @@ class SimCatalog:
 
     def _others_changed(self, after: int) -> bool:
         changed = self._around.store.changed_by.items()
-        return max((at for handle, at in changed if handle is not self._inner), default=0) > after
+        others = (at for handle, at in changed if handle is not self._inner)
+        return max(others, default=0) > after or self._around.by_the_dead > after

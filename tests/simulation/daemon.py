@@ -1,4 +1,4 @@
-"""A daemon of the simulated world: the real loop, keeper, runs and conduct, wired as ``serve`` does.
+"""A daemon of the simulated world: the real loop, keeper, runs, conduct, wired as ``serve`` does.
 
 What ``serve`` adds (signals, the web, the config's files) is left out; starting, reloading and the
 stop in two steps are told again here, in the same order.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import ClassVar
 
 
 class Killed(BaseException):
@@ -17,7 +18,7 @@ class Killed(BaseException):
 class _Thread:
     """A thread that runs one fiber after the other."""
 
-    _idle: list[_Thread] = []
+    _idle: ClassVar[list[_Thread]] = []
 
     def __init__(self) -> None:
         self.mine, self.theirs = threading.Lock(), threading.Lock()

@@ -73,7 +73,7 @@ class History:
     """Tables that were emptied or restored since data was last checked."""
     last_epoch: int = 0
 
-    # -- after each transaction ------------------------------------------------------------------
+    # -- after each transaction -----------------------------------------------------------------
 
     def after(self, who: str, verb: str, args: tuple[Any, ...], answer: Any) -> None:
         """Judge what a transaction changed."""
@@ -184,9 +184,9 @@ class History:
             replaces = verb == "commit" and any(b.replaces for b in args[2])
             if verb != "commit":
                 self._wrong(f"{where}: a {verb} moved its cursor")
-            if old.cursor and new.cursor and not replaces:
-                if new.cursor.position.data < old.cursor.position.data:
-                    self._wrong(f"{where}: its cursor went back")
+            moved = old.cursor is not None and new.cursor is not None and not replaces
+            if moved and new.cursor.position.data < old.cursor.position.data:
+                self._wrong(f"{where}: its cursor went back")
         if new.hold is not None and new.hold != old.hold:
             self.world.say(f"{where} is held: {new.hold.kind}: {new.hold.reason}")
         if edited and isinstance(args[3], SetCursor | Refresh):
@@ -228,7 +228,7 @@ class History:
         content = self.warehouse.durable.get(name.owner.stream, Content())
         return content.marker is not None and content.marker.seq >= name.seq
 
-    # -- data ---------------------------------------------------------------------------------------
+    # -- data -----------------------------------------------------------------------------------
 
     def durable(self, pipeline: str, stream: str) -> tuple[set[int], set[int]]:
         """Versions that are written at the destination or sealed and committed; and set aside."""
@@ -295,7 +295,7 @@ class History:
                 if v != newest[id_] and newest[id_] not in may_miss:
                     self._wrong(f"{where}: row {id_} is at {v}, the source has {newest[id_]}")
 
-    # -- liveness -----------------------------------------------------------------------------------
+    # -- liveness -------------------------------------------------------------------------------
 
     def just_began(self) -> bool:
         """A run is under way that began a moment ago."""

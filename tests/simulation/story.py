@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -119,7 +120,7 @@ class Story(Places):
             self.warehouse,
             lambda: self.project,
             self.is_dead,
-            lambda: self.machine.clock(),
+            self.machine.clock,
         )
         self.person = Node(self.world, "person")
         self.cli = self._handle()
@@ -129,7 +130,7 @@ class Story(Places):
         self._holders: dict[str, SimDaemon] = {}
         self.world.idle = self._idle_until
 
-    # -- drawing the world ---------------------------------------------------------------------------
+    # -- drawing the world ----------------------------------------------------------------------
 
     def _draw_trouble(self) -> Trouble:
         count = self.chance.randint(1, len(_TROUBLES))
@@ -187,7 +188,7 @@ class Story(Places):
             pipelines=pipelines,
         )
 
-    # -- the ports' ends -------------------------------------------------------------------------------
+    # -- the ports' ends ------------------------------------------------------------------------
 
     @property
     def start_fails(self) -> float:
@@ -231,7 +232,7 @@ class Story(Places):
         if worker is not None:
             worker.step(name)
 
-    # -- daemons ------------------------------------------------------------------------------------------
+    # -- daemons --------------------------------------------------------------------------------
 
     def is_dead(self, holder: str) -> bool:
         """All processes of this holder ended."""
@@ -280,8 +281,7 @@ class Story(Places):
         one.catalog.forget()  # type: ignore[attr-defined]
         for worker in one.pool.workers:
             delay = self.chance.choice((0.0, 0.0, 0.05, 1.0)) if orphans else 0.0
-            how = "its daemon ended"
-            self.world.after(delay, lambda w=worker: w.end(how))  # type: ignore[misc]
+            self.world.after(delay, partial(worker.end, "its daemon ended"))
         self.world.after(self.chance.choice((0.5, 5.0, 60.0)), self._start_daemon)
         self._stir()
 
@@ -294,7 +294,7 @@ class Story(Places):
                 ) from one.ended
             self._end_daemon(one, orphans=False)
 
-    # -- what the catalog tells ----------------------------------------------------------------------------
+    # -- what the catalog tells -----------------------------------------------------------------
 
     def _told(self, node: Node, verb: str, args: tuple[Any, ...], answer: Any) -> None:
         self._stir(0.1)
@@ -303,7 +303,7 @@ class Story(Places):
             self.world.after(self.chance.choice((0.01, 0.3, 3.0)), self._strike)
         self.history.after(node.name, verb, args, answer)
 
-    # -- fast forward ----------------------------------------------------------------------------------------
+    # -- fast forward ---------------------------------------------------------------------------
 
     def _stir(self, seconds: float = 1.2) -> None:
         self._busy_until = max(self._busy_until, self.world.now + seconds)
@@ -347,7 +347,7 @@ class Story(Places):
     def _boot_to_world(self, ns: int) -> float:
         return self.world.now + (ns - self.machine.clock().boot_ns()) / 1e9
 
-    # -- the day ----------------------------------------------------------------------------------------------
+    # -- the day --------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Let the day pass. Raises ``Wrong``, or whatever a process raised."""
@@ -479,7 +479,7 @@ class Story(Places):
         looked = self.history.answered.get(name, [-1.0])[-1]
         return bool(held) and looked <= self._destination_moved
 
-    # -- persons --------------------------------------------------------------------------------------------
+    # -- persons --------------------------------------------------------------------------------
 
     def _edit(self, action: EditAction) -> None:
         self.person.spawn(self._carry_out(action))
@@ -565,7 +565,7 @@ class Story(Places):
         if earlier:
             self._edit(SetCursor(pipeline, stream, self.chance.choice(earlier)))
 
-    # -- writers --------------------------------------------------------------------------------------------
+    # -- writers --------------------------------------------------------------------------------
 
     def _writer(self, table: Table) -> None:
         if not self._quiet_writers:
@@ -610,7 +610,7 @@ class Story(Places):
                 return pipeline.streams[stream].mode
         raise AssertionError(stream)
 
-    # -- trouble ----------------------------------------------------------------------------------------------
+    # -- trouble --------------------------------------------------------------------------------
 
     def _one(self) -> SimDaemon | None:
         return self.chance.choice(self.daemons) if self.daemons else None

@@ -139,7 +139,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         error = context.get("exception")
         self.faults.append(error or RuntimeError(context.get("message", "")))
 
-    # -- the world's side ----------------------------------------------------------------------
+    # -- the world's side -----------------------------------------------------------------------
 
     def next_timer(self) -> float | None:
         """The world's time of the next timer."""

@@ -65,7 +65,7 @@ class SimWorker:
         self._ended = ""
         self.pid = world.count()
 
-    # -- the daemon's side ---------------------------------------------------------------------
+    # -- the daemon's side ----------------------------------------------------------------------
 
     async def send(self, message: m.ToWorker) -> None:
         """As ``Worker.send``."""
@@ -98,7 +98,7 @@ class SimWorker:
         """SIGKILL."""
         self.end("the worker was killed by SIGKILL")
 
-    # -- the worker's side -----------------------------------------------------------------------
+    # -- the worker's side ----------------------------------------------------------------------
 
     def end(self, how: str) -> None:
         """The process ends here, wherever it is."""
