@@ -44,9 +44,9 @@ from catalog.sqlite.checking import problems
 from catalog.sqlite.checkpoints import Checkpointer
 from catalog.sqlite.committing import Request
 from catalog.sqlite.database import Location, Tuning
-from catalog.sqlite.operations import Old
 from catalog.sqlite.queries import SQL
 from catalog.sqlite.readers import Readers
+from catalog.sqlite.retaining import Portions
 from catalog.sqlite.rows import cursor_of
 from catalog.sqlite.tables import Tables
 from catalog.sqlite.writer import Writer
@@ -70,6 +70,7 @@ class SqliteCatalog:
         self._sizes = (0, 0, 0)
         """Pages, pipelines and open runs, as ``stats`` last read them."""
         self._readers = Readers(location)
+        self._portions = Portions(self._readers)
         self._checkpointer = Checkpointer(location)
         self._writer = Writer(location, clock, limit_bytes, db, self._readers, self._checkpointer)
 
@@ -275,13 +276,7 @@ class SqliteCatalog:
     # -- upkeep -----------------------------------------------------------------------------------
 
     async def retain(self, op: str, keep: Retention) -> int:
-        old = await self._readers.read(
-            lambda tables: Old(
-                tables.old_runs(keep.runs_before, keep.limit),
-                tables.old_commits(keep.runs_before, keep.operations_before, keep.limit),
-            ),
-            near=False,
-        )
+        keep, old = await self._portions.next(keep)
         answer: int = await self._write(op, "retain", lambda do: do.retain(keep, old))
         return answer
 

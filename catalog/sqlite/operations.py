@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
@@ -36,6 +35,7 @@ from catalog.records import (
     StreamState,
 )
 from catalog.sqlite.committing import Commits, Committed, Request
+from catalog.sqlite.retaining import Old
 from catalog.sqlite.rows import (
     Row,
     pipeline_of,
@@ -51,14 +51,6 @@ _unpack = msgspec.msgpack.Decoder().decode
 
 ClaimedRows: TypeAlias = tuple[Row, Row, int, list[Row]]
 """Run, pipeline, the lease's end, streams."""
-
-
-@dataclass(frozen=True, slots=True)
-class Old:
-    """What retention found that may go, looked for outside the transaction: that takes long."""
-
-    runs: Sequence[int]
-    commits: Sequence[int]
 
 
 class Operations:

@@ -406,6 +406,31 @@ async def test_room_made_by_retention_can_be_used(path: Path) -> None:
         assert (await catalog.check()).problems == ()
 
 
+async def test_retention_goes_in_short_transactions_until_all_is_done(path: Path) -> None:
+    async with opened(path) as catalog:
+        names = [f"p{number}" for number in range(70)]
+        for follows in range(3):
+            states = {state.name: state.version for state in await catalog.changed(0)}
+            trigger = Trigger(TriggerKind.TICK, tick=1)
+            candidates = [Candidate(name, states.get(name, 0), trigger, "due") for name in names]
+            answers = await catalog.claim(op(), HOLDER, candidates, ttl=60, limits={})
+            for answer in answers:
+                assert isinstance(answer, Claimed)
+                await catalog.commit(op(), answer.lease, [Batch("s", follows, "r")], {})
+                done = Finish(Outcome.SUCCEEDED, "", published=(("s", follows + 1),))
+                await catalog.finish(op(), answer.lease, done)
+        now = ManualClock().wall_us()
+        keep = Retention(now + 1, operations_before=now + 1, limit=1_000_000)
+        gone = []
+        while not gone or gone[-1] > 1:  # until it finds only the operation before it
+            gone.append(await catalog.retain(op(), keep))
+        assert max(gone) == 100
+        assert len(await catalog.runs(RunQuery(limit=1000))) == 70
+        for name in names:
+            assert [row.seq for row in await catalog.commits(name, "s")] == [3]
+        assert (await catalog.check()).problems == ()
+
+
 # -- other processes ---------------------------------------------------------------------------
 
 KEEP = """

@@ -39,7 +39,7 @@ insert into operations values (?, ?, ?, ?);
 -- Among the oldest only: when all of those are younger, so are the others, but for a clock that
 -- was put back.
 delete from operations where id in (
-    select id from (select id, at from operations order by id limit 10000)
+    select id from (select id, at from operations order by id limit 1000)
     where at < ? limit ?);
 
 -- name: counts
