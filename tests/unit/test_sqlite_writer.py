@@ -40,6 +40,7 @@ from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
 from catalog.sqlite.operations import Operations
 from catalog.sqlite.writer import Writer
+from catalog.sqlite.writes import Write
 
 pytestmark = pytest.mark.anyio
 HOLDER = Holder("h", "host", 1)
@@ -205,6 +206,22 @@ async def test_a_fault_of_the_writer_itself_leaves_open_what_happened_and_is_got
         await pause(catalog, "p", same)
         assert {state.name for state in await catalog.changed(0)} == {"before", "p"}
         assert (await catalog.stats()).last_error == ""
+
+
+def test_a_loop_that_is_gone_before_the_answer_does_no_harm(path: Path) -> None:
+    loop = asyncio.new_event_loop()
+    catalog = loop.run_until_complete(SqliteCatalog.open(path, ManualClock(), LIMIT))
+
+    done = loop.create_future()
+    with Gate(path):
+        write = Write(op(), "edit", lambda do: do.edit("ann", "", Pause("p")), done, grows=True)
+        catalog._writer.submit(write)
+        loop.close()
+    catalog._writer.stop()
+    catalog._close()
+    db = apsw.Connection(str(path))
+    assert db.execute("select name, paused is null from pipelines").fetchall() == [("p", 0)]
+    db.close()
 
 
 async def test_what_cannot_be_stored_is_its_callers_fault_alone(path: Path) -> None:
@@ -421,7 +438,7 @@ async def test_retention_goes_in_short_transactions_until_all_is_done(path: Path
                 await catalog.finish(op(), answer.lease, done)
         now = ManualClock().wall_us()
         keep = Retention(now + 1, operations_before=now + 1, limit=1_000_000)
-        gone = []
+        gone: list[int] = []
         while not gone or gone[-1] > 1:  # until it finds only the operation before it
             gone.append(await catalog.retain(op(), keep))
         assert max(gone) == 100
