@@ -14,7 +14,9 @@ from reconciler.cli.grammar import verb
 from reconciler.cli.history import must_know_stream
 from reconciler.cli.standing import plan_one
 from reconciler.cli.target import Target, parse
+from reconciler.config import changes, last_kept
 from reconciler.config.desired import Project
+from reconciler.config.edits import ConfigChange
 from reconciler.plan.notes import Note, notes
 from reconciler.plan.plan import Action, CancelRun, Dispatch, Wait, plan_project
 from reconciler.plan.why import Facts, Room, Why, lines
@@ -25,14 +27,20 @@ _PANEL = "Look"
 
 @verb("plan", _PANEL, "plan")
 def plan(config: options.Config = None, json: options.Json = False) -> int:
-    """Show what would be started now and what waits for what, each with its reason."""
+    """Show what would be started now and what waits for what, each with its reason, and what
+    edits of the config that no daemon or run has taken up yet will do."""
     place = desk.find(config)
     project = place.load()
     states, said = desk.with_catalog(place, lambda catalog: _states_and_notes(project, catalog))
     actions = plan_project(project, states, desk.now_us())
+    before = last_kept(place.state_dir)
+    edits = changes(before, project) if before else ()
     if json:
-        output.emit([_record(name, action, said.get(name, [])) for name, action in actions])
+        records = [_record(name, action, said.get(name, [])) for name, action in actions]
+        output.emit({"actions": records, "edits": [_edit(edit) for edit in edits]})
         return Exit.GOOD
+    for edit in edits:
+        output.print_line(f"edit: {edit}")
     if not actions:
         output.print_line("No pipelines yet.")
         return Exit.GOOD
@@ -104,6 +112,17 @@ async def _why(place: Place, catalog: Catalog, target: Target) -> Why:
         stream=target.stream,
     )
     return explain(pipeline, state, plan_one(project, state, states, now), facts)
+
+
+def _edit(edit: ConfigChange) -> dict[str, Any]:
+    return {
+        "kind": edit.kind.value,
+        "subject": edit.subject,
+        "key": edit.key,
+        "old": edit.old,
+        "new": edit.new,
+        "effect": edit.effect,
+    }
 
 
 def _word(action: Action) -> str:

@@ -29,6 +29,8 @@ __all__ = [
     "explain",
     "find_config",
     "json_schema",
+    "keep",
+    "last_kept",
     "load",
     "locate",
     "resolve_secret",
@@ -58,6 +60,20 @@ def explain(path: Path, pipeline: str, env: Mapping[str, str] = os.environ) -> E
     from reconciler.config import explaining
 
     return explaining.explain(path, pipeline, env)
+
+
+def keep(project: Project) -> None:
+    """Note that this project is the one that runs here, for ``last_kept``."""
+    from reconciler.config import kept
+
+    kept.keep(project)
+
+
+def last_kept(state_dir: Path, env: Mapping[str, str] = os.environ) -> Project | None:
+    """The project that last ran with this state directory; None: not known."""
+    from reconciler.config import kept
+
+    return kept.last_kept(state_dir, env)
 
 
 def changes(old: Project, new: Project) -> tuple[ConfigChange, ...]:

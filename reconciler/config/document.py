@@ -105,19 +105,25 @@ class Document:
         self.problems.append(problem)
 
 
-def read_document(path: Path, include: object = None) -> Document:
+Texts = Mapping[Path, str]
+"""Files' texts by their absolute paths, the first file's first."""
+
+
+def read_document(path: Path, include: object = None, kept: Texts | None = None) -> Document:
     """Read the first file and those that it includes.
 
     Raises ``ConfigError`` when the first cannot be read or is no TOML; problems of the others
     are collected in the document. ``include`` takes the place of the first file's own key.
+    ``kept``: the files as they once were, and no others.
     """
     path = Path.cwd() / path
-    first = read_source(path)
+    first = _source(path, kept)
     document = Document(first, dict(first.values), [first])
     patterns = first.values.get("include") if include is None else include
-    for included in _included(document, patterns):
+    matching = _included(document, patterns) if kept is None else list(kept)[1:]
+    for included in matching:
         try:
-            source = read_source(included)
+            source = _source(included, kept)
         except ConfigError as error:
             document.problems += error.problems
             continue
@@ -126,16 +132,28 @@ def read_document(path: Path, include: object = None) -> Document:
     return document
 
 
+def _source(path: Path, kept: Texts | None) -> Source:
+    return read_source(path) if kept is None else _parsed(path, kept[path])
+
+
 def read_source(path: Path) -> Source:
     """One file as TOML. Raises ``ConfigError`` naming file and, if known, line."""
+    return _parsed(path, read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """One file's text, lines ended by newlines alone. Raises ``ConfigError``."""
     try:
-        text = path.read_bytes().decode().replace("\r\n", "\n")
+        return path.read_bytes().decode().replace("\r\n", "\n")
     except OSError as error:
         reason = (error.strerror or "unknown error").lower()
         raise _single(Problem(Place(path), "", f"cannot be read: {reason}")) from None
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise _single(Problem(Place(path, line), "", "is not UTF-8 text")) from None
+
+
+def _parsed(path: Path, text: str) -> Source:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from reconciler.config import environment
 from reconciler.config.desired import Project
-from reconciler.config.document import Document, RawTable, read_document
+from reconciler.config.document import Document, RawTable, Texts, read_document
 from reconciler.config.locations import read_secret
 from reconciler.config.positions import KeyPath
 from reconciler.config.problems import ConfigError, Problem
@@ -22,10 +22,12 @@ from reconciler.config.settings import Settings, json_schema, read_settings
 from reconciler.config.tables import attempt, note
 
 
-def load(path: Path, env: Mapping[str, str], *, secrets: bool) -> Project:
-    """See ``reconciler.config.load``."""
+def load(
+    path: Path, env: Mapping[str, str], *, secrets: bool, kept: Texts | None = None
+) -> Project:
+    """See ``reconciler.config.load``. ``kept``: from the files as they once were."""
     with _collector_paused():
-        resolution = open_config(path, env)
+        resolution = open_config(path, env, kept)
         project = resolution.project()
     if secrets:
         _check_secrets(resolution.document, project, env)
@@ -49,10 +51,10 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def open_config(path: Path, env: Mapping[str, str]) -> Resolution:
+def open_config(path: Path, env: Mapping[str, str], kept: Texts | None = None) -> Resolution:
     """The config's tables, environment applied, before they are resolved."""
     variables = environment.candidates(env)
-    document = read_document(path, environment.include_patterns(variables))
+    document = read_document(path, environment.include_patterns(variables), kept)
     overlay: RawTable = {}
     if variables:
         overlay = environment.overrides(document, variables, json_schema())

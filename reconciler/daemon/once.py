@@ -16,6 +16,7 @@ from catalog.records import (
     Trigger,
     TriggerKind,
 )
+from reconciler.config import keep
 from reconciler.config.desired import Project
 from reconciler.daemon.runs import limits
 from reconciler.daemon.session import Hands, Session, open_session
@@ -47,6 +48,7 @@ async def run_here(
     project = load()
     async with open_session(project, "cli", Quiet(), hands=hands) as session:
         session.runs.on_moved = on_moved
+        keep(project)
         claimed = await _claim(session, project, pipeline, streams, by)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.keeper.keep)

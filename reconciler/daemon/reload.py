@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from catalog.clock import Clock
-from reconciler.config import ConfigError, changes
+from reconciler.config import ConfigError, changes, keep
 from reconciler.config.apart import load_apart
 from reconciler.config.desired import Project
 from reconciler.telemetry import logs
@@ -91,6 +91,7 @@ class Reloader:
         self._metrics.config_read(True, now)
         self._at_fault, self._rejected = (), ""
         old, fixed = self._project, self._keep_fixed(new)
+        await to_thread.run_sync(keep, fixed)
         if fixed == old:
             return
         self._project = fixed

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from catalog.errors import CatalogError
 from catalog.records import Outcome
 from reconciler import version
-from reconciler.config import ConfigError
+from reconciler.config import ConfigError, keep
 from reconciler.config.apart import load_apart
 from reconciler.config.desired import Project
 from reconciler.daemon import upkeep
@@ -105,6 +105,7 @@ class _Daemon:
         async with open_session(project, "daemon", Loud(self._metrics), timed) as session:
             self._log.info(Event.CATALOG_OPENED, catalog=project.catalog)
             self._metrics.config_read(True, session.clock.wall_us())
+            keep(project)
             loop = Loop(
                 project,
                 session.catalog,

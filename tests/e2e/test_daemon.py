@@ -116,6 +116,10 @@ def test_an_edited_config_takes_effect_as_a_whole_or_not_at_all(world: World) ->
     second = _DUCKDB[_DUCKDB.index("[pipelines.p]") :].replace("pipelines.p", "pipelines.q")
     second = second.replace("[pipelines.q.streams.orders]", "[pipelines.q.streams.more]")
     world.fill("more", [_row(1)])
+    edited = world.config.with_name("edited.toml")
+    edited.write_text(good + second)
+    planned = json.loads(world.cli("plan", "--json", config=edited))
+    assert [(e["subject"], e["kind"]) for e in planned["edits"]] == [("q", "pipeline_added")]
     world.config.write_text(good + second)
     daemon.finished("q", "succeeded")
     assert _metric(url, "reconciler_config_last_reload_successful") == 1

@@ -130,10 +130,10 @@ class World:
         self._daemons.append(daemon)
         return daemon
 
-    def cli(self, *args: str, code: int | None = 0, **env: str) -> str:
+    def cli(self, *args: str, code: int | None = 0, config: Path | None = None, **env: str) -> str:
         """Run a command of the program; its stdout. ``code``: the exit code to expect."""
         done = subprocess.run(
-            [RECONCILER, *args, "--config", str(self.config)],
+            [RECONCILER, *args, "--config", str(config or self.config)],
             capture_output=True,
             text=True,
             timeout=PATIENCE,

@@ -9,8 +9,21 @@ import pytest
 from catalog.port import Catalog, new_operation_id
 from catalog.records import Outcome, Pause
 from reconciler.cli.failure import Exit
+from reconciler.config import keep, load
 from reconciler.daemon import runlogs
 from tests.cli_kit import Shop, claim, failed, finish, held, make_shop, ran
+
+MORE = """
+[connections.more]
+connector = "files"
+path = "more"
+[pipelines.more]
+source = "more"
+destination = "warehouse"
+mode = "append"
+[pipelines.more.streams.lines]
+path = "*.csv"
+"""
 
 
 @pytest.fixture
@@ -92,13 +105,57 @@ def test_status_with_a_broken_config_still_shows_the_catalog(shop: Shop) -> None
 
 
 def test_plan_shows_each_action_with_its_reason(shop: Shop) -> None:
-    actions = {a["pipeline"]: a for a in shop.cli("plan", "--json").json}
+    actions = {a["pipeline"]: a for a in shop.cli("plan", "--json").json["actions"]}
     assert actions["shop"]["action"] == "run"
     assert actions["shop"]["trigger"]["kind"] == "tick"
     assert actions["stock"]["action"] == "wait"
     assert actions["stock"]["code"] == "upstream"
     out = shop.cli("plan").out
     assert actions["stock"]["reason"] in out
+
+
+def test_plan_shows_what_edits_will_do_that_nobody_has_taken_up(shop: Shop) -> None:
+    file = shop.folder / "config.toml"
+    assert shop.cli("plan", "--json").json["edits"] == [], "nothing has run: nothing to compare"
+    (shop.folder / "state").mkdir()
+    keep(load(file, {}, secrets=False))
+    assert shop.cli("plan", "--json").json["edits"] == []
+
+    edited = file.with_name("edited.toml")
+    edited.write_text(file.read_text().replace('"every 15m"', '"every 5m"') + MORE)
+    result = shop.cli("--config", str(edited), "plan", "--json").json
+    assert {(e["subject"], e["kind"]) for e in result["edits"]} == {
+        ("shop", "schedule"),
+        ("connection more", "connection_added"),
+        ("more", "pipeline_added"),
+    }
+    assert {a["pipeline"] for a in result["actions"]} == {"shop", "stock", "more"}
+    out = " ".join(shop.cli("--config", str(edited), "plan").out.split())
+    assert "edit: shop: schedule" in out
+    assert "Takes effect at once" in out
+
+
+def test_plan_compares_included_files_as_they_were(shop: Shop) -> None:
+    file = shop.folder / "config.toml"
+    (shop.folder / "more.toml").write_text(MORE)
+    file.write_text(file.read_text().replace("\n", '\ninclude = ["more*.toml"]\n', 1))
+    (shop.folder / "state").mkdir()
+    keep(load(file, {}, secrets=False))
+    (shop.folder / "more.toml").unlink()
+    edits = shop.cli("plan", "--json").json["edits"]
+    assert [(e["subject"], e["kind"]) for e in edits] == [
+        ("connection more", "connection_removed"),
+        ("more", "pipeline_removed"),
+    ]
+
+
+def test_plan_without_a_readable_record_of_what_ran_shows_no_edits(shop: Shop) -> None:
+    (shop.folder / "state").mkdir()
+    for text in ("", "[]", "{}", '{"/nowhere": "project = 1"}', "\x00"):
+        (shop.folder / "state" / "config.json").write_text(text)
+        result = shop.cli("plan", "--json")
+        assert result.code == Exit.GOOD
+        assert result.json["edits"] == []
 
 
 def test_why_names_the_cause_and_one_command(shop: Shop) -> None:
