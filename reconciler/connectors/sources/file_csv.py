@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import sys
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, Any
@@ -50,8 +52,9 @@ class Csv:
             return
         parsed = _Parsed(self, file, _Shaper(file, names, schema, self._format.null))
         try:
-            yield from parsed.blocks(self._reader(file, source, names, parsed.invalid))
-        except (pa.ArrowInvalid, UnicodeDecodeError):
+            with _quiet_about(parsed.invalid):
+                yield from parsed.blocks(self._reader(file, source, names, parsed.invalid))
+        except (pa.ArrowInvalid, UnicodeError):
             yield from self._by_line(parsed)
             return
         if parsed.ends_in_quote:
@@ -90,12 +93,16 @@ class Csv:
         return reader
 
     def records(self, file: Found) -> Iterator[Line]:
-        """The data lines of a file, one by one."""
-        with _text(file, self._format.encoding) as text:
-            found = lines(text, *self.marks(file))
-            if self._format.header:
-                next(found, None)
-            yield from found
+        """The data lines of a file, one by one. Raises ``ConnectorError`` past what decodes."""
+        number = 0
+        try:
+            with _text(file, self._format.encoding) as text:
+                for line in lines(text, *self.marks(file)):
+                    if number or not self._format.header:
+                        yield line
+                    number = line.number
+        except UnicodeError as error:
+            raise _undecodable(file, self._format.encoding, number + 1, error) from None
 
     def marks(self, file: Found) -> tuple[str, str]:
         """Delimiter and quote."""
@@ -112,7 +119,7 @@ class Csv:
                 bad -= 1
                 if bad < 0:
                     place = f"{parsed.file.path}:{line.number}"
-                    rejected.append(RejectedRow(place, reason, line.raw[:RAW_LIMIT]))
+                    rejected.append(RejectedRow(place, reason, _readable(line.raw[:RAW_LIMIT])))
                 continue
             good -= 1
             if good < 0:
@@ -129,8 +136,11 @@ class Csv:
         return "\t" if tabbed and self._format.delimiter == "," else self._format.delimiter
 
     def _header(self, file: Found) -> list[str]:
-        with _text(file, self._format.encoding) as text:
-            first = next(lines(text, *self.marks(file)), None)
+        try:
+            with _text(file, self._format.encoding) as text:
+                first = next(lines(text, *self.marks(file)), None)
+        except UnicodeError as error:
+            raise _undecodable(file, self._format.encoding, 1, error) from None
         if first is None:
             return []
         if first.problem:
@@ -138,6 +148,13 @@ class Csv:
         if not self._format.header:
             return [f"column_{i}" for i in range(1, len(first.values) + 1)]
         names = [value or f"column_{i}" for i, value in enumerate(first.values, 1)]
+        odd = [name for name in names if _readable(name) != name]
+        if odd:
+            raise _unusable(
+                file,
+                f"its header, line {first.number}, names a column {_readable(odd[0])!r}, which is "
+                f"no {self._format.encoding}; set `format = {{ encoding = … }}`, or mend the file",
+            )
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise _unusable(file, f"its header names {', '.join(map(repr, twice))} twice")
@@ -287,6 +304,39 @@ def _text(file: Found, encoding: str) -> io.TextIOWrapper:
     encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8", "utf_8") else encoding
     raw = packed(file.full, "rb")
     return io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape", newline="")
+
+
+def _readable(text: str) -> str:
+    """With a mark in place of each byte that was no text."""
+    return text.encode("utf-8", "surrogateescape").decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _quiet_about(handler: Any) -> Iterator[None]:
+    """Arrow cannot show a handler a record that is no UTF-8: it gives up, which is dealt with, and
+    has Python print a traceback, which would only frighten who reads the run's log.
+    """
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if found.object != handler or not isinstance(found.exc_value, UnicodeDecodeError):
+            before(found)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before
+
+
+def _undecodable(file: Found, encoding: str, line: int, error: UnicodeError) -> ConnectorError:
+    why = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
+    return _unusable(
+        file,
+        f"from line {line} on it cannot be read as {encoding} ({why}); set "
+        "`format = { encoding = … }`, or mend the file",
+    )
 
 
 def _unusable(file: Found, why: str) -> ConnectorError:

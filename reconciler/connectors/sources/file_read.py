@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ from reconciler.connectors.sources.file_set import FileSet, Found
 from reconciler.schema import types
 
 _NAMED = 5
+_GONE = "it went away meanwhile"
+_UNREADABLE = (OSError, EOFError, zlib.error)
+"""Rights, the disk, a mount that is gone; or a packed file that became another meanwhile."""
 _Todo: TypeAlias = list[tuple[Found, Described]]
 _Known: TypeAlias = list[tuple[Mark, pa.Schema]]
 _Result = TypeVar("_Result")
@@ -92,6 +96,8 @@ def shapes(files: Sequence[Found], settings: StreamSettings) -> pa.Schema:
             schemas.append(end.value.schema)
         except (Cut, FileNotFoundError):
             continue
+        except _UNREADABLE as error:
+            raise _unreadable(file, error) from None
     return union(schemas, settings)
 
 
@@ -172,7 +178,9 @@ class FilesRead:
             except Cut as cut:
                 self._leave(file, str(cut))
             except FileNotFoundError:
-                self._leave(file, "it went away meanwhile")
+                self._leave(file, _GONE)
+            except _UNREADABLE as error:
+                raise _unreadable(file, error) from None
             else:
                 if mark is None:
                     todo.append((file, described))
@@ -243,28 +251,44 @@ class FilesRead:
     # -- reading -------------------------------------------------------------------------------
 
     def _file(self, file: Found, described: Described) -> Iterator[ReadItem]:
-        with file.full.open("rb", buffering=0) as raw:
+        try:
+            raw = file.full.open("rb", buffering=0)
+        except FileNotFoundError:
+            self._leave(file, _GONE)
+            return
+        except OSError as error:
+            raise _unreadable(file, error) from None
+        with raw:
             if not file.is_still(os.fstat(raw.fileno())):
                 self._leave(file, "it was written to meanwhile")
                 return
-            hashed = HashedFile(raw)
-            source = raw if described.hash else io.BufferedReader(hashed, BLOCK)
-            for batch, rejected in self._formats.of(file).blocks(file, source, self.schema):
-                self._stop_if_asked()
-                if batch is not None and batch.num_rows:
-                    self._refuse_null_key(file, batch)
-                    yield Rows(batch)
-                if rejected:
-                    yield Rejected(tuple(rejected))
-            content = described.hash or hashed.finish()
-            if not (file.is_still(os.fstat(raw.fileno())) and _lies_there(file)):
-                raise ConnectorError(
-                    ErrorClass.TRANSIENT, f"file {file.path!r} was changed while it was read"
-                )
-        entry = file.entry(content)
+            try:
+                entry = yield from self._rows(file, described, raw)
+            except _UNREADABLE as error:
+                raise _unreadable(file, error) from None
         self._entries.append(entry)
         if not self._work.whole:
             yield Mark(self._work.cursor, file.mtime_ns // 1_000, (entry,))
+
+    def _rows(
+        self, file: Found, described: Described, raw: io.FileIO
+    ) -> Generator[ReadItem, None, FileEntry]:
+        """The file's rows, and at its end its line in the ledger."""
+        hashed = HashedFile(raw)
+        source = raw if described.hash else io.BufferedReader(hashed, BLOCK)
+        for batch, rejected in self._formats.of(file).blocks(file, source, self.schema):
+            self._stop_if_asked()
+            if batch is not None and batch.num_rows:
+                self._refuse_null_key(file, batch)
+                yield Rows(batch)
+            if rejected:
+                yield Rejected(tuple(rejected))
+        content = described.hash or hashed.finish()
+        if not (file.is_still(os.fstat(raw.fileno())) and _lies_there(file)):
+            raise ConnectorError(
+                ErrorClass.TRANSIENT, f"file {file.path!r} was changed while it was read"
+            )
+        return file.entry(content)
 
     def _refuse_null_key(self, file: Found, batch: pa.RecordBatch) -> None:
         if self._settings.mode is not Mode.MERGE:
@@ -278,6 +302,13 @@ class FilesRead:
                     "they cannot be merged: mend the file, or choose another key",
                     ("retry", "refresh"),
                 )
+
+
+def _unreadable(file: Found, error: Exception) -> ConnectorError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ConnectorError(
+        ErrorClass.TRANSIENT, f"file {file.path!r} cannot be read: {why}; check its rights and disk"
+    )
 
 
 def _lies_there(file: Found) -> bool:

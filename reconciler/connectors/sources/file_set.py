@@ -80,10 +80,23 @@ def listing(root: Path, pattern: str, where: str) -> list[Found]:
                 ErrorClass.TRANSIENT, f"connection {where!r}: {path}: {error.strerror}"
             ) from None
         if stat_module.S_ISREG(info.st_mode):
+            _refuse_unwritable(path, where)
             found.append(
                 Found(path, full, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
             )
     return sorted(found, key=lambda f: (f.mtime_ns, f.path))
+
+
+def _refuse_unwritable(path: str, where: str) -> None:
+    """The ledger is text: a name that is none could never be noted as read."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConnectorError(
+            ErrorClass.PERMANENT,
+            f"connection {where!r}: the name of file {path!r} is no UTF-8 (each \\udc.. stands for "
+            "a byte that is none); rename it",
+        ) from None
 
 
 def sort_out(found: Iterable[Found], ledger: Sequence[FileEntry], settle: float) -> FileSet:

@@ -38,6 +38,8 @@ _PERMANENT_SQLITE = (
     "Type mismatch",
 )
 
+_DAMAGED = ("malformed", "file is not a database")
+
 
 class Session:
     """Runs statements one after another. Opens at first use and again once it is broken.
@@ -45,8 +47,12 @@ class Session:
     Every failure is a ``ConnectorError`` that starts with ``name`` (of the connection).
     """
 
-    def __init__(self, name: str, connect: Callable[[], Any], secrets: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, connect: Callable[[], Any], secrets: tuple[str, ...], file: str = ""
+    ) -> None:
+        """``file``: the database, where it is one; named when it is damaged."""
         self.name = name
+        self._file = file
         self._connect = connect
         self._secrets = tuple(s for s in secrets if s)
         self._connection: Any = None
@@ -129,6 +135,12 @@ class Session:
             raise self._translate(error, connecting=connecting) from None
 
     def _translate(self, error: Exception, *, connecting: bool) -> ConnectorError:
+        if isinstance(error, UnicodeDecodeError):
+            return ConnectorError(
+                ErrorClass.PERMANENT,
+                f"connection {self.name!r}: a name or a cursor value is no UTF-8 "
+                f"({error.object[:40]!r}): mend it there",
+            )
         text = str(error)
         state = getattr(error, "sqlstate", None) or ""
         found = _STATE.search(text)
@@ -145,6 +157,8 @@ class Session:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         text = _URL_PASSWORD.sub(r"\1:***@", text)
+        if self._file and any(words in text for words in _DAMAGED):
+            text = f"{self._file} is damaged, or no SQLite database: {text}; restore it"
         return " ".join(text.split()).removesuffix(".")
 
 

@@ -47,7 +47,7 @@ def open_sql(name: str, options: Mapping[str, Any], secrets: Secrets) -> SqlSour
         return SqlSource(postgres.Postgres(session, url))
     if scheme == "sqlite":
         path = Path("/" + url.removeprefix("sqlite:").lstrip("/"))
-        session = Session(name, sqlite.connector(name, path), ())
+        session = Session(name, sqlite.connector(name, path), (), str(path))
         return SqlSource(sqlite.Sqlite(session, path))
     raise ConnectorError(
         ErrorClass.PERMANENT,
