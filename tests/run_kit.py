@@ -19,6 +19,7 @@ from catalog.records import (
     Batch,
     Candidate,
     Claimed,
+    Commit,
     FileEntry,
     Finish,
     Holder,
@@ -164,6 +165,10 @@ class Bench:
         """The ledger."""
         found = asyncio.run(self.catalog.files("p", self.stream, limit=10_000))
         return {entry.path: entry for entry in found}
+
+    def unpublished(self) -> tuple[Commit, ...]:
+        """Batches that are committed and not to be seen."""
+        return tuple(asyncio.run(self.catalog.commits("p", unpublished=True, limit=100)))
 
 
 def order(name: str, connector: str, **options: str | int) -> m.ConnectionOrder:

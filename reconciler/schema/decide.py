@@ -18,7 +18,7 @@ from reconciler.schema.answers import Answered, Proposal, answer, policy_decisio
 from reconciler.schema.changes import Change, compare
 from reconciler.schema.model import Field, Schema, dump, fingerprint, load
 from reconciler.schema.own import reserved, reserved_text
-from reconciler.schema.types import BadType, common, parse, same
+from reconciler.schema.types import BadType, Type, common, parse, same
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +112,14 @@ def _unusable(proposed: Schema) -> str | None:
     if taken := reserved(proposed):
         return reserved_text(taken)
     seen: dict[str, str] = {}
-    for field in proposed.fields:
+    for number, field in enumerate(proposed.fields, 1):
         if (other := seen.setdefault(field.name.casefold(), field.name)) is not field.name:
             return (
                 f"the source's columns {other!r} and {field.name!r} differ in case alone or not at "
                 "all, which a table cannot hold; rename one with a `query` for the stream"
             )
-        try:
-            parse(field.type)
-        except BadType as error:
-            return f"column {field.name!r}: {error}"
+        if why := _unusable_column(number, field):
+            return why
     names = {f.name for f in proposed.fields}
     if missing := [column for column in proposed.key if column not in names]:
         return (
@@ -129,6 +127,31 @@ def _unusable(proposed: Schema) -> str | None:
             f"({', '.join(names)}); name another `key` for the stream"
         )
     return None
+
+
+def _unusable_column(number: int, field: Field) -> str:
+    if not field.name:
+        return (
+            f"column {number} of the source has an empty name, which a table cannot hold; name it "
+            "there, or with a `query` for the stream"
+        )
+    try:
+        members = _unusable_members(parse(field.type))
+    except BadType as error:
+        return f"column {field.name!r}: {error}"
+    return (
+        f"column {field.name!r} is a struct {members}; change it with a `query`" if members else ""
+    )
+
+
+def _unusable_members(found: Type) -> str:
+    """What is wrong with the names within a struct, at any depth; empty: nothing is."""
+    names = [name for name, _ in found.fields] if found.name == "struct" else []
+    if "" in names:
+        return "that has a field with an empty name, which a table cannot hold"
+    if len({name.casefold() for name in names}) < len(names):
+        return f"whose fields {', '.join(map(repr, names))} differ in case alone"
+    return next(filter(None, (_unusable_members(inner) for _, inner in found.fields)), "")
 
 
 # -- what becomes of the columns -----------------------------------------------------------------

@@ -67,6 +67,10 @@ ARROW: list[pa.Array] = [
         (pa.list_(pa.struct([("k", pa.list_(pa.string()))])), [[{"k": ["a"]}], None]),
         (pa.map_(pa.string(), pa.int64()), [[("a", 1)], None]),
         (pa.struct([("a", pa.int64())]), [{"a": 1}, None]),
+        (pa.struct([("", pa.int64())]), [{"": 1}, None]),
+        (pa.struct([("a", pa.int64()), ("A", pa.int64())]), [{"a": 1, "A": 2}, None]),
+        (pa.struct([("a", pa.int64()), ("a", pa.int64())]), [None, None]),
+        (pa.json_(), ["{]", "1"]),
         (pa.null(), [None, None]),
     )
 ]
@@ -175,6 +179,7 @@ def any_bytes_in_files(data: st.DataObject, destination: str) -> None:
             result = bench.run()
             text = said(bench, result)
             after = bench.files()
+            assert bench.unpublished() == (), text  # what no table can hold is not committed
             if result.outcome is Outcome.FAILED or result.outcome is Outcome.HELD:
                 assert after == before
             for path in after.keys() - before.keys():
@@ -220,6 +225,7 @@ def a_bad_file_and_its_mending(data: st.DataObject) -> None:
         good.write_bytes(whole)
         bad.write_bytes(body)
         said(bench, bench.run())
+        assert bench.unpublished() == ()
         first = bench.files()
         mended = GOOD[kind].replace(b"seven", b"SEVEN") if kind != "parquet" else third_parquet()
         bad.write_bytes(gzip.compress(mended) if packed else mended)
@@ -408,6 +414,50 @@ def test_a_header_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None
     assert "file 'f.csv': its header, line 1, names a column 'pr\N{REPLACEMENT CHARACTER}nom'" in (
         said(bench, result)
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "outcome", "words"),
+    [
+        ([("id", pa.int64()), ("id", pa.int64())], Outcome.FAILED, "columns 'id' are there twice"),
+        ([("", pa.int64())], Outcome.HELD, "column 1 of the source has an empty name"),
+        ([("s", pa.struct([("", pa.int8())]))], Outcome.HELD, "a field with an empty name"),
+        (
+            [("s", pa.list_(pa.struct([("a", pa.int8()), ("A", pa.int8())])))],
+            Outcome.HELD,
+            "column 's' is a struct whose fields 'a', 'A' differ in case alone",
+        ),
+        (
+            [("s", pa.struct([("a", pa.int8()), ("a", pa.int8())]))],
+            Outcome.FAILED,
+            "file 'f.parquet': column 's': ",
+        ),
+    ],
+)
+def test_columns_that_no_table_can_hold_are_told_before_anything_is_committed(
+    tmp_path: Path, columns: list[tuple[str, pa.DataType]], outcome: Outcome, words: str
+) -> None:
+    bench = files_bench(
+        tmp_path, StreamSettings(path="*.parquet", mode=Mode.APPEND, settle=0.0), "duckdb"
+    )
+    arrays = [pa.nulls(1, kind) for _, kind in columns]
+    file = tmp_path / "in" / "f.parquet"
+    file.write_bytes(as_parquet(arrays, [name for name, _ in columns]))
+    result = bench.run()
+    assert result.outcome is outcome, result.reason
+    assert words in said(bench, result)
+    assert (bench.unpublished(), bench.files()) == ((), {})
+
+
+def test_what_a_parquet_file_calls_json_and_is_none_is_set_aside(tmp_path: Path) -> None:
+    bench = files_bench(
+        tmp_path, StreamSettings(path="*.parquet", mode=Mode.APPEND, settle=0.0), "duckdb"
+    )
+    body = as_parquet([pa.array(['{"a": 1}', "{]", None], pa.json_())], ["doc"])
+    (tmp_path / "in" / "f.parquet").write_bytes(body)
+    result = bench.run()
+    assert (result.outcome, result.rows, result.rejected) == (Outcome.SUCCEEDED, 2, 1)
+    assert bench.unpublished() == ()
 
 
 def test_a_file_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from reconciler.connectors.sources.file_format import (
     content_hash,
 )
 from reconciler.connectors.sources.file_set import Found
+from reconciler.schema import types
 
 _ROWS = 32_768
 _DAMAGED = (pa.ArrowException, OSError)
@@ -38,7 +39,9 @@ class Parquet:
         except _DAMAGED as error:
             raise Cut(f"its Parquet footer cannot be read: {_short(error)}") from None
         digest = yield from content_hash(file)
-        return Described(arrow.canonical_schema(schema), digest)
+        shape = arrow.canonical_schema(schema)
+        _refuse_doubles(file, shape)
+        return Described(shape, digest)
 
     def blocks(self, file: Found, source: IO[bytes], schema: pa.Schema) -> Iterator[Block]:
         """The rows; a value that does not fit its column sets its row aside."""
@@ -62,7 +65,10 @@ class Parquet:
             if index < 0:
                 columns.append(pa.nulls(batch.num_rows, field.type))
                 continue
-            column, bad = arrow.cast(batch.column(index), field.type)
+            found = batch.column(index)
+            if found.type == arrow.JSON:  # says who wrote the file; a destination takes no other
+                found = found.storage
+            column, bad = arrow.cast(found, field.type)
             columns.append(column)
             for row, reason in bad.items():
                 misfits.setdefault(row, f"column {field.name!r}: {reason}")
@@ -76,6 +82,19 @@ class Parquet:
             for row, reason in sorted(misfits.items())
         ]
         return arrow.drop_rows(shaped, misfits), rejected
+
+
+def _refuse_doubles(file: Found, shape: pa.Schema) -> None:
+    """Raises ``ConnectorError``: of two columns of one name, nobody could say which is meant."""
+    twice = sorted({name for name in shape.names if shape.names.count(name) > 1})
+    why = f"its columns {', '.join(map(repr, twice))} are there twice" if twice else ""
+    for field in shape:
+        try:
+            types.parse(arrow.type_word(field.type))
+        except types.BadType as error:
+            why = f"column {field.name!r}: {error}"
+    if why:
+        raise ConnectorError(ErrorClass.PERMANENT, f"file {file.path!r}: {why}")
 
 
 def _short(error: Exception) -> str:
