@@ -144,6 +144,8 @@ def test_an_interrupted_run_is_started_again_for_the_same_cause(
     action = decide(desired, state, upstream, NOW, running=False, since=NOW)
     if not isinstance(action, Dispatch):
         return
+    if state.tick is not None and state.tick > (state.last_started_at or NOW):
+        return  # answered while the clock was ahead: once its time has come, it is answered
     died = replace(state, holder="other", lapsed=True, last_started_at=NOW, last_finished_at=NOW)
     again = decide(desired, died, upstream, NOW + DAY, running=False, since=NOW + DAY)
     assert isinstance(again, Dispatch)
