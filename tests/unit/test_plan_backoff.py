@@ -34,6 +34,10 @@ def test_chance_takes_away_at_most_half(rand: float) -> None:
         assert retry_delay(attempt, 0) / 2 < retry_delay(attempt, rand) <= retry_delay(attempt, 0)
 
 
+def test_chance_takes_away_up_to_half() -> None:
+    assert [retry_delay(1, rand) for rand in (0.0, 0.5, 1.0)] == [5, 3.75, 2.5]
+
+
 @pytest.mark.parametrize("error", [ErrorClass.TRANSIENT, ErrorClass.RATE_LIMITED])
 def test_transient_failures_are_tried_again_as_often_as_retries_says(error: ErrorClass) -> None:
     assert [waited(step(error, failures=n)) for n in range(5)] == [5, 10, 20, None, None]
@@ -43,7 +47,8 @@ def test_transient_failures_are_tried_again_as_often_as_retries_says(error: Erro
 def test_a_rate_limited_source_is_left_alone_as_long_as_it_says() -> None:
     assert waited(step(ErrorClass.RATE_LIMITED, retry_after=900)) == 900
     assert waited(step(ErrorClass.RATE_LIMITED, retry_after=1)) == 5
-    assert waited(step(ErrorClass.RATE_LIMITED, failures=99, retry_after=900)) == 900
+    for seconds in (900, 0.5, 0.0):
+        assert waited(step(ErrorClass.RATE_LIMITED, failures=99, retry_after=seconds)) == seconds
 
 
 def test_a_permanent_error_is_never_tried_again_and_parks_at_the_third() -> None:
@@ -56,13 +61,18 @@ def test_a_permanent_error_is_never_tried_again_and_parks_at_the_third() -> None
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (ErrorClass.AUTH_EXPIRED, "sign-in was refused"),
-        (ErrorClass.CURSOR_EXPIRED, "`reconciler refresh shop.STREAM`"),
-        (ErrorClass.SCHEMA_INCOMPATIBLE, "cannot take the source's schema"),
+        (ErrorClass.AUTH_EXPIRED, "the sign-in was refused; renew it"),
+        (
+            ErrorClass.CURSOR_EXPIRED,
+            "the source no longer knows the position that the cursor stands at; `reconciler refresh"
+            " shop.STREAM` reads that stream again from its beginning",
+        ),
+        (
+            ErrorClass.SCHEMA_INCOMPATIBLE,
+            "the destination cannot take the source's schema; change the stream's `query` or "
+            "`columns`",
+        ),
     ],
 )
 def test_what_trying_again_does_not_mend_parks_at_once(error: ErrorClass, words: str) -> None:
-    found = step(error)
-    assert found.retry_at is None
-    assert words in found.park
-    assert "`reconciler resume shop`" in found.park
+    assert step(error) == NextStep(park=f"{words}, then `reconciler resume shop`")

@@ -27,27 +27,70 @@ def _texts(source: Connection, settings: StreamSettings, tag: str = "", value: i
     return "\n".join(text for _, text in notes(_pipeline(settings), source, states))
 
 
+_DELETES = "deletes, and rows whose key changed, are not seen by a cursor"
+_LATE = (
+    "the cursor is of type int: exact only if rows become visible in its order; "
+    'mode = "merge" with `lookback` covers those that come late'
+)
+_SKIPPED = "rows without a cursor value are left out, and counted"
+_ONE_WRITER = "the writer is taken to stamp rows inside the transaction that inserts them"
+
+
 def test_deletes_and_changed_keys_are_not_seen_by_a_cursor() -> None:
-    assert "deletes" in _texts(_POSTGRES, _CURSOR)
+    assert _texts(_POSTGRES, _CURSOR) == _DELETES
     assert _texts(_POSTGRES, replace(_CURSOR, mode=Mode.REPLACE)) == ""
 
 
-def test_an_integer_cursor_on_postgres_is_exact_only_with_lookback() -> None:
-    assert "become visible in its order" in _texts(_POSTGRES, _CURSOR, "int", 7)
-    assert "order" not in _texts(_POSTGRES, replace(_CURSOR, lookback=100.0), "int", 7)
-    assert "order" not in _texts(_SQLITE, _CURSOR, "int", 7)
+def test_where_whole_tables_are_read_nothing_is_assumed() -> None:
+    assert _texts(_POSTGRES, StreamSettings()) == ""
+    assert _texts(Connection("h", "history", {"url": "sqlite:////catalog.db"}), _CURSOR) == ""
+
+
+def test_an_integer_cursor_on_postgres_is_exact_only_with_lookback_and_merge() -> None:
+    looks_back = replace(_CURSOR, lookback=100.0)
+    assert _texts(_POSTGRES, _CURSOR, "int", 7) == f"{_DELETES}\n{_LATE}"
+    assert _texts(_POSTGRES, looks_back, "int", 7) == _DELETES
+    appends = replace(looks_back, mode=Mode.APPEND)
+    assert _texts(_POSTGRES, appends, "int", 7) == f"{_DELETES}\n{_LATE}"
+    assert _texts(_SQLITE, _CURSOR, "int", 7) == _DELETES
 
 
 def test_rows_stamped_by_the_application_may_come_too_late() -> None:
-    assert "10 s" in _texts(_POSTGRES, replace(_CURSOR, stamped_by="application"))
-    assert "stamp" not in _texts(_POSTGRES, _CURSOR)
+    stamped = replace(_CURSOR, stamped_by="application")
+    late = "rows that become visible more than {} s after their stamp are missed"
+    assert _texts(_POSTGRES, stamped) == f"{_DELETES}\n{late.format(10)}"
+    assert _texts(_SQLITE, replace(stamped, settle=2.5)) == f"{_DELETES}\n{late.format(2.5)}"
+
+
+def test_elsewhere_than_on_postgres_the_writer_stamps_inside_its_transaction() -> None:
+    for tag in ("timestamp", "naive_timestamp", ""):
+        assert _texts(_SQLITE, _CURSOR, tag) == f"{_DELETES}\n{_ONE_WRITER}"
+        assert _texts(_POSTGRES, _CURSOR, tag) == _DELETES
+
+
+def test_rows_left_out_for_want_of_a_cursor_value_are_announced() -> None:
+    assert _texts(_POSTGRES, replace(_CURSOR, null_cursor="skip")) == f"{_DELETES}\n{_SKIPPED}"
+    assert _texts(_POSTGRES, replace(_CURSOR, null_cursor="reread")) == _DELETES
 
 
 def test_changed_and_deleted_files_are_named() -> None:
-    assert "held" in _texts(_FILES, StreamSettings(path="*.csv"))
-    assert "read again" in _texts(_FILES, StreamSettings(path="*.csv", changed="reread"))
+    words = "a file that changes after it was read {}; one that is deleted is not noticed"
+    assert _texts(_FILES, StreamSettings(path="*.csv")) == words.format("is held")
+    again = StreamSettings(path="*.csv", changed="reread")
+    assert _texts(_FILES, again) == words.format("is read again")
 
 
 def test_streams_that_select_finds_share_one_note() -> None:
     found = Pipeline("p", "db", "out", select=("*",), defaults=_CURSOR)
     assert {name for name, _ in notes(found, _POSTGRES, ())} == {"*"}
+
+
+def test_each_stream_that_has_a_cursor_or_is_named_has_its_notes() -> None:
+    cursor = Cursor(CursorKind.MONOTONIC, "{}", encode("int", 7))
+    states = [StreamState("p", "seen", cursor=cursor), StreamState("p", "whole")]
+    named = replace(_pipeline(_CURSOR), defaults=_CURSOR)
+    assert notes(named, _SQLITE, states) == [
+        ("orders", _DELETES),
+        ("orders", _ONE_WRITER),
+        ("seen", _DELETES),
+    ]

@@ -40,6 +40,43 @@ def test_success_counts_rows_and_streams() -> None:
     assert run_outcome(results) == (Outcome.SUCCEEDED, "1,200 rows in 1 stream", None)
 
 
+def test_a_run_that_found_nothing_says_so() -> None:
+    results = [StreamResult(name, Outcome.NOTHING_NEW, "up to the bound") for name in "ab"]
+    assert run_outcome(results) == (Outcome.NOTHING_NEW, "nothing new", None)
+
+
+def test_one_row_and_several_streams_are_counted_as_such() -> None:
+    results = [StreamResult(name, Outcome.SUCCEEDED, rows=len(name) - 1) for name in ("a", "bb")]
+    results.append(StreamResult("c", Outcome.NOTHING_NEW))
+    assert run_outcome(results)[1] == "1 row in 2 streams"
+
+
+def test_of_a_single_stream_only_the_reason_is_said() -> None:
+    assert run_outcome([failed("a", ErrorClass.PERMANENT, "no such table")])[1] == (
+        "a: no such table"
+    )
+    assert run_outcome([StreamResult("a", Outcome.CANCELLED)])[1] == "a: cancelled"
+
+
+def test_a_failure_without_a_class_may_be_transient() -> None:
+    results = [
+        failed("a", ErrorClass.RATE_LIMITED, "slower"),
+        StreamResult("b", Outcome.FAILED, "its worker died"),
+    ]
+    assert run_outcome(results[1:])[2] is ErrorClass.TRANSIENT
+    assert run_outcome(results)[2] is ErrorClass.RATE_LIMITED
+    results = [StreamResult("b", Outcome.FAILED, "died"), failed("c", ErrorClass.TRANSIENT, "x")]
+    assert run_outcome(results)[1] == "2 of 2 streams failed; b: died"
+
+
+def test_only_failed_streams_have_a_say_in_the_class() -> None:
+    results = [
+        failed("a", ErrorClass.TRANSIENT, "timeout"),
+        StreamResult("b", Outcome.HELD, "key changed", ErrorClass.PERMANENT),
+    ]
+    assert run_outcome(results)[2] is ErrorClass.TRANSIENT
+
+
 def test_one_failed_stream_is_named_with_its_reason() -> None:
     results = [
         StreamResult("a", Outcome.SUCCEEDED, rows=3),

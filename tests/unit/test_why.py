@@ -19,7 +19,7 @@ from catalog.records import (
 from reconciler.config.desired import Cron, Pipeline
 from reconciler.plan.plan import decide, orphaned
 from reconciler.plan.why import Facts, Room, Why, commands, lines, why
-from reconciler.plan.words import schedule_words, span, these
+from reconciler.plan.words import schedule_words, since, span, these
 
 SECOND = 10**6
 MINUTE = 60 * SECOND
@@ -286,3 +286,11 @@ def test_words_for_spans_lists_and_schedules() -> None:
     assert these(("a", "b", "c")) == "a, b and c"
     assert these(tuple("abcdefgh")) == "a, b, c, d, e and 3 more"
     assert schedule_words(Cron("0 3 * * *", "Europe/Berlin")) == "cron '0 3 * * *' in Europe/Berlin"
+
+
+def test_a_moment_is_shown_with_its_distance_in_whole_seconds() -> None:
+    distances = [since(NINE, NINE + int(s * SECOND)) for s in (0, 0.5, 1, 1.5, -1, -7200)]
+    assert distances == [
+        f"2026-11-24 09:00:00Z ({words})"
+        for words in ("now", "now", "1s ago", "1s ago", "in 1s", "in 2h")
+    ]
