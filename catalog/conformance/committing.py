@@ -177,6 +177,17 @@ class TestCommit:
         assert (stream.rows, stream.data_at) == (20, 50)
         assert (state.rows, state.data_at, state.rejected) == (20, 50, 3)
 
+    async def test_a_replaced_streams_data_is_as_old_as_what_replaced_it(
+        self, world: World
+    ) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, data_at=50))
+        for follows, data_at in ((1, 40), (2, None)):
+            await world.commit(lease, batch(follows, data_at=data_at, replaces=True))
+            (stream,) = await world.catalog.streams("shop")
+            assert stream.data_at == data_at
+        assert (await world.catalog.pipeline("shop")).data_at == 50
+
     async def test_a_held_stream_takes_no_batch(self, world: World) -> None:
         await world.hold(schema_hold())
         lease = await world.lease()
@@ -314,6 +325,17 @@ class TestCursors:
         lease = await world.lease()
         await world.commit(lease, batch(0, cursor=cursor(5)))
         await refused(world, lease, DefinitionChanged, batch(1, cursor=other))
+
+    async def test_a_refusal_says_what_of_the_cursor_is_another(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, cursor=cursor(5)))
+        for what, other in (
+            ("definition", cursor(9, definition="another")),
+            ("kind", cursor(9, CursorKind.SNAPSHOT_ID)),
+            ("tag", replace(cursor(9), position=position.encode("text", "9"))),
+        ):
+            with pytest.raises(DefinitionChanged, match=f"the cursor's {what} is "):
+                await world.commit(lease, batch(1, cursor=other))
 
     async def test_a_replacing_batch_may_go_anywhere(self, world: World) -> None:
         lease = await world.lease()

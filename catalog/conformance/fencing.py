@@ -113,6 +113,19 @@ class TestFencing:
                 assert fenced.value.epoch == lease.epoch
         assert await dump(world.catalog) == before
 
+    async def test_who_is_fenced_learns_which_epoch_is_current(
+        self, world: World, ending: Ending
+    ) -> None:
+        lease = await ending(world)
+        state = await world.catalog.pipeline(lease.pipeline)
+        current = state.epoch if state.holder else None
+        with pytest.raises(Fenced) as fenced:
+            await world.commit(lease, batch())
+        assert fenced.value.current == current
+        with pytest.raises(Fenced) as fenced:
+            await world.finish(lease)
+        assert fenced.value.current == current
+
     async def test_a_stale_mark_of_what_is_published_changes_nothing(
         self, world: World, ending: Ending
     ) -> None:

@@ -243,6 +243,13 @@ class TestFinish:
         await world.finish(lease, Outcome.CANCELLED)
         assert (await world.catalog.pipeline("shop")).cancel == 0
 
+    async def test_a_cancel_of_an_older_run_is_not_ended_by_another(self, world: World) -> None:
+        old = await world.lease()
+        await world.edit(CancelRun("shop"))
+        world.lapse()
+        await world.finish(await world.lease(holder=BETA))
+        assert (await world.catalog.pipeline("shop")).cancel == old.epoch
+
     async def test_a_run_may_park_its_pipeline(self, world: World) -> None:
         await world.run("shop", Outcome.FAILED, park="the password is wrong")
         state = await world.catalog.pipeline("shop")

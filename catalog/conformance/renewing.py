@@ -74,6 +74,14 @@ class TestRenew:
         assert (run.outcome, run.finished_at) == (Outcome.INTERRUPTED, world.clock.wall_us())
         assert await world.lease("b", holder=BETA)
 
+    async def test_what_is_lost_and_released_is_listed_by_pipeline(self, world: World) -> None:
+        """So that the same reconciliation reads the same on every backend."""
+        unknown = {name: await world.lease(name) for name in ("c", "a", "d", "b")}
+        lost = {name: replace(unknown[name], pipeline=f"{name}!") for name in unknown}
+        found = await world.renew(*lost.values())
+        assert found.lost == tuple(lost[name] for name in "abcd")
+        assert found.released == tuple(unknown[name] for name in "abcd")
+
     async def test_a_released_lease_is_fenced(self, world: World) -> None:
         lease = await world.lease("a")
         await world.renew()
