@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,18 @@ class SqliteCatalog:
         self, location: Location, clock: Clock, limit_bytes: int, db: apsw.Connection
     ) -> None:
         self._location, self._clock, self._limit = location, clock, limit_bytes
-        self._id = Tables(db).catalog_id()
         self._sizes = (0, 0, 0)
         """Pages, pipelines and open runs, as ``stats`` last read them."""
-        self._readers = Readers(location)
-        self._portions = Portions(self._readers)
-        self._checkpointer = Checkpointer(location)
-        self._writer = Writer(location, clock, limit_bytes, db, self._readers, self._checkpointer)
+        with ExitStack() as undo:  # whatever fails, nothing of it stays open, and no thread
+            undo.callback(database.give_back, db)
+            self._id = Tables(db).catalog_id()
+            self._readers = readers = Readers(location)
+            undo.callback(readers.close)
+            self._portions = Portions(readers)
+            self._checkpointer = Checkpointer(location)
+            undo.callback(self._checkpointer.stop)
+            self._writer = Writer(location, clock, limit_bytes, db, readers, self._checkpointer)
+            undo.pop_all()
 
     @classmethod
     async def open(
@@ -86,11 +91,7 @@ class SqliteCatalog:
         location = Location.of(path, tuning or Tuning())
         db = await to_thread.run_sync(location.open_writer, clock.wall_us())
         with database.explained(location.path):
-            try:
-                return cls(location, clock, limit_bytes, db)
-            except BaseException:
-                db.close()
-                raise
+            return cls(location, clock, limit_bytes, db)
 
     @property
     def id(self) -> str:
@@ -292,4 +293,4 @@ class SqliteCatalog:
         self._writer.join()  # first: should it recover the file, it opens the others again
         self._checkpointer.stop()
         # Last: whoever closes last checkpoints, and that is for no event loop to wait for.
-        self._readers.close()
+        self._readers.close(in_doubt=bool(self._checkpointer.doubt))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import apsw
 
-from catalog.sqlite.database import Location
+from catalog.sqlite.database import Location, close_in_doubt, sync_failed
 
 _BUSY_MS = 20
 """How long to wait for others: while it waits to cut the log, nobody can write."""
@@ -17,11 +18,17 @@ class Checkpointer:
     """Copies the write-ahead log back into the file when it has grown.
 
     A failed checkpoint harms nothing: the log keeps what was not copied, and the next one copies it
-    again. What fails for good shows in the log's size.
+    again. What fails for good shows in the log's size. But once the file could not be synced, what
+    earlier checkpoints copied may be lost too, though the log counts it as copied and the next sync
+    says that all is well: then all of the log is to be copied anew (D2), and ``on_doubt`` is told.
     """
 
     def __init__(self, location: Location) -> None:
         self._location = location
+        self.doubt = ""
+        """Why nothing may be copied before the log was read anew; empty: it may."""
+        self.on_doubt: Callable[[], None] = lambda: None
+        """Called on whichever thread found it out."""
         self._wake = threading.Event()
         self._stopping = False
         self._done_pages = 0
@@ -49,24 +56,34 @@ class Checkpointer:
         once it does, the log starts anew, and that is worth a short wait: writing over a file's
         blocks takes half as long as making it longer.
         """
-        if self._rest_is_due:
+        if self._rest_is_due and not self.doubt:
             self._rest_is_due = False
-            with suppress(apsw.Error):
+            with self._doubting():
                 writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        try:
+            yield
+        except apsw.Error as error:
+            if sync_failed(error):
+                self.doubt = f"{self._location.path} could not be synced ({error})"
+                self.on_doubt()
+
     def connect(self) -> None:
-        """Open a connection; there is none. Not later than the writer's: the path may be led
-        elsewhere afterwards."""
-        self._db = self._location.connect()
-        self._db.set_busy_timeout(_BUSY_MS)
+        """Open a connection, if there is none; the file is as it should be. Not later than the
+        writer's: the path may be led elsewhere afterwards."""
+        if self._db is None:
+            self._db = self._location.connect()
+            self._db.set_busy_timeout(_BUSY_MS)
+            self.doubt = ""
 
     def disconnect(self) -> None:
         """Close the connection once no checkpoint runs; there are none until ``connect``."""
         with self._lock:
             db, self._db = self._db, None
             if db is not None:
-                with suppress(apsw.Error):
-                    db.close(force=True)
+                close_in_doubt(db)
 
     def stop(self) -> None:
         """End the thread. Blocks; called from a thread."""
@@ -81,8 +98,8 @@ class Checkpointer:
             self._wake.clear()
             if self._stopping:
                 return
-            with self._lock, suppress(apsw.Error):
-                if self._db is not None:
+            with self._lock, self._doubting():
+                if self._db is not None and not self.doubt:
                     self._checkpoint(self._db)
 
     def _checkpoint(self, db: apsw.Connection) -> None:

@@ -70,7 +70,7 @@ class Location:
             try:
                 self._set_up(db, for_loop=for_loop)
             except BaseException:
-                db.close()
+                give_back(db)
                 raise
             return db
 
@@ -104,7 +104,7 @@ class Location:
                 self._use_wal(db)
                 _migrate(db, self.path, now)
         except BaseException:
-            db.close()
+            give_back(db)
             raise
         return db
 
@@ -137,6 +137,24 @@ class Location:
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
         return _size(self.path.with_name(self.path.name + "-wal"))
+
+
+def sync_failed(error: apsw.Error) -> bool:
+    """Whether the disk did not take what was written; it may say later that it did (D2)."""
+    return getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC
+
+
+def give_back(db: apsw.Connection) -> None:
+    """Close after an error, which is the one to be told of."""
+    with suppress(apsw.Error):
+        db.close(force=True)
+
+
+def close_in_doubt(db: apsw.Connection) -> None:
+    """Close without copying the log back: after a failed sync the log alone can be trusted (D2)."""
+    with suppress(apsw.Error):
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    give_back(db)
 
 
 @contextmanager

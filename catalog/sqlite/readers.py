@@ -17,7 +17,7 @@ import apsw
 from anyio import to_thread
 
 from catalog.errors import Unavailable
-from catalog.sqlite.database import Location
+from catalog.sqlite.database import Location, close_in_doubt, give_back
 from catalog.sqlite.tables import Tables
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Readers:
     def suspend(self) -> None:
         """Close both connections; reads wait until ``resume``. Called on the writer's thread."""
         self._lock.acquire()
-        self.close()
+        self.close(in_doubt=True)
 
     def resume(self, why_not: str) -> None:
         """Let reads go on over new connections, or fail with ``why_not``.
@@ -76,15 +76,21 @@ class Readers:
         self._why = why_not
         self._lock.release()
 
-    def close(self) -> None:
-        """Close both. Nothing reads in the thread now; the loop may be in the midst of a read."""
-        for db in (self._far.db, self.near.db):
-            while True:
-                try:
-                    db.close(force=True)
-                except apsw.ThreadingViolationError:
-                    time.sleep(0.001)
-                except apsw.Error:
-                    break
-                else:
-                    break
+    def close(self, *, in_doubt: bool = False) -> None:
+        """Close both. Nothing reads in the thread now; the loop may be in the midst of a read.
+
+        The last connection to close copies the log back, unless the file is ``in_doubt``.
+        """
+        while True:
+            try:
+                self.near.db.close(force=True)
+            except apsw.ThreadingViolationError:
+                time.sleep(0.001)
+            except apsw.Error:
+                break
+            else:
+                break
+        if in_doubt:
+            close_in_doubt(self._far.db)
+        else:
+            give_back(self._far.db)

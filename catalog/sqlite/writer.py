@@ -27,7 +27,7 @@ from catalog.sqlite.database import Location
 from catalog.sqlite.operations import ANSWERS, Operations
 from catalog.sqlite.readers import Readers
 from catalog.sqlite.tables import Tables
-from catalog.sqlite.writes import Ask, Counters, Stage, Write, fail, settle
+from catalog.sqlite.writes import Ask, Counters, Doubt, Stage, Write, fail, settle
 
 MAX_GROUP = 256
 _log = logging.getLogger(__name__)
@@ -57,11 +57,14 @@ class Writer:
         room = limit_bytes - min(_MAX_RESERVE, limit_bytes // 16)
         self._growth_ends = room // database.PAGE_SIZE
         self._readers, self._checkpointer = readers, checkpointer
-        self._queue: queue.SimpleQueue[Write | Ask | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | Ask | Doubt | None] = queue.SimpleQueue()
+        checkpointer.on_doubt = lambda: self._queue.put(Doubt())
         self._lock = threading.Lock()
         self._stopping = False
         self._identity = location.identity()
         self._db: apsw.Connection | None = None
+        self._has_tail = False
+        """Behind the log's end may be a commit that could not be synced."""
         self._foreign = 0
         self._use(db)
         self._loop = asyncio.get_running_loop()
@@ -129,6 +132,8 @@ class Writer:
                 self._recover()
                 continue
             group, asks, ends = self._gather(first)
+            if self._checkpointer.doubt and self._db is not None:
+                self._give_up(self._checkpointer.doubt)
             if group:
                 self._carry_out_safely(group)
             looks = [(ask, self._look()) for ask in asks]
@@ -140,7 +145,7 @@ class Writer:
             with suppress(apsw.Error):
                 self._db.close()
 
-    def _gather(self, first: Write | Ask | None) -> tuple[list[Write], list[Ask], bool]:
+    def _gather(self, first: Write | Ask | Doubt | None) -> tuple[list[Write], list[Ask], bool]:
         found = [first]
         for _ in range(min(self._queue.qsize(), MAX_GROUP - 1)):
             found.append(self._queue.get_nowait())
@@ -211,8 +216,7 @@ class Writer:
             fail(group, Full, self._full_words())
         except apsw.Error as error:
             is_whole = False
-            self.counters.last_error = f"{self._location.path}: {error}"
-            fail(group, Unavailable, self.counters.last_error)
+            fail(group, Unavailable, self._note(error))
         except Exception as error:  # found out whose it is when each goes alone
             is_whole = False
             for write in group:
@@ -316,13 +320,20 @@ class Writer:
         except apsw.FullError:
             write.error = Full(self._full_words())
         except apsw.Error as error:
-            self.counters.last_error = f"{self._location.path}: {error}"
-            write.error = Unavailable(self.counters.last_error)
+            write.error = Unavailable(self._note(error))
         except Exception as error:
             write.error = error
         else:
             return self._db is not None and self._db.in_transaction
         return False
+
+    def _note(self, error: apsw.Error) -> str:
+        """The words for an error; it says why nothing can be written, unless it only says that an
+        operation's id is there already."""
+        words = f"{self._location.path}: {error}"
+        if not isinstance(error, apsw.ConstraintError):
+            self.counters.last_error = words
+        return words
 
     def _repeat(self, write: Write) -> bool:
         """Give the answer of an operation that was carried out before (A5), if it was."""
@@ -370,6 +381,7 @@ class Writer:
         try:
             db.execute("commit")
         except apsw.Error as error:
+            self._has_tail = self._has_tail or database.sync_failed(error)
             self._give_up(f"{self._location.path}: {error}")
             self._ask_what_happened(group, error, again=again)
         else:
@@ -384,35 +396,58 @@ class Writer:
         self.counters.last_error = what
         db, self._db = self._db, None
         if db is not None:
-            with suppress(apsw.Error):
-                db.close(force=True)
+            database.close_in_doubt(db)
 
     def _recover(self) -> bool:
         """Open the file anew and make all that the log holds durable; whether that succeeded."""
         self._readers.suspend()
-        self._checkpointer.disconnect()
         db = None
         try:
             if not self._is_the_file():
                 raise Unavailable(self.counters.last_error)
             db = self._location.connect()
-            left = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            if left != (0, 0):
-                raise Unavailable(f"{left} pages of its log could not be written back")
+            if self._has_tail:
+                _write_over_tail(db)
+                self._has_tail = False
+            if self._checkpointer.doubt:
+                db = self._read_log_anew(db)
+            self._copy_log(db)
             self._checkpointer.connect()
             self._use(db)
             self._readers.resume("")
         except (apsw.Error, CatalogError) as error:
             self.counters.last_error = f"{self._location.path} cannot be recovered: {error}"
             self._db = None
-            self._checkpointer.disconnect()
             if db is not None:
-                with suppress(apsw.Error):
-                    db.close(force=True)
+                database.close_in_doubt(db)
             self._readers.resume(self.counters.last_error)
             return False
         self.counters.last_error = ""
         return True
+
+    def _read_log_anew(self, db: apsw.Connection) -> apsw.Connection:
+        """Whoever opens the log first takes nothing of it for copied; for that, close it."""
+        self._checkpointer.disconnect()
+        database.close_in_doubt(db)
+        db = self._location.connect()
+        _, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        if copied > 0:
+            database.close_in_doubt(db)
+            raise Unavailable(
+                f"{self._checkpointer.doubt}, and another process has it open: end that one"
+            )
+        return db
+
+    def _copy_log(self, db: apsw.Connection) -> None:
+        """Copy all that the log holds into the file, and cut it."""
+        try:
+            left = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.Error as error:
+            if database.sync_failed(error):
+                self._checkpointer.doubt = f"it could not be synced ({error})"
+            raise
+        if left != (0, 0):
+            raise Unavailable(f"{left} pages of its log could not be written back")
 
     def _ask_what_happened(self, group: Sequence[Write], error: apsw.Error, *, again: bool) -> None:
         """After an error from ``COMMIT``: answer what is there, do the rest again, once."""
@@ -428,7 +463,17 @@ class Writer:
             self._give_up(f"{self._location.path}: {second}")
             fail(pending, Unknown, unclear)
             return
-        if again:
-            fail(absent, Unavailable, f"{what}, twice: it did not happen")
+        if again and absent:
+            self.counters.last_error = f"{what}, twice: it did not happen"
+            fail(absent, Unavailable, self.counters.last_error)
         elif absent:
             self._carry_out(absent, again=True)
+
+
+def _write_over_tail(db: apsw.Connection) -> None:
+    """Commit, and change nothing, over the commit that failed: whoever opened the log anew would
+    take it for good, and copy into the file what never reaches the log on the disk (D2)."""
+    tables = Tables(db)
+    db.execute("begin immediate")
+    tables.set_epoch(tables.last_epoch())
+    db.execute("commit")

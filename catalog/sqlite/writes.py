@@ -54,6 +54,11 @@ class Ask:
     done: asyncio.Future[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """The checkpointer found that the file cannot be trusted."""
+
+
 @dataclass(slots=True)
 class Counters:
     """For ``stats``; written by the writer's thread alone."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
+import apsw
 import pytest
 
 from catalog.clock import ManualClock
+from catalog.errors import Unavailable, Unknown
 from catalog.open import open_catalog
 from catalog.port import Catalog, new_operation_id
 from catalog.records import (
@@ -27,11 +31,12 @@ from catalog.records import (
 )
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
-from tests.crash.sqlite_disk import LossyDisk
+from tests.crash.sqlite_disk import LossyDisk, passed_over
 
 HOLDER = Holder("h", "host", 1)
 WORKERS = 8
 LIMIT = 1 << 30
+SOON = 20.0
 
 
 def cursor(seq: int) -> Cursor:
@@ -55,6 +60,8 @@ class Machine:
     synchronous: str
     every: int
     """About so many writes and syncs from one cut to the next."""
+    failing: float = 0.0
+    """The share of the main file's syncs that fail, once all work."""
     disk: LossyDisk = field(default_factory=LossyDisk)
     acknowledged: dict[str, int] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
@@ -81,17 +88,25 @@ class Machine:
             await catalog.aclose()
         return self.cuts
 
+    def _fails(self, path: str) -> bool:
+        return path.endswith("catalog.db") and self.rng.random() < self.failing
+
     async def _work(self, catalog: Catalog, name: str, cuts: int) -> None:
         lease = await claim(catalog, name)
         seq = 0
         while len(self.cuts) < cuts:
             batch = Batch("s", seq, "x" * self.rng.choice((10, 3000)), cursor(seq + 1), rows=1)
-            await catalog.commit(new_operation_id(), lease, [batch], {"s": seq})
+            op, answer = new_operation_id(), None
+            while answer is None:
+                with suppress(Unknown, Unavailable):
+                    answer = await catalog.commit(op, lease, [batch], {"s": seq})
             seq += 1
             self.acknowledged[name] = seq
 
     def _event(self) -> None:
         self._left -= 1
+        if self._left == 1 and len(self.acknowledged) == WORKERS:
+            self.disk.fails = self._fails
         if self._left:
             return
         self._left = self.rng.randint(1, 2 * self.every)
@@ -127,8 +142,10 @@ async def losses(cut: Cut) -> list[str]:
         return lost
 
 
-async def lost_in(tmp_path: Path, seed: int, cuts: int, *, synchronous: str = "FULL") -> list[str]:
-    machine = Machine(tmp_path, random.Random(seed), synchronous, every=80)
+async def lost_in(
+    tmp_path: Path, seed: int, cuts: int, *, synchronous: str = "FULL", **more: Any
+) -> list[str]:
+    machine = Machine(tmp_path, random.Random(seed), synchronous, **{"every": 80, **more})
     found = await machine.run(cuts)
     assert max(min(cut.acknowledged.values(), default=0) for cut in found) > 5
     return [
@@ -153,3 +170,68 @@ async def test_the_trial_would_show_a_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(100, 140))
 async def test_no_loss_of_power_among_thousands(tmp_path: Path, seed: int) -> None:
     assert await lost_in(tmp_path, seed, 50) == []
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.parametrize("seed", range(10))
+async def test_no_loss_of_power_among_failed_syncs(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of them lost what a checkpoint had copied before a sync failed, for good."""
+    with passed_over(monkeypatch):
+        assert await lost_in(tmp_path, seed, 20, every=500, failing=0.5) == []
+
+
+@pytest.mark.anyio
+async def test_what_was_copied_before_a_failed_sync_is_copied_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that a reader keeps from the log's end copies without a sync, and the log counts
+    it as copied. When the sync of the next one fails, that is lost as well (D2)."""
+    disk, path = LossyDisk(), tmp_path / "catalog.db"
+    tuning = Tuning(vfs=disk.name, checkpoint_pages=60)
+    catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT, tuning)
+    lease = await claim(catalog, "p")
+    seq = 0
+
+    async def commit() -> None:
+        nonlocal seq
+        op, answer = new_operation_id(), None
+        while answer is None:
+            with suppress(Unknown, Unavailable):
+                batch = Batch("s", seq, "x" * 9_000, cursor(seq + 1))
+                answer = await catalog.commit(op, lease, [batch], {"s": seq})
+        seq += 1
+
+    def copied() -> bool:
+        return bool(disk.files[str(path)].pending)
+
+    reader = apsw.Connection(str(path), vfs=disk.name)
+    for _ in range(3):
+        await commit()
+    reader.execute("begin")
+    reader.execute("select * from commits").fetchall()
+    with anyio.fail_after(SOON):
+        while not copied():
+            await commit()
+        reader.close()
+        failed: list[str] = []
+        disk.fails = partial(_fails_once, failed)
+        with passed_over(monkeypatch):
+            while not failed:
+                await commit()
+            for _ in range(40):
+                await commit()
+    image = tmp_path / "image"
+    image.mkdir()
+    disk.image(image, random.Random(1))
+    await catalog.aclose()
+    assert await losses(Cut(image, {"p": seq})) == []
+
+
+def _fails_once(failed: list[str], path: str) -> bool:
+    if failed or not path.endswith("catalog.db"):
+        return False
+    failed.append(path)
+    return True
