@@ -201,19 +201,28 @@ class StreamRun:
             destination.adopt(self._owner, self._table, self._seq, cursor)
             self._adopted = adopts
             marker = destination.marker(self._owner, self._table)
-        if self._refresh and marker is None:
-            self._unpublished = []  # their table is gone; what is read now stands for them too
+        if marker is None:
+            self._unpublished = self._standing()
         self._check_marker(marker)
         if self._unpublished:
             self._publish(last=True)
             marker = destination.marker(self._owner, self._table)
         return marker
 
+    def _standing(self) -> list[Receipt]:
+        """What is to be published into a table that is not there: all since the last replacement,
+        which stands for what was committed before it; nothing if one is read now."""
+        if self._refresh:
+            return []
+        whole = [i for i, r in enumerate(self._unpublished) if r.mode is Mode.REPLACE]
+        return self._unpublished[whole[-1] :] if whole else self._unpublished
+
     def _check_marker(self, marker: Marker | None) -> None:
         """Refuse to go on with a destination that does not match the catalog (rule 5)."""
         state, table = self._state, self._table
         if marker is None:
-            if state.published == 0 or self._refresh:
+            replaced = bool(self._unpublished) and self._unpublished[0].mode is Mode.REPLACE
+            if state.published == 0 or self._refresh or replaced:
                 return
             raise self._mismatch(
                 f"table {table!r} has no marker, but the catalog published up to batch "

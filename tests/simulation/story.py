@@ -7,6 +7,7 @@ and every row in its place.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -128,6 +129,7 @@ class Story(Places):
         self._names = 0
         self._retains = self.chance.random() < 0.3
         self._holders: dict[str, SimDaemon] = {}
+        self._edits: list[asyncio.Task[None]] = []
         self.world.idle = self._idle_until
 
     # -- drawing the world ----------------------------------------------------------------------
@@ -267,6 +269,7 @@ class Story(Places):
 
     def _new_person(self) -> None:
         """The command line ended; somebody opens another."""
+        self._edits.clear()
         self.person.bury()
         self.person = Node(self.world, "person")
         self.cli = self._handle()
@@ -482,7 +485,8 @@ class Story(Places):
     # -- persons --------------------------------------------------------------------------------
 
     def _edit(self, action: EditAction) -> None:
-        self.person.spawn(self._carry_out(action))
+        edit = self.person.spawn(self._carry_out(action))
+        self._edits = [other for other in self._edits if not other.done()] + [edit]
         self._stir()
 
     async def _carry_out(self, action: EditAction) -> None:
@@ -724,8 +728,9 @@ class Story(Places):
         self.history.shaken.update(self.database.tables)
 
     def _decided(self) -> bool:
-        """A person has just said what is to become of a table: nobody moves it before a run."""
-        return any(stream.directive for stream in self.store.streams.values())
+        """A person says what is to become of a table: nobody moves it before a run."""
+        under_way = any(not edit.done() for edit in self._edits)
+        return under_way or any(stream.directive for stream in self.store.streams.values())
 
     def _source_down(self) -> None:
         self.database.down_until = self.world.now + self.chance.choice((5.0, 300.0, 1800.0))

@@ -193,6 +193,22 @@ def test_a_refresh_that_is_cut_off_leaves_a_marker_that_promises_no_row_the_tabl
     assert still.arrived == list(range(10))
 
 
+def test_a_refresh_into_an_emptied_table_that_was_busy_is_published_by_a_later_run(
+    still: Still,
+) -> None:
+    still.run_once()
+    del still.warehouse.tables["t00"], still.warehouse.durable["t00"]
+    still.run_once()
+    still.edit(Refresh("p0", "t00"))
+    still.warehouse.busy_until = still.world.now + 90.0
+    still.run_once()
+    assert still.stream.seq > still.stream.published
+    still.pass_time(60.0)
+    still.run_once()
+    assert still.stream.hold is None
+    assert still.arrived == list(range(5))
+
+
 def test_a_run_whose_end_the_catalog_did_not_take_keeps_its_pipeline_for_no_longer_than_a_ttl(
     still: Still,
 ) -> None:
