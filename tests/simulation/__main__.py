@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import sys
 import time
 
 import structlog
 
-from tests.simulation.play import play
+from tests.simulation.plants import PLANTS, planted
+from tests.simulation.play import Problem, play
 
 
 def main() -> int:
@@ -19,31 +21,34 @@ def main() -> int:
     parser.add_argument("--seeds", default="0-99", help="worlds A-B")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--days", type=float, default=1.0, help="simulated days of each world")
-    parser.add_argument("--plant", default="", help="a fault to be found, by its name")
+    parser.add_argument("--plant", choices=sorted(PLANTS), help="a fault, which is to be found")
     parser.add_argument("--verbose", action="store_true", help="tell the story")
     parser.add_argument(
         "--keep-going", action="store_true", help="on after a world that went wrong"
     )
     args = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    if args.seed is not None:
-        problem = play(args.seed, args.days, args.plant, print if args.verbose else None)
-        print(problem or f"seed {args.seed}: all is well")
-        return int(problem is not None)
-    return _many(args)
+    _quiet()
+    with planted(args.plant) if args.plant else contextlib.nullcontext():
+        return _many(args) if args.seed is None else _one(args)
+
+
+def _one(args: argparse.Namespace) -> int:
+    problem = play(args.seed, args.days, print if args.verbose else None)
+    print(problem or f"seed {args.seed}: all is well")
+    return int(problem is not None)
 
 
 def _many(args: argparse.Namespace) -> int:
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     began, bad = time.monotonic(), 0
-    work = [(seed, args.days, args.plant) for seed in seeds]
-    with multiprocessing.get_context("fork").Pool(args.jobs, _quiet) as pool:
-        for seed, problem in pool.imap_unordered(_play, work, chunksize=1):
+    work = [(seed, args.days) for seed in seeds]
+    with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
+        for problem in pool.imap_unordered(_play, work, chunksize=1):
             if problem is None:
                 continue
             bad += 1
-            print(f"seed {seed}: {problem}", flush=True)
+            print(problem, flush=True)
             if not args.keep_going:
                 pool.terminate()
                 return 1
@@ -56,9 +61,8 @@ def _quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
-def _play(work: tuple[int, float, str]) -> tuple[int, str | None]:
-    seed, days, plant = work
-    return seed, play(seed, days, plant, None)
+def _play(work: tuple[int, float]) -> Problem | None:
+    return play(*work)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ class SimDaemon:
 
     def reload(self, project: Project) -> None:
         """A new config was found."""
-        if self.loop is not None and self.ready:
+        if self.node.alive and self.loop is not None and self.ready:
             self.node.spawn(self._adopt(self.loop, project))
 
     async def _adopt(self, loop: Loop, project: Project) -> None:

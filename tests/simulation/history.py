@@ -19,6 +19,7 @@ from catalog.records import (
     PIPELINE_SCOPE,
     Adopt,
     Commit,
+    HoldKind,
     Outcome,
     PipelineState,
     Refresh,
@@ -31,8 +32,10 @@ from reconciler.config.desired import Mode, Project
 from reconciler.connectors.ports import BatchName, Receipt
 from tests.simulation.destination import Content, Warehouse
 from tests.simulation.source import Database
-from tests.simulation.vtime import START_US, World, Wrong
+from tests.simulation.vtime import START_US, World
+from tests.simulation.wrong import Rule, Wrong
 
+_OF_DESTINATION = (HoldKind.DESTINATION, HoldKind.LOST_BATCH)
 _UNCONSUMED = (Outcome.INTERRUPTED, Outcome.FENCED)
 
 
@@ -69,6 +72,8 @@ class History:
     """By table: versions that may be missing, since a person said so or a backup lacks them."""
     answered: dict[str, list[float]] = field(default_factory=dict)
     """By pipeline: when runs that consumed their trigger began."""
+    news: dict[str, list[float]] = field(default_factory=dict)
+    """By pipeline: when its runs brought something new."""
     shaken: set[str] = field(default_factory=set)
     """Tables that were emptied or restored since data was last checked."""
     last_epoch: int = 0
@@ -76,7 +81,8 @@ class History:
     # -- after each transaction -----------------------------------------------------------------
 
     def after(self, who: str, verb: str, args: tuple[Any, ...], answer: Any) -> None:
-        """Judge what a transaction changed."""
+        """Judge what a transaction changed, and what was done at the destination before it."""
+        self._publishes()
         self._discards()
         for name, new in sorted(self.store.pipelines.items(), key=lambda item: item[1].change):
             old = self.pipelines.get(name) or PipelineState(name)
@@ -94,33 +100,40 @@ class History:
         if verb == "edit" and isinstance(args[3], Adopt):
             self._adopted(args[3])
 
-    def _wrong(self, text: str) -> NoReturn:
-        self.world.fault = Wrong(f"at {self.world.now:.3f}: {text}")
+    def _wrong(self, rule: Rule, text: str) -> NoReturn:
+        self.world.fault = Wrong(rule, f"at {self.world.now:.3f}: {text}")
         raise self.world.fault
 
     def _pipeline(self, who: str, verb: str, old: PipelineState, new: PipelineState) -> None:
         name = new.name
         if new.version <= old.version:
-            self._wrong(f"{name}: version {old.version} became {new.version}")
+            self._wrong(Rule.ONE_WRITER, f"{name}: version {old.version} became {new.version}")
         if old.holder and (new.holder, new.epoch) != (old.holder, old.epoch):
             self._closed(verb, old, new)
         if new.epoch != old.epoch:
             if verb != "claim":
-                self._wrong(f"{name}: a {verb} changed its epoch")
+                self._wrong(Rule.ONE_WRITER, f"{name}: a {verb} changed its epoch")
             self._claimed(who, old, new)
+        if new.news > old.news:
+            self.news.setdefault(name, []).append(self.world.now)
         if new.news < old.news or new.rows < old.rows:
-            self._wrong(f"{name}: what it brought became less")
+            self._wrong(Rule.ONE_WRITER, f"{name}: what it brought became less")
 
     def _claimed(self, who: str, old: PipelineState, new: PipelineState) -> None:
         name, run = new.name, self.store.runs[new.epoch]
         if new.epoch <= self.last_epoch:
-            self._wrong(f"{name}: epoch {new.epoch} was issued after {self.last_epoch}")
+            self._wrong(
+                Rule.ONE_WRITER, f"{name}: epoch {new.epoch} was issued after {self.last_epoch}"
+            )
         self.last_epoch = new.epoch
         if old.paused or old.parked:
-            self._wrong(f"{name}: run {new.epoch} began while it was put aside")
+            self._wrong(Rule.ASIDE, f"{name}: run {new.epoch} began while it was put aside")
         if old.holder and old.holder != new.holder and not self._may_be_taken(old.holder):
-            self._wrong(f"{name}: {who} took the lease of {old.holder}, which lives")
+            self._wrong(
+                Rule.ONE_WRITER, f"{name}: {who} took the lease of {old.holder}, which lives"
+            )
         self._not_restarted(name, run)
+        self._within_limits(run)
         self.runs[run.epoch] = Seen(run, self.world.now)
         self.world.say(f"{who} began run {run.epoch} of {name}: {run.trigger.kind}: {run.reason}")
 
@@ -130,6 +143,22 @@ class History:
         if beat is None or beat.boot_id != clock.boot_id or beat.expires_ns <= clock.boot_ns():
             return True
         return self.is_dead(holder)
+
+    def _within_limits(self, new: Run) -> None:
+        """Runs of the living, the new one included; a reload may lower a limit."""
+        open_runs = [
+            state
+            for state in self.store.pipelines.values()
+            if state.holder and not self._may_be_taken(state.holder)
+        ]
+        mine = [state for state in open_runs if state.holder == new.holder]
+        if len(mine) > self.project().daemon.max_runs:
+            self._wrong(Rule.LIMITS, f"{new.holder} has {len(mine)} runs at once")
+        for name in new.connections:
+            of = [s for s in open_runs if name in self.store.runs[s.epoch].connections]
+            limit = self.project().connections[name].max_runs
+            if limit is not None and len(of) > limit:
+                self._wrong(Rule.LIMITS, f"connection {name} has {len(of)} runs at once")
 
     def _not_restarted(self, name: str, run: Run) -> None:
         """A cancelled run does not begin again by itself."""
@@ -143,7 +172,10 @@ class History:
             and (new.tick, new.request) == (old.tick, old.request)
         )
         if again:
-            self._wrong(f"{name}: run {last.run.epoch} was cancelled and began again: {run.reason}")
+            self._wrong(
+                Rule.TRIGGER,
+                f"{name}: run {last.run.epoch} was cancelled and began again: {run.reason}",
+            )
 
     def _last_of(self, name: str) -> Seen | None:
         of = [seen for seen in self.runs.values() if seen.run.pipeline == name]
@@ -152,43 +184,54 @@ class History:
     def _closed(self, verb: str, old: PipelineState, new: PipelineState) -> None:
         name, run = new.name, self.store.runs.get(old.epoch)
         if run is None or run.outcome is None or run.finished_at is None:
-            self._wrong(f"{name}: its lease was released and run {old.epoch} is still open")
+            self._wrong(
+                Rule.ONE_WRITER, f"{name}: its lease was released and run {old.epoch} is still open"
+            )
             return
         seen = self.runs[old.epoch]
         seen.ended, seen.outcome, trigger = self.world.now, run.outcome, run.trigger
         self.world.say(f"run {run.epoch} of {name} ended {run.outcome}: {run.reason}")
         if "fault of its own" in run.reason:
-            self._wrong(f"run {run.epoch} of {name}: {run.reason}")
+            self._wrong(Rule.ALIVE, f"run {run.epoch} of {name}: {run.reason}")
         if run.outcome in _UNCONSUMED:
             request = old.request if verb == "edit" else new.request
             kept = (new.tick, new.after_seen, request)
             if kept != (old.tick, old.after_seen, old.request):
-                self._wrong(f"{name}: run {run.epoch} ended {run.outcome} and took its trigger")
+                self._wrong(
+                    Rule.TRIGGER,
+                    f"{name}: run {run.epoch} ended {run.outcome} and took its trigger",
+                )
             return
         self.answered.setdefault(name, []).append(seen.began)
         if trigger.tick is not None and (new.tick or 0) < trigger.tick:
-            self._wrong(f"{name}: run {run.epoch} did not consume its tick")
+            self._wrong(Rule.TRIGGER, f"{name}: run {run.epoch} did not consume its tick")
         if trigger.request and new.request and new.request.id == trigger.request:
-            self._wrong(f"{name}: run {run.epoch} did not consume its request")
+            self._wrong(Rule.TRIGGER, f"{name}: run {run.epoch} did not consume its request")
 
     def _stream(self, verb: str, args: tuple[Any, ...], old: StreamState, new: StreamState) -> None:
         where = f"{new.pipeline}.{new.stream}"
         edited = verb == "edit"
         if new.seq < old.seq or new.published < old.published or new.published > new.seq:
-            self._wrong(f"{where}: seq {old.seq} -> {new.seq}, {old.published} -> {new.published}")
+            self._wrong(
+                Rule.SEQUENCE,
+                f"{where}: seq {old.seq} -> {new.seq}, {old.published} -> {new.published}",
+            )
         if new.seq != old.seq and verb not in ("commit", "edit"):
-            self._wrong(f"{where}: a {verb} changed its seq")
+            self._wrong(Rule.SEQUENCE, f"{where}: a {verb} changed its seq")
         if old.hold is not None and new.seq != old.seq and not edited:
-            self._wrong(f"{where}: is held and got a batch: {old.hold.reason}")
+            self._wrong(Rule.ASIDE, f"{where}: is held and got a batch: {old.hold.reason}")
         if new.cursor != old.cursor and not edited:
             replaces = verb == "commit" and any(b.replaces for b in args[2])
             if verb != "commit":
-                self._wrong(f"{where}: a {verb} moved its cursor")
+                self._wrong(Rule.CURSOR, f"{where}: a {verb} moved its cursor")
             moved = old.cursor is not None and new.cursor is not None and not replaces
             if moved and new.cursor.position.data < old.cursor.position.data:
-                self._wrong(f"{where}: its cursor went back")
+                self._wrong(Rule.CURSOR, f"{where}: its cursor went back")
         if new.hold is not None and new.hold != old.hold:
             self.world.say(f"{where} is held: {new.hold.kind}: {new.hold.reason}")
+            if new.hold.kind in _OF_DESTINATION and new.stream not in self.shaken:
+                text = f"{where} is held, and nobody touched its table: {new.hold.reason}"
+                self._wrong(Rule.HOLD, text)
         if edited and isinstance(args[3], SetCursor | Refresh):
             self.world.say(f"{where}: {args[3]}")
 
@@ -196,24 +239,34 @@ class History:
         key = (commit.pipeline, commit.stream, commit.seq)
         if key in self.commits:
             if self.commits[key] != commit:
-                self._wrong(f"{key} was committed twice")
+                self._wrong(Rule.ONE_WRITER, f"{key} was committed twice")
             return
         self.commits[key] = commit
         newest = self.pipelines[commit.pipeline]
         if (commit.epoch, lease.holder) != (newest.epoch, newest.holder):
-            self._wrong(f"{key} was committed by epoch {commit.epoch}, {newest.epoch} is current")
+            self._wrong(
+                Rule.ONE_WRITER,
+                f"{key} was committed by epoch {commit.epoch}, {newest.epoch} is current",
+            )
         receipt = msgspec.json.decode(commit.receipt, type=Receipt)
         self.batches.add(receipt.name)
         there = self.warehouse.holds(receipt.name, receipt.table)
         if commit.stream not in self.shaken and (receipt.name in self.discarded or not there):
-            self._wrong(f"{key} is committed and not durable at the destination")
+            self._wrong(Rule.COMMIT_POINT, f"{key} is committed and not durable at the destination")
         if receipt.name.seq != commit.seq or receipt.name.epoch != commit.epoch:
-            self._wrong(f"{key}: its receipt is of {receipt.name}")
+            self._wrong(Rule.SEQUENCE, f"{key}: its receipt is of {receipt.name}")
         self.world.say(
             f"committed {commit.pipeline}.{commit.stream} seq {commit.seq} epoch {commit.epoch}: "
             f"{commit.rows} rows up to {commit.cursor.position.text if commit.cursor else None}"
         )
         self._nothing_passed(commit.pipeline, commit.stream)
+
+    def _publishes(self) -> None:
+        """Only what is committed becomes visible."""
+        for table, name in self.warehouse.on_publish:
+            if name not in self.batches:
+                self._wrong(Rule.COMMIT_POINT, f"{table}: {name} was published, not committed")
+        self.warehouse.on_publish.clear()
 
     def _discards(self) -> None:
         """A committed batch is discarded only once it is published."""
@@ -221,7 +274,7 @@ class History:
             self.discarded.add(name)
             shaken = name.owner.stream in self.shaken
             if name in self.batches and not shaken and not self._is_published(name):
-                self._wrong(f"{name} is committed, not published, and was discarded")
+                self._wrong(Rule.DISCARD, f"{name} is committed, not published, and was discarded")
         self.warehouse.on_discard.clear()
 
     def _is_published(self, name: BatchName) -> bool:
@@ -252,9 +305,8 @@ class History:
         waived = self.waived.get(stream, set())
         for row in self.database.tables[stream].rows.values():
             if row.at < limit and row.v not in written | aside | waived:
-                self._wrong(
-                    f"{pipeline}.{stream}: the cursor passed row {row}, which is not durable"
-                )
+                text = f"{pipeline}.{stream}: the cursor passed row {row}, which is not durable"
+                self._wrong(Rule.AHEAD, text)
 
     def _adopted(self, edit: Adopt) -> None:
         """A person accepted the destination as it is: what it lacks so far may be missing."""
@@ -280,20 +332,24 @@ class History:
         where, there = f"{pipeline}.{stream} ({mode})", content.versions()
         if len(set(there)) != len(there):
             doubles = sorted({v for v in there if there.count(v) > 1})
-            self._wrong(f"{where}: rows twice at the destination: {doubles[:5]}")
+            self._wrong(Rule.ONCE, f"{where}: rows twice at the destination: {doubles[:5]}")
         wanted = (
             {r.v for r in table.log} if mode is Mode.APPEND else {r.v for r in table.rows.values()}
         )
         may_miss = self.waived.get(stream, set()) | content.rejected
         if missing := wanted - set(there) - may_miss:
-            self._wrong(f"{where}: rows missing at the destination: {sorted(missing)[:5]}")
+            self._wrong(
+                Rule.ONCE, f"{where}: rows missing at the destination: {sorted(missing)[:5]}"
+            )
         if mode is not Mode.MERGE and (strange := set(there) - wanted):
-            self._wrong(f"{where}: rows that the source has not: {sorted(strange)[:5]}")
+            self._wrong(Rule.ONCE, f"{where}: rows that the source has not: {sorted(strange)[:5]}")
         if mode is Mode.MERGE:
             newest = {r.id: r.v for r in table.rows.values()}
             for id_, v in content.by_key.items():
                 if v != newest[id_] and newest[id_] not in may_miss:
-                    self._wrong(f"{where}: row {id_} is at {v}, the source has {newest[id_]}")
+                    self._wrong(
+                        Rule.ONCE, f"{where}: row {id_} is at {v}, the source has {newest[id_]}"
+                    )
 
     # -- liveness -------------------------------------------------------------------------------
 
@@ -307,29 +363,51 @@ class History:
         for name in self.project().pipelines:
             state = self.store.pipelines.get(name) or PipelineState(name)
             if state.request is not None:
-                self._wrong(f"{name}: the request of {state.request.by} was never answered")
+                self._wrong(
+                    Rule.SETTLED, f"{name}: the request of {state.request.by} was never answered"
+                )
             if state.holder:
-                self._wrong(f"{name}: run {state.epoch} by {state.holder} is open and never ends")
+                self._wrong(
+                    Rule.SETTLED,
+                    f"{name}: run {state.epoch} by {state.holder} is open and never ends",
+                )
             if state.held or state.paused or state.parked:
-                self._wrong(f"{name}: is still put aside: {state}")
+                self._wrong(Rule.SETTLED, f"{name}: is still put aside: {state}")
             if state.last_outcome not in (Outcome.SUCCEEDED, Outcome.NOTHING_NEW):
-                self._wrong(f"{name}: its last run ended {state.last_outcome}: {state.last_reason}")
+                self._wrong(
+                    Rule.SETTLED,
+                    f"{name}: its last run ended {state.last_outcome}: {state.last_reason}",
+                )
             if not any(began >= since for began in self.answered.get(name, ())):
-                self._wrong(f"{name}: did not run since {since:.0f}")
+                self._wrong(Rule.SETTLED, f"{name}: did not run since {since:.0f}")
             for stream in self.project().pipelines[name].streams:
                 row = self.store.streams.get((name, stream)) or StreamState(name, stream)
                 if row.published != row.seq:
-                    self._wrong(f"{name}.{stream}: {row.seq} batches, {row.published} published")
+                    self._wrong(
+                        Rule.SETTLED,
+                        f"{name}.{stream}: {row.seq} batches, {row.published} published",
+                    )
 
     def check_answered(self, name: str, tick_us: int, bound: float) -> None:
         """A tick was answered by a run that began in time."""
         at = (tick_us - START_US) / 1e6
         if not any(at - 1 <= began <= at + bound for began in self.answered.get(name, ())):
-            self._wrong(f"{name}: nothing ran for its tick at {at:.0f} within {bound:.0f} s")
+            self._wrong(
+                Rule.IN_TIME, f"{name}: nothing ran for its tick at {at:.0f} within {bound:.0f} s"
+            )
+
+    def check_followed(self, upstream: str, name: str, since: float, bound: float) -> None:
+        """Whatever ``upstream`` brought since then was followed by a run in time."""
+        for at in self.news.get(upstream, ()):
+            followed = any(at <= began <= at + bound for began in self.answered.get(name, ()))
+            if since <= at <= self.world.now - bound and not followed:
+                self._wrong(
+                    Rule.IN_TIME, f"{name}: nothing ran within {bound:.0f} s of {upstream}'s news"
+                )
 
     def check_open_runs(self) -> None:
         """Every open run is its pipeline's current one, held by somebody."""
         for run in self.store.runs.values():
             state = self.store.pipelines[run.pipeline]
             if run.outcome is None and (state.epoch != run.epoch or not state.holder):
-                self._wrong(f"run {run.epoch} of {run.pipeline} is open for ever")
+                self._wrong(Rule.SETTLED, f"run {run.epoch} of {run.pipeline} is open for ever")

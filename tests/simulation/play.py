@@ -8,11 +8,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from reconciler.run import stream
 from tests.simulation.story import Story
-from tests.simulation.vtime import START_US, World, Wrong
+from tests.simulation.vtime import START_US, World
+from tests.simulation.wrong import Rule, Wrong
 
 
 class _Time:
@@ -39,25 +41,42 @@ def seams(story: Story) -> Iterator[None]:
         module.time, module.point = before
 
 
-def play(seed: int, days: float, plant: str, tell: Callable[[str], None] | None) -> str | None:
-    """Let the world of ``seed`` run. What went wrong, and how to see it again; None: nothing."""
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What went wrong in a world."""
+
+    seed: int
+    rule: Rule | None
+    """The rule that was broken; None: the world itself met a fault."""
+    text: str
+
+    def __str__(self) -> str:
+        again = f"python -m tests.simulation --seed {self.seed} --verbose"
+        return f"seed {self.seed}: {self.text}\n  again: {again}"
+
+
+def play(seed: int, days: float = 1.0, tell: Callable[[str], None] | None = None) -> Problem | None:
+    """Let the world of ``seed`` run. What went wrong; None: nothing."""
     random.seed(seed)
+    thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 100)  # a world is all garbage in the end
     began = time.process_time()
     story = Story(seed, days)
     story.world.trace = tell
     try:
         with seams(story):
-            story.run()
-            story.world.bury()
+            try:
+                story.run()
+            finally:
+                story.close()
     except Wrong as wrong:
         if tell:
             traceback.print_exc()
-        return f"{wrong}\n  again: python -m tests.simulation --seed {seed} --verbose"
+        return Problem(seed, wrong.rule, str(wrong))
     except Exception:
-        return (
-            f"{traceback.format_exc()}\n  again: python -m tests.simulation --seed {seed} --verbose"
-        )
+        return Problem(seed, None, traceback.format_exc())
+    finally:
+        gc.set_threshold(*thresholds)
     if tell is not None:
         tell(f"{time.process_time() - began:.3f} s of processor time, {story.world.steps} steps")
     return None

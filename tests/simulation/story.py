@@ -55,8 +55,9 @@ from tests.simulation.daemon import SimDaemon
 from tests.simulation.destination import SimDestination, Warehouse
 from tests.simulation.history import History
 from tests.simulation.source import Database, Row, SimSource, Table
-from tests.simulation.vtime import START_US, Machine, Node, World, Wrong
+from tests.simulation.vtime import START_US, Machine, Node, World
 from tests.simulation.workers import Places, SimWorker
+from tests.simulation.wrong import Rule, Wrong
 
 HOUR = 3600.0
 QUIET = 0.5 * HOUR
@@ -201,6 +202,10 @@ class Story(Places):
         return self.world.now, START_US + round(self.world.now * 1e6)
 
     def source(self, worker: SimWorker, name: str) -> Source:
+        if not self._quiet_writers and self.chance.random() < 0.2:  # rows of the very second
+            table = self.chance.choice(tuple(self.database.tables.values()))
+            pause = self.chance.uniform(0.0, 0.5)
+            self.world.after(pause, partial(self._write, table), unseen=True)
         return SimSource(self.database, worker, self.now, self.chance.choice((3, 8, 50)))
 
     def destination(self, worker: SimWorker, name: str) -> Destination:
@@ -292,9 +297,8 @@ class Story(Places):
         """A daemon ended by itself, and the service manager will start another."""
         if one.node.alive:
             if one.ready and isinstance(one.ended, BaseException):
-                raise Wrong(
-                    f"{one.name} ended by itself: {daemons.words(one.ended)}"
-                ) from one.ended
+                text = f"{one.name} ended by itself: {daemons.words(one.ended)}"
+                raise Wrong(Rule.ALIVE, text) from one.ended
             self._end_daemon(one, orphans=False)
 
     # -- what the catalog tells -----------------------------------------------------------------
@@ -368,6 +372,15 @@ class Story(Places):
         self._calm_time(end - self.world.now - QUIET)
         self._quiet_time()
 
+    def close(self) -> None:
+        """End whatever still lives."""
+        for one in self._holders.values():
+            for worker in tuple(one.pool.workers):
+                worker.end("the world is over")
+        for node in tuple(self.world.nodes):
+            node.bury()
+        self.world.bury()
+
     def _bad_time(self, seconds: float) -> None:
         self.trouble.calm = False
         until = self.world.now + seconds
@@ -397,6 +410,8 @@ class Story(Places):
         self._attend_until(began)
         self.world.run(began + seconds - 900.0)
         for pipeline in self.project.pipelines.values():
+            for upstream in pipeline.after:
+                self.history.check_followed(upstream, pipeline.name, began, ANSWERED_WITHIN)
             if pipeline.schedule is None:
                 continue
             tick = next_after(pipeline.schedule, pipeline.name, _us(began))
@@ -572,8 +587,7 @@ class Story(Places):
     # -- writers --------------------------------------------------------------------------------
 
     def _writer(self, table: Table) -> None:
-        if not self._quiet_writers:
-            self._write(table)
+        self._write(table)
         self._write_later(table)
 
     def _write_later(self, table: Table) -> None:
@@ -582,6 +596,8 @@ class Story(Places):
 
     def _write(self, table: Table) -> None:
         """A transaction: rows stamped now, shown now or later."""
+        if self._quiet_writers:
+            return
         self.keys.transaction += 1
         number, (_, now) = self.keys.transaction, self.now()
         stamp = now // 10**6 * 10**6

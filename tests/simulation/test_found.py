@@ -28,6 +28,7 @@ from reconciler.config.desired import (
     StreamSettings,
 )
 from tests.simulation.daemon import NOWHERE
+from tests.simulation.destination import Content
 from tests.simulation.play import seams
 from tests.simulation.source import Row, Table
 from tests.simulation.story import HOUR, TTL, Story, Trouble
@@ -40,6 +41,8 @@ _PIPELINE = Pipeline("p0", "source", "here", Every(HOUR), streams={"t00": _SETTI
 
 class Still(Story):
     """One daemon, one pipeline that appends, and nothing that the test does not do."""
+
+    _quiet_writers = True
 
     def __init__(self) -> None:
         self.ends_at = ""
@@ -86,6 +89,13 @@ class Still(Story):
         table.commit(0, new)
         self.pass_time(2.0)  # a bound passes no second that is not over
 
+    def empty(self) -> None:
+        self.put_back({})
+
+    def put_back(self, tables: dict[str, Content]) -> None:
+        self.warehouse.tables, self.warehouse.durable = dict(tables), dict(tables)
+        self.history.shaken.add("t00")
+
     def edit(self, action: EditAction) -> None:
         self._edit(action)
         self.pass_time(1.0)
@@ -131,8 +141,7 @@ def test_rows_of_a_run_that_adopted_the_marker_and_died_before_publishing_arrive
     still.run_once()
     still.add(5)
     still.run_once()
-    del still.warehouse.tables["t00"], still.warehouse.durable["t00"]
-    still.history.shaken.add("t00")
+    still.empty()
     still.run_once()
     hold = still.stream.hold
     assert hold is not None
@@ -153,12 +162,12 @@ def test_a_hold_because_of_the_destination_is_of_the_destination_as_the_last_run
     still.add(5)
     still.run_once()
     backup = still.warehouse.copy()[0]
-    del still.warehouse.tables["t00"], still.warehouse.durable["t00"]
+    still.empty()
     still.run_once()
     emptied = still.stream.hold
     assert emptied is not None
     assert "retry" not in emptied.choices
-    still.warehouse.tables, still.warehouse.durable = dict(backup), dict(backup)
+    still.put_back(backup)
     still.run_once()
     restored = still.stream.hold
     assert restored is not None
@@ -179,7 +188,7 @@ def test_a_refresh_that_is_cut_off_leaves_a_marker_that_promises_no_row_the_tabl
     there = backup["t00"].marker
     still.add(5)
     still.run_once()
-    still.warehouse.tables, still.warehouse.durable = dict(backup), dict(backup)
+    still.put_back(backup)
     still.run_once()
     still.edit(Refresh("p0", "t00"))
     still.ends_at = "destination.stage"
@@ -197,7 +206,7 @@ def test_a_refresh_into_an_emptied_table_that_was_busy_is_published_by_a_later_r
     still: Still,
 ) -> None:
     still.run_once()
-    del still.warehouse.tables["t00"], still.warehouse.durable["t00"]
+    still.empty()
     still.run_once()
     still.edit(Refresh("p0", "t00"))
     still.warehouse.busy_until = still.world.now + 90.0

@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
+from tests.simulation.wrong import Rule, Wrong
+
 START_US = 1_790_000_000 * 10**6
 """The wall clock at the world's beginning."""
 
@@ -28,10 +30,6 @@ _TURNS = 20_000
 def _on_grid(seconds: float) -> float:
     """The next multiple of about a microsecond: sums and differences of such are exact."""
     return math.ceil(seconds * 1048576) / 1048576
-
-
-class Wrong(Exception):
-    """The simulation saw what must not be."""
 
 
 class Crash(BaseException):
@@ -284,7 +282,7 @@ class World:
             self.steps += busy
             turns += 1
             if turns > _TURNS:
-                raise Wrong("the world turns and turns and no time passes")
+                raise Wrong(Rule.ALIVE, "the world turns and turns and no time passes")
 
     def _next(self, until: float) -> float:
         event = min(self._events[0][0], until) if self._events else until
