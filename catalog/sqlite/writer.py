@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import groupby
+from typing import TypeAlias
 
 import apsw
 
@@ -29,13 +30,17 @@ from catalog.sqlite.readers import Readers
 from catalog.sqlite.tables import Tables
 from catalog.sqlite.writes import Ask, Counters, Doubt, Stage, Write, fail, settle
 
-MAX_GROUP = 256
+ENOUGH = 256
+"""Operations after which a group takes in no more of what waits."""
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 """How often a file that cannot be recovered is tried again while nothing else asks for it."""
 _MAX_RESERVE = 64 * 1024 * 1024
 _ASK_EVERY = 1000
 """Pages logged until the file's size is looked at again: other processes make it grow too."""
+
+_Asked: TypeAlias = list[Write | Ask | Doubt | None]
+"""None: stop."""
 
 
 class Writer:
@@ -57,8 +62,10 @@ class Writer:
         room = limit_bytes - min(_MAX_RESERVE, limit_bytes // 16)
         self._growth_ends = room // database.PAGE_SIZE
         self._readers, self._checkpointer = readers, checkpointer
-        self._queue: queue.SimpleQueue[Write | Ask | Doubt | None] = queue.SimpleQueue()
-        checkpointer.on_doubt = lambda: self._queue.put(Doubt())
+        self._queue: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
+        self._collected: _Asked = []
+        """Asked for in this turn of the loop: the thread is woken once for all of it."""
+        checkpointer.on_doubt = lambda: self._queue.put([Doubt()])
         self._lock = threading.Lock()
         self._stopping = False
         self._identity = location.identity()
@@ -77,7 +84,17 @@ class Writer:
         """Queue an operation. Raises ``Unavailable`` once the catalog is closed."""
         if self._stopping:
             raise Unavailable(f"{self._location.path} is closed")
-        self._queue.put(write)
+        self._collect(write)
+
+    def _collect(self, item: Write | Ask) -> None:
+        if not self._collected:
+            self._loop.call_soon(self._hand_over)
+        self._collected.append(item)
+
+    def _hand_over(self) -> None:
+        if self._collected:
+            self._queue.put(self._collected)
+            self._collected = []
 
     def withdraw(self, write: Write) -> bool:
         """True: it had not begun, and will not."""
@@ -91,14 +108,15 @@ class Writer:
         if self._stopping:
             return self._foreign
         done: asyncio.Future[int] = self._loop.create_future()
-        self._queue.put(Ask(done))
+        self._collect(Ask(done))
         return await done
 
     def stop(self) -> None:
         """Take nothing more; what is queued is carried out."""
         if not self._stopping:
             self._stopping = True
-            self._queue.put(None)
+            self._collected.append(None)
+            self._hand_over()
 
     def join(self) -> None:
         """Wait for the end that ``stop`` asked for. Blocks; called from a thread."""
@@ -145,10 +163,9 @@ class Writer:
             with suppress(apsw.Error):
                 self._db.close()
 
-    def _gather(self, first: Write | Ask | Doubt | None) -> tuple[list[Write], list[Ask], bool]:
-        found = [first]
-        for _ in range(min(self._queue.qsize(), MAX_GROUP - 1)):
-            found.append(self._queue.get_nowait())
+    def _gather(self, found: _Asked) -> tuple[list[Write], list[Ask], bool]:
+        while len(found) < ENOUGH and not self._queue.empty():
+            found += self._queue.get_nowait()
         with self._lock:
             writes = [w for w in found if isinstance(w, Write) and w.stage is Stage.QUEUED]
             for write in writes:

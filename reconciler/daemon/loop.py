@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import anyio
@@ -82,6 +82,8 @@ class Loop:
         self._first_seen: dict[str, Micros] = {}
         """When a reload brought a pipeline or it was last paused; others: as old as the daemon."""
         self._limits = limits(project)
+        self._room_made = False
+        runs.on_room = self._room
         self._log = logs.get_logger()
 
     # -- what others call -----------------------------------------------------------------------
@@ -91,6 +93,12 @@ class Loop:
         now = self._clock.wall_us()
         for name in names:
             self._agenda.look(name, now)
+        self._wake.set()
+
+    def _room(self) -> None:
+        """What is next in the backlog is claimed while the end of the run before is written: to
+        the catalog the end comes first, and both share a flush."""
+        self._room_made = True
         self._wake.set()
 
     def drain(self) -> None:
@@ -159,7 +167,6 @@ class Loop:
         """Tick when something is due or happened, until draining."""
         before = 0
         while not self.draining:
-            self._wake = anyio.Event()
             now = self._clock.wall_us()
             if now < before - _MICROS:
                 # The clock was set back: what was agreed by the old one is too late by as much.
@@ -167,13 +174,15 @@ class Loop:
             before = now
             names = self._agenda.take_due(now, _LOOKS_A_TICK)
             self.beat_at = time.monotonic()
-            if names:
+            if names or self._room_made:
+                self._room_made = False
                 await self._tick(names, tasks)
                 await anyio.lowlevel.checkpoint()
                 continue
             following = self._agenda.next()
             # Woken at least each second: the wall clock may be moved under us.
             pause = 1.0 if following is None else min((following - now) / _MICROS, 1.0)
+            self._wake = anyio.Event()  # nothing could happen since the agenda was read
             with anyio.move_on_after(max(pause, 0)):
                 await self._wake.wait()
 
@@ -259,7 +268,7 @@ class Loop:
 
     async def _claim(self, tasks: TaskGroup) -> bool:
         """Claim and dispatch as many as there is room for; True: the catalog took a write."""
-        room = self.project.daemon.max_runs - len(self._runs.conducting)
+        room = self.project.daemon.max_runs - sum(1 for _ in self._working())
         if room <= 0 or self.draining:
             return False
         busy = self._busy_connections()
@@ -289,8 +298,11 @@ class Loop:
             self._backlog.put(candidate, due)
 
     def _busy_connections(self) -> Counter[str]:
-        conducts = self._runs.conducting.values()
-        return Counter(name for c in conducts for name in c.claimed.run.connections)
+        return Counter(name for c in self._working() for name in c.claimed.run.connections)
+
+    def _working(self) -> Iterator[Conduct]:
+        """Runs that have a worker or wait for one."""
+        return (c for c in self._runs.conducting.values() if not c.over)
 
     def _fits(self, candidate: Candidate, busy: Counter[str]) -> bool:
         """Leave out what this process itself knows to be at its limit; ``claim`` has the word."""

@@ -38,6 +38,8 @@ class Runs:
     teller: Teller
     state_dir: Path
     on_moved: Callable[[m.Moved], None] = lambda _: None
+    on_room: Callable[[], None] = lambda: None
+    """Told when a worker is free again. The run's end goes to the catalog right after."""
     conducting: dict[str, Conduct] = field(default_factory=dict)
     _idle: anyio.Event = field(default_factory=anyio.Event)
 
@@ -84,6 +86,8 @@ class Runs:
         name = claimed.lease.pipeline
         try:
             ended = await self._work(conduct)
+            conduct.over = True
+            self.on_room()
             if ended.printed:
                 runlogs.keep(
                     self.state_dir, name, claimed.lease.epoch, ended.printed, self.teller.redact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import lru_cache
 
 from catalog.records import Micros
 from reconciler.config.desired import Cron, Every, Schedule
@@ -12,7 +13,12 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 def when(t: Micros) -> str:
     """``2026-11-24 09:00:00Z``: to the second, always UTC."""
-    moment = dt.datetime.fromtimestamp(t // 1_000_000, dt.UTC)
+    return _to_the_second(t // 1_000_000)
+
+
+@lru_cache(maxsize=4096)
+def _to_the_second(seconds: int) -> str:
+    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 

@@ -58,6 +58,8 @@ class Conduct:
     on_moved: Callable[[m.Moved], None] = lambda _: None
     fenced: Callable[[Lease], None] = lambda _: None
     """Told when the catalog refused a write of this run as fenced."""
+    over: bool = field(default=False, init=False)
+    """Its worker is free again: only its end is to be written down."""
     _stop: tuple[Outcome, str] | None = field(default=None, init=False)
     _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope, init=False)
     _worker: Worker | None = field(default=None, init=False)
@@ -147,8 +149,7 @@ class Conduct:
         finally:
             self._worker = None
             if worker is not None:
-                with anyio.CancelScope(shield=True):
-                    await pool.release(worker, healthy=healthy)
+                await pool.release(worker, healthy=healthy)
 
     async def _with_limits(self, worker: Worker) -> m.Done:
         timeout = self.pipeline.timeout

@@ -244,7 +244,7 @@ class WorkerPool:
             self._offer(worker)
             return
         worker.kill()
-        await worker.aclose()
+        await worker.aclose()  # shielded
         if self._waiting and not self._starting:
             self._start_one()  # those who wait counted on this one
 

@@ -89,7 +89,8 @@ class Gate:
 async def begun(catalog: SqliteCatalog) -> None:
     """Wait until the writer has taken all that was queued."""
     with anyio.fail_after(SOON):
-        while catalog._writer._queue.qsize():  # noqa: ASYNC110
+        writer = catalog._writer
+        while writer._collected or writer._queue.qsize():  # noqa: ASYNC110
             await anyio.sleep(0.001)
 
 
@@ -347,7 +348,8 @@ async def test_an_outcome_and_a_cancellation_that_meet_on_the_loop_lose_neither(
             answers.append(await catalog.edit(op(), "ann", "", Pause("p")))
 
         task = asyncio.create_task(edit())
-        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()  # asked for
+        await anyio.lowlevel.checkpoint()  # handed to the thread
         loop: Any = asyncio.get_running_loop()
         deadline = time.monotonic() + SOON
         while not any("settle" in repr(handle) for handle in loop._ready):
