@@ -30,6 +30,8 @@ MARGIN = 0.15
 """Share of the TTL by which this process stops trusting itself before others may take over."""
 _FINISH_TRIES = 30
 _RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+"""How often the boot clock is looked at: no timer goes on while the machine sleeps (A6)."""
 
 
 @dataclass(slots=True)
@@ -112,7 +114,15 @@ class Keeper:
                 except CatalogError as error:
                     self.on_trouble(error)
                     pause = _RETRY_SECONDS
+            await self._rest(pause)
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, but not longer than it is by the boot clock."""
+        until = self.clock.boot_ns() + round(seconds * 1e9)
+        while seconds > 0 and self.clock.boot_ns() < until:
+            pause = min(seconds, _LOOK_SECONDS)
             await anyio.sleep(pause)
+            seconds -= pause
 
     def _lose(self, lease: Lease) -> None:
         if self.held.get(lease.pipeline) == lease:

@@ -27,7 +27,7 @@ from reconciler.config.desired import Pipeline, Project
 from reconciler.connectors.killpoints import point
 from reconciler.run import messages as m
 from reconciler.run.orders import Secrets, connection_order
-from reconciler.run.pool import Worker, WorkerGone, WorkerPool
+from reconciler.run.pool import LeaseRanOut, Worker, WorkerGone, WorkerPool
 from reconciler.schema.decide import HoldOn, decide
 
 CANCEL_WITHIN = 3.0
@@ -136,7 +136,10 @@ class Conduct:
                     healthy = True
                     return Ended(done, printed=worker.printed())
                 except WorkerGone as gone:
-                    return Ended(_failed(str(gone)), printed=worker.printed() if worker else b"")
+                    printed = worker.printed() if worker else b""
+                    # Nothing failed that a later try would have to be spared.
+                    outcome = Outcome.INTERRUPTED if isinstance(gone, LeaseRanOut) else None
+                    return Ended(_failed(str(gone)), outcome, printed)
                 except _Overdue as overdue:
                     assert worker is not None
                     worker.kill()

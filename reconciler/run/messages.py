@@ -31,6 +31,9 @@ from reconciler.schema.model import Schema
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes; a longer frame is a broken peer."""
 
+LEASE_OVER_EXIT = 4
+"""How a worker exits that stopped because its lease ran out without word from the daemon (A8)."""
+
 
 class _Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
     pass

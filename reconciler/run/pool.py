@@ -36,6 +36,16 @@ class WorkerGone(Exception):
     """The process ended. ``str()`` says how, for a person."""
 
 
+class LeaseRanOut(WorkerGone):
+    """The worker stopped by itself, as it must without word of a renewed lease (A8)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the worker stopped by itself: its lease ran out before it heard that it was renewed, "
+            "as when a machine sleeps"
+        )
+
+
 class Worker:
     """One worker process as the daemon sees it."""
 
@@ -68,7 +78,7 @@ class Worker:
             self._writer.write(m.frame(message))
             await self._writer.drain()
         except OSError:
-            raise WorkerGone(await self.how_it_ended()) from None
+            raise await self._gone() from None
 
     async def receive(self) -> m.ToDaemon:
         """The next message. Raises ``WorkerGone``; a worker that sends rubbish is ended first."""
@@ -76,7 +86,7 @@ class Worker:
             head = await self._reader.readexactly(4)
             return m.for_daemon(await self._reader.readexactly(m.frame_length(head)))
         except (asyncio.IncompleteReadError, OSError):
-            raise WorkerGone(await self.how_it_ended()) from None
+            raise await self._gone() from None
         except m.BrokenPeer as error:
             self.kill()
             raise WorkerGone(f"the worker sent what is no message: {error}") from None
@@ -99,6 +109,10 @@ class Worker:
         """End the process and all that it started, at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _gone(self) -> WorkerGone:
+        how = await self.how_it_ended()
+        return LeaseRanOut() if self._process.returncode == m.LEASE_OVER_EXIT else WorkerGone(how)
 
     async def how_it_ended(self) -> str:
         """Wait for the exit, which is due, and put it into words."""

@@ -89,7 +89,7 @@ def main() -> None:
             except LeaseOver:
                 print("no word from the daemon within the lease: stopped", file=sys.stderr)  # noqa: T201
                 sys.stderr.flush()
-                os._exit(4)
+                os._exit(m.LEASE_OVER_EXIT)
             sys.stdout.flush()
             sys.stderr.flush()
             link.say(answer)

@@ -20,7 +20,7 @@ from reconciler.connectors.ports import Destination, Source
 from reconciler.run import messages as m
 from reconciler.run import worker as real
 from reconciler.run.link import LeaseOver
-from reconciler.run.pool import WorkerGone
+from reconciler.run.pool import LeaseRanOut, WorkerGone
 from reconciler.schema.model import Schema
 from tests.simulation.fiber import Fiber, Killed
 from tests.simulation.vtime import Machine, Node, World
@@ -63,6 +63,7 @@ class SimWorker:
         self._sleeping: object = None
         self._connections = SimConnections(self)
         self._ended = ""
+        self._lease_ran_out = False
         self.pid = world.count()
 
     # -- the daemon's side ----------------------------------------------------------------------
@@ -71,7 +72,7 @@ class SimWorker:
         """As ``Worker.send``."""
         await anyio.lowlevel.checkpoint()
         if not self.alive:
-            raise WorkerGone(self._ended)
+            raise self._gone()
         body = m.frame(message)[4:]
         self._last_arrival = max(self.world.now + LATENCY, self._last_arrival)
         self.world.at(self._last_arrival, lambda: self._arrive(body))
@@ -80,13 +81,16 @@ class SimWorker:
         """As ``Worker.receive``: what was sent before the end still comes."""
         while not self._inbox:
             if not self.alive:
-                raise WorkerGone(self._ended)
+                raise self._gone()
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
             finally:
                 self._reader = None
         return self._inbox.popleft()
+
+    def _gone(self) -> WorkerGone:
+        return LeaseRanOut() if self._lease_ran_out else WorkerGone(self._ended)
 
     def begin(self) -> None:
         self.runs += 1
@@ -135,7 +139,8 @@ class SimWorker:
         try:
             done = real._run(order, cast(Any, self.link), cast(Any, self._connections))
         except LeaseOver:
-            self.end("the worker ended by itself with exit code 4")
+            self._lease_ran_out = True
+            self.end("its lease ran out")
             return
         self.say(done)
 

@@ -64,3 +64,28 @@ async def test_a_run_that_could_not_be_finished_is_released_by_the_next_heartbea
     state = await catalog.pipeline("shop")
     (again,) = await keeper.claim([_candidate(state.version)], {}, ())
     assert isinstance(again, Claimed)
+
+
+@pytest.mark.anyio
+async def test_leases_are_renewed_at_once_after_the_machine_slept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
+    clock = ManualClock()
+    catalog = MemoryCatalog(clock)
+    keeper = Keeper(
+        catalog, Holder("daemon-1", "host", 1), cast(HolderLock, _NoLocks()), clock, 300
+    )
+    (claimed,) = await keeper.claim([_candidate(0)], {}, ())
+    assert isinstance(claimed, Claimed)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keeper.keep)
+            await anyio.sleep(0)
+            clock.advance(3_600)  # no timer went on meanwhile
+            assert not keeper.trusted()
+            while not keeper.trusted():  # noqa: ASYNC110 - asked of the keeper
+                await anyio.sleep(0.005)
+            tasks.cancel_scope.cancel()
+    assert keeper.held == {"shop": claimed.lease}
