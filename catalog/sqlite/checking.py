@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import apsw
+
 from catalog.sqlite.tables import Tables
 
 _BETWEEN_ROWS = (
@@ -23,8 +25,24 @@ _BETWEEN_ROWS = (
 
 def problems(tables: Tables) -> Iterator[str]:
     """A sentence for each thing that is wrong."""
-    damage = [row[0] for row in tables.db.execute("pragma integrity_check") if row[0] != "ok"]
+    try:
+        damage = [row[0] for row in tables.db.execute("pragma integrity_check") if row[0] != "ok"]
+    except apsw.CorruptError as error:
+        damage = [str(error)]
     yield from (f"the file is damaged: {what}" for what in damage)
     if not damage:
+        yield from _no_text(tables.db)
         for name in _BETWEEN_ROWS:
             yield from tables.sentences(name)
+
+
+def _no_text(db: apsw.Connection) -> Iterator[str]:
+    """SQLite does not look whether text is text; whoever reads such a row is stopped by it."""
+    names = db.execute("select name from sqlite_schema where type = 'table'").fetchall()
+    for (name,) in names:
+        try:
+            for _ in db.execute(f'select * from "{name}"'):
+                pass
+        except UnicodeDecodeError as error:
+            found = error.object[:40]
+            yield f"the file is damaged: table {name} holds text that is no UTF-8 ({found!r})"

@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 import apsw
+import msgspec
 
 from catalog.errors import CannotOpen, Unavailable
 
@@ -70,7 +71,7 @@ class Location:
             try:
                 self._set_up(db, for_loop=for_loop)
             except BaseException:
-                give_back(db)
+                close_in_doubt(db)
                 raise
             return db
 
@@ -101,10 +102,12 @@ class Location:
         db = self.connect()
         try:
             with explained(self.path):
+                # What is refused is left as it is: its kind of journal ...
+                _stands_at(db, self.path, newest=migrations()[-1][0])
                 self._use_wal(db)
                 _migrate(db, self.path, now)
         except BaseException:
-            give_back(db)
+            close_in_doubt(db)  # ... and its log, which may be another database's.
             raise
         return db
 
@@ -157,6 +160,27 @@ def close_in_doubt(db: apsw.Connection) -> None:
     give_back(db)
 
 
+NOT_UNDERSTOOD = (ValueError, TypeError, LookupError, msgspec.MsgspecError)
+"""What reading a row raises whose bytes were changed by something else than this program."""
+_NOT_UNDERSTOOD_BY_A_WRITE = (UnicodeDecodeError, KeyError, msgspec.DecodeError)
+"""Of those the ones that cannot come from what a caller wanted to have written."""
+
+
+def in_words(path: Path, error: Exception, *, reading: bool = False) -> Exception:
+    """What a read or a write met, as the port's error; a fault of the program stays what it is."""
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return Unavailable(f"{path} is damaged ({error}); restore it from a backup")
+    if isinstance(error, apsw.Error):
+        return Unavailable(f"{path}: {error}")
+    if isinstance(error, NOT_UNDERSTOOD if reading else _NOT_UNDERSTOOD_BY_A_WRITE):
+        what = f"{type(error).__name__}: {error}"
+        return Unavailable(
+            f"{path} holds a row that cannot be understood ({what}): it is damaged, or was written "
+            "by something else; `catalog check` looks for more, a backup replaces it"
+        )
+    return error
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """SQLite's errors as the port's, each a sentence."""
@@ -178,7 +202,15 @@ def explained(path: Path) -> Iterator[None]:
             f"{path} is being written by {who_writes(path)}; try again once that is done"
         ) from None
     except apsw.Error as error:
+        if "unsupported file format" in str(error):
+            raise CannotOpen(
+                f"{path} is damaged, or of a newer SQLite ({error}); restore it from a backup"
+            ) from None
         raise Unavailable(f"{path}: {error}") from None
+    except NOT_UNDERSTOOD as error:
+        raise CannotOpen(
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it from a backup"
+        ) from None
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -186,9 +218,9 @@ def explained(path: Path) -> Iterator[None]:
 
 def _prepare(path: Path) -> None:
     """Make the folder and the file, for their owner alone."""
-    if path.is_dir():
-        raise CannotOpen(f"{path} is a directory; name a file")
     try:
+        if path.is_dir():
+            raise CannotOpen(f"{path} is a directory; name a file")
         _make_folder(path.parent)
         refuse_remote(path.parent.resolve())
         # Only where nothing is yet: no descriptor of a file that may be open is closed here (D4).
@@ -196,7 +228,7 @@ def _prepare(path: Path) -> None:
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
-        raise CannotOpen(f"{path} cannot be made: {error.strerror}") from None
+        raise CannotOpen(f"{path} cannot be made or opened: {error.strerror}") from None
 
 
 def _make_folder(folder: Path) -> None:
@@ -298,6 +330,11 @@ def _stands_at(db: apsw.Connection, path: Path, *, newest: int) -> bool:
     has_tables = bool(db.execute("select 1 from sqlite_schema limit 1").fetchall())
     if mark != APPLICATION_ID and (has_tables or mark or version):
         raise CannotOpen(f"{path} is a database of another program; name another file")
+    if mark == APPLICATION_ID and version < 1:
+        raise CannotOpen(
+            f"{path} is damaged: it is marked as a catalog and names no version of its schema "
+            f"({version}); restore it from a backup"
+        )
     if version > newest:
         raise CannotOpen(
             f"{path} was written by a newer version of this program (its schema is {version}, "

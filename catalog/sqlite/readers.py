@@ -17,7 +17,13 @@ import apsw
 from anyio import to_thread
 
 from catalog.errors import Unavailable
-from catalog.sqlite.database import Location, close_in_doubt, give_back
+from catalog.sqlite.database import (
+    NOT_UNDERSTOOD,
+    Location,
+    close_in_doubt,
+    give_back,
+    in_words,
+)
 from catalog.sqlite.tables import Tables
 
 T = TypeVar("T")
@@ -45,7 +51,7 @@ class Readers:
         if near:
             try:
                 return read(self.near)
-            except apsw.Error:
+            except (apsw.Error, *NOT_UNDERSTOOD):
                 pass  # locked, or closed for a recovery: the thread waits for that
         async with self._turn:
             return await to_thread.run_sync(self._read_far, read)
@@ -56,8 +62,8 @@ class Readers:
                 raise Unavailable(self._why)
             try:
                 return read(self._far)
-            except apsw.Error as error:
-                raise Unavailable(f"{self._location.path} cannot be read: {error}") from None
+            except (apsw.Error, *NOT_UNDERSTOOD) as error:
+                raise in_words(self._location.path, error, reading=True) from None
 
     # -- while the writer recovers ----------------------------------------------------------------
 

@@ -236,8 +236,9 @@ class Writer:
             fail(group, Unavailable, self._note(error))
         except Exception as error:  # found out whose it is when each goes alone
             is_whole = False
+            fault = database.in_words(self._location.path, error)
             for write in group:
-                write.error = error
+                write.error = fault
         if is_whole:
             self._commit(db, group, again=again)
         else:
@@ -299,7 +300,7 @@ class Writer:
         requests = [write.carry_out for write in writes if isinstance(write.carry_out, Request)]
         for write, done in zip(writes, self._operations.commit_all(requests), strict=True):
             if isinstance(done, Exception):
-                write.error = done
+                write.error = database.in_words(self._location.path, done)
                 refused.append(write)
             else:
                 write.answer, coded = done
@@ -339,7 +340,7 @@ class Writer:
         except apsw.Error as error:
             write.error = Unavailable(self._note(error))
         except Exception as error:
-            write.error = error
+            write.error = database.in_words(self._location.path, error)
         else:
             return self._db is not None and self._db.in_transaction
         return False
