@@ -308,7 +308,7 @@ ClaimAnswer: TypeAlias = Claimed | NotClaimed
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a heartbeat achieved."""
+    """What a heartbeat achieved; leases by pipeline, then epoch."""
 
     lost: tuple[Lease, ...]
     """Named by the caller, but no longer its own: those runs end as fenced."""

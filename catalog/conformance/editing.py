@@ -97,6 +97,27 @@ class TestEdits:
         assert cursor(41).position.data.hex() in edit.old
         assert cursor(17).position.data.hex() in edit.new
 
+    async def test_the_edit_of_a_new_stream_says_what_it_set_alone(self, world: World) -> None:
+        edit = await world.edit(SetCursor("shop", "orders", cursor(17)))
+        assert json.loads(edit.old) == {"cursor": None}
+        assert set(json.loads(edit.new)) == {"cursor"}
+
+    async def test_what_an_edit_of_a_stream_does_to_its_pipeline_is_in_the_audit(
+        self, world: World
+    ) -> None:
+        await world.hold(schema_hold(), "orders")
+        edit = await world.edit(Release("shop", "orders"))
+        old, new = json.loads(edit.old), json.loads(edit.new)
+        assert (old["held"], new["held"]) == (["orders"], [])
+        assert set(old) == set(new) == {"hold", "held"}
+
+    async def test_the_audit_keeps_names_as_they_are_written(self, world: World) -> None:
+        await world.edit(Pause("shop"), by="Jörg", why="☃")
+        edit = await world.edit(Pause("shop"), by="Zoë")
+        assert "Jörg" in edit.old
+        assert "☃" in edit.old
+        assert "Zoë" in edit.new
+
     async def test_edits_are_listed_newest_first(self, world: World) -> None:
         ids = [(await world.edit(action)).id for action in (Pause("a"), Pause("b"), Resume("a"))]
         assert ids == sorted(set(ids))
@@ -158,9 +179,12 @@ class TestEdits:
     async def test_cancel_without_such_an_open_run_is_refused(self, world: World) -> None:
         await refused(world, NotFound, CancelRun("shop"))
         run = await world.run("shop")
-        await refused(world, NotFound, CancelRun("shop"))
+        with pytest.raises(NotFound, match="has no open run to cancel"):
+            await world.edit(CancelRun("shop"))
         await world.lease()
         await refused(world, NotFound, CancelRun("shop", run.epoch))
+        with pytest.raises(NotFound, match=f"has no open run {run.epoch} to cancel"):
+            await world.edit(CancelRun("shop", run.epoch))
 
     async def test_cancel_does_not_end_the_run_by_itself(self, world: World) -> None:
         lease = await world.lease()
@@ -219,6 +243,8 @@ class TestStreamEdits:
         await published(world, batch())
         lease = await world.lease()
         await refused(world, Leased, action)
+        with pytest.raises(Leased, match="would overwrite the edit; cancel the run or wait for"):
+            await world.edit(action)
         await world.finish(lease)
         await world.edit(action)
 
@@ -235,7 +261,7 @@ class TestStreamEdits:
         assert (state.holder, state.epoch) == ("", lease.epoch)
         run = await world.catalog.run(lease.epoch)
         assert run is not None
-        assert run.outcome is Outcome.INTERRUPTED
+        assert (run.outcome, run.finished_at) == (Outcome.INTERRUPTED, world.clock.wall_us())
         assert "ann" in run.reason
         assert (await world.renew(lease, holder=ALPHA)).lost == (lease,)
 
@@ -248,6 +274,12 @@ class TestStreamEdits:
         await world.edit(action)
         assert (await world.catalog.pipeline("shop")).held == ("items",)
         assert [s.hold for s in await world.catalog.streams("shop")] == [schema_hold(), None]
+
+    async def test_the_streams_that_stay_held_are_listed_by_name(self, world: World) -> None:
+        for name in ("d", "f", "b", "a", "e", "c"):
+            await world.hold(schema_hold(), name)
+        await world.edit(Release("shop", "c"))
+        assert (await world.catalog.pipeline("shop")).held == ("a", "b", "d", "e", "f")
 
     @pytest.mark.parametrize("action", [Adopt("shop", "orders"), Release("shop", "orders")])
     async def test_an_unknown_stream_is_refused(self, world: World, action: EditAction) -> None:
@@ -273,6 +305,8 @@ class TestStreamEdits:
     ) -> None:
         await world.run("shop", Outcome.SUCCEEDED, batch(0), batch(0, "items"))
         await refused(world, Unpublished, action)
+        with pytest.raises(Unpublished, match="published; run the pipeline once, then edit"):
+            await world.edit(action)
         lease = await world.lease()
         await world.finish(lease, Outcome.NOTHING_NEW, published=(("orders", 1),))
         await world.edit(action)

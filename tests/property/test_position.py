@@ -115,6 +115,47 @@ def test_the_text_is_for_people_and_parses(tag: str, value: Any, text: str) -> N
     assert parse(tag, text) == encode(tag, value)
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "data"),
+    [
+        ("int", 0, "80"),
+        ("int", 255, "81ff"),
+        ("int", 256, "820100"),
+        ("int", -255, "7f00"),
+        ("int", -256, "7efeff"),
+        ("snapshot", 128, "8180"),
+        ("decimal", Decimal(0), "80"),
+        ("decimal", Decimal("1200.50"), "818000000000000004" + "3132303035"),
+        ("decimal", Decimal("-0.012"), "7f8000000000000000" + "cecd" + "ff"),
+        ("timestamp", -1, "7fffffffffffffff"),
+        ("naive_timestamp", 256, "8000000000000100"),
+        ("date", date(2026, 1, 2), "000b4922"),
+        ("uuid", UUID(int=258), "00000000000000000000000000000102"),
+        ("text", "Ü", "c39c"),
+        ("token", "a", "61"),
+    ],
+)
+def test_a_position_has_the_bytes_that_catalogs_have_of_it(tag: str, value: Any, data: str) -> None:
+    """They are stored: another version of this program must find itself in them."""
+    assert encode(tag, value).data.hex() == data
+    assert decode(Position(tag, bytes.fromhex(data), "")) == value
+
+
+@pytest.mark.parametrize(
+    ("tag", "data", "says"),
+    [
+        ("int", "82ff", "the stored cursor '82ff' is no int: its length is wrong"),
+        ("decimal", "7b01", "the stored cursor '7b01' is no decimal: its first byte is wrong"),
+        ("date", "01", "the stored cursor '01' is no date: it has 1 bytes instead of 4"),
+        ("timestamp", "", "the stored cursor '' is no timestamp: it has 0 bytes instead of 8"),
+        ("text", "ff", "the stored cursor 'ff' is no text: .*utf-8"),
+    ],
+)
+def test_damaged_bytes_are_named_with_what_is_wrong(tag: str, data: str, says: str) -> None:
+    with pytest.raises(BadPosition, match=says):
+        decode(Position(tag, bytes.fromhex(data), ""))
+
+
 def test_a_time_is_parsed_with_its_own_offset() -> None:
     assert parse("timestamp", "2026-01-02T04:04:05+01:00").text == "2026-01-02 03:04:05Z"
 
