@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +56,69 @@ def test_files_of_the_dead_go_once_the_catalog_has_forgotten_them(tmp_path: Path
     assert unknown.id not in names
     living.close()
     ours.close()
+
+
+def test_holders_are_told_apart_and_say_who_they_are(tmp_path: Path) -> None:
+    one, other = new_holder("daemon"), new_holder("daemon")
+    assert one.id != other.id
+    assert one.id.startswith("daemon-")
+    assert new_holder("cli").id.startswith("cli-")
+    assert (one.host, one.pid) == (socket.gethostname(), os.getpid())
+
+
+def test_a_lock_is_its_owners_alone_and_lies_where_others_look(tmp_path: Path) -> None:
+    state_dir = tmp_path / "deep" / "state"
+    holder = new_holder("cli")
+    lock = HolderLock(state_dir, holder)
+    folder = state_dir / "holders"
+    assert [path.name for path in folder.iterdir()] == [holder.id]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / holder.id).stat().st_mode & 0o777 == 0o600
+    lock.close()
+
+
+def test_the_dead_stay_dead_once_their_files_are_gone(tmp_path: Path) -> None:
+    ours = HolderLock(tmp_path, new_holder("daemon"))
+    rivals = [new_holder("daemon") for _ in range(3)]
+    locks = [HolderLock(tmp_path, rival) for rival in rivals]
+    for lock in locks[:2]:
+        lock.close()
+    everyone = [rival.id for rival in rivals]
+    assert ours.dead(everyone) == {*everyone[:2]}
+    ours.forget(())
+    assert ours.dead(everyone) == {*everyone[:2]}
+    assert ours.dead(everyone[1:]) == {everyone[1]}
+    locks[2].close()
+    ours.close()
+
+
+def test_ones_own_lock_is_never_forgotten_nor_taken_for_dead(tmp_path: Path) -> None:
+    holder = new_holder("daemon")
+    ours = HolderLock(tmp_path, holder)
+    ours.forget(())
+    assert (tmp_path / "holders" / holder.id).exists()
+    ours.close()
+    assert ours.dead([holder.id]) == set()
+
+
+def test_what_a_start_that_died_half_way_left_goes_too(tmp_path: Path) -> None:
+    ours = HolderLock(tmp_path, new_holder("daemon"))
+    half = tmp_path / "holders" / ".daemon-half"
+    known = tmp_path / "holders" / ".daemon-known"
+    for path in (half, known):
+        path.touch()
+    ours.forget(["daemon-known"])
+    assert (half.exists(), known.exists()) == (False, True)
+    ours.close()
+
+
+def test_only_a_daemon_is_a_daemon(tmp_path: Path) -> None:
+    assert not daemon_alive(tmp_path / "nowhere")
+    command = HolderLock(tmp_path, new_holder("cli"))
+    assert not daemon_alive(tmp_path)
+    HolderLock(tmp_path, new_holder("daemon")).close()
+    assert not daemon_alive(tmp_path)
+    daemon = HolderLock(tmp_path, new_holder("daemon"))
+    assert daemon_alive(tmp_path)
+    daemon.close()
+    command.close()
