@@ -168,8 +168,8 @@ async def check_it_says_so(catalog: Catalog, outcome: CatalogError) -> None:
 
 
 @pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with passed_over(monkeypatch):
+def quiet() -> Iterator[None]:
+    with passed_over():
         yield
 
 

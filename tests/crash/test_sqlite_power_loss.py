@@ -175,18 +175,14 @@ async def test_no_loss_of_power_among_thousands(tmp_path: Path, seed: int) -> No
 @pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("seed", range(10))
-async def test_no_loss_of_power_among_failed_syncs(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_loss_of_power_among_failed_syncs(tmp_path: Path, seed: int) -> None:
     """The first of them lost what a checkpoint had copied before a sync failed, for good."""
-    with passed_over(monkeypatch):
+    with passed_over():
         assert await lost_in(tmp_path, seed, 20, every=500, failing=0.5) == []
 
 
 @pytest.mark.anyio
-async def test_what_was_copied_before_a_failed_sync_is_copied_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_was_copied_before_a_failed_sync_is_copied_again(tmp_path: Path) -> None:
     """A checkpoint that a reader keeps from the log's end copies without a sync, and the log counts
     it as copied. When the sync of the next one fails, that is lost as well (D2)."""
     disk, path = LossyDisk(), tmp_path / "catalog.db"
@@ -218,7 +214,7 @@ async def test_what_was_copied_before_a_failed_sync_is_copied_again(
         reader.close()
         failed: list[str] = []
         disk.fails = partial(_fails_once, failed)
-        with passed_over(monkeypatch):
+        with passed_over():
             while not failed:
                 await commit()
             for _ in range(40):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -408,6 +409,24 @@ def test_replace_works_where_nothing_can_be_made_beside_the_folder(
     lake.with_name(".lake.reconciler-swap").write_text("in the way")
     load(destination, request(2, mode=Mode.REPLACE), orders(2))
     assert glob_ids(lake) == view_rows(lake / TABLE) == [2]
+
+
+@pytest.mark.parametrize("lost", ["", "_reconciler.json"], ids=["whole", "without its marker"])
+def test_what_a_loss_of_power_brought_back_of_an_older_replacement_goes_with_the_next(
+    destination: ParquetDestination, lake: Path, lost: str
+) -> None:
+    load(destination, request(1, mode=Mode.REPLACE), orders(1))
+    back = lake.with_name(".lake.reconciler-swap") / f"{TABLE}.1.1"
+    shutil.copytree(lake / TABLE, back)
+    if lost:
+        (back / lost).unlink()
+    write_foreign(back / "theirs.parquet", 9)
+    others = back.with_name("others.1.1")
+    shutil.copytree(lake / TABLE, others)
+    load(destination, request(2, mode=Mode.REPLACE), orders(2))
+    assert not back.exists()
+    assert others.exists()
+    assert (glob_ids(lake), view_rows(lake / TABLE)) == ([2, 9], [2])
 
 
 def test_a_disk_without_the_right_to_write_is_a_lasting_error(tmp_path: Path) -> None:

@@ -311,15 +311,22 @@ class ParquetDestination:
         return beside / name
 
     def _remove_replaced(self, receipt: Receipt, folder: TableFolder) -> None:
-        """Remove what the batch replaced. Files that no batch brought go back into the table."""
+        """Remove what the batch replaced, and what of that of earlier ones a loss of power brought
+        back. Files that no batch brought go back into the table."""
         for place in self._swap_places():
-            old = TableFolder(self._files, place / _swap_name(receipt), receipt.table)
-            if self._files.is_dir(old.path):
+            if not self._files.is_dir(place):
+                continue
+            for name in self._files.listdir(place):
+                if not _is_over(name, receipt):
+                    continue
+                old = TableFolder(self._files, place / name, receipt.table)
+                if name != _swap_name(receipt):
+                    for file in filter(_is_ours, old.data_files()):
+                        self._files.unlink(old.path / file)
                 self._empty(old, folder)
                 point("parquet.replace.emptied")
                 remove_tree(self._files, old.path)
-            if self._files.is_dir(place):
-                self._files.rmdir(place)
+            self._files.rmdir(place)
 
     def _empty(self, old: TableFolder, folder: TableFolder) -> None:
         state = old.state()
@@ -364,6 +371,15 @@ class ParquetDestination:
 def _swap_name(receipt: Receipt) -> str:
     name = receipt.name
     return f"{encode_name(receipt.table)}.{name.epoch}.{name.seq}"
+
+
+def _is_over(swap: str, receipt: Receipt) -> bool:
+    """A folder of ``_swap_name`` for this batch or one before it, of the same table."""
+    table, *number = swap.rsplit(".", 2)
+    if table != encode_name(receipt.table) or len(number) < 2 or not "".join(number).isdigit():
+        return False
+    epoch, seq = map(int, number)
+    return (epoch, seq) <= (receipt.name.epoch, receipt.name.seq)
 
 
 def _is_ours(name: str) -> bool:
