@@ -304,6 +304,16 @@ class TestFolding:
             (Outcome.NOTHING_NEW, 1),
         ]
 
+    async def test_a_run_is_folded_into_the_next_one_only(self, world: World) -> None:
+        for outcome in (Outcome.SUCCEEDED, Outcome.FAILED, *[Outcome.NOTHING_NEW] * 3):
+            await world.run("shop", outcome)
+        rows = await world.catalog.runs(RunQuery("shop"))
+        assert [(row.outcome, row.count) for row in rows] == [
+            (Outcome.NOTHING_NEW, 3),
+            (Outcome.FAILED, 1),
+            (Outcome.SUCCEEDED, 1),
+        ]
+
     async def test_runs_of_pipelines_fold_apart(self, world: World) -> None:
         for name in ("a", "b", "a"):
             await world.run(name, Outcome.NOTHING_NEW)

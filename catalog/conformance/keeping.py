@@ -175,6 +175,21 @@ class TestRetention:
         await world.retain(limit=1)
         assert await epochs(world) == [run.epoch for run in reversed(runs[1:])]
 
+    async def test_the_oldest_is_the_first_whatever_the_wall_clock_said(self, world: World) -> None:
+        runs = []
+        for outcome in (Outcome.SUCCEEDED, Outcome.FAILED) * 2:
+            runs.append(await world.run("shop", outcome))
+            world.clock.jump_wall(-60)
+        world.clock.advance(600)
+        await world.retain(limit=1)
+        assert await epochs(world) == [run.epoch for run in reversed(runs[1:])]
+
+    async def test_each_pipelines_last_finished_run_stays(self, world: World) -> None:
+        runs = [await world.run(name) for name in ("a", "b", "a", "c")]
+        world.clock.advance(1)
+        await world.retain_all()
+        assert await epochs(world) == [run.epoch for run in reversed(runs[1:])]
+
     async def test_nothing_goes_while_nothing_is_old(self, world: World) -> None:
         await world.run("shop", Outcome.SUCCEEDED, batch())
         await world.run("shop", Outcome.SUCCEEDED)

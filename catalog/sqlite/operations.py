@@ -246,7 +246,7 @@ class Operations:
     def retain(self, keep: Retention, old: Old) -> tuple[int, bytes]:
         tables, left = self._tables, keep.limit
         for epoch in old.runs[:left]:
-            left -= tables.drop("drop_old_run", epoch)
+            left -= tables.drop("drop_run", epoch)
         for number in old.commits:
             if left:
                 left -= tables.drop("drop_old_commit", number)

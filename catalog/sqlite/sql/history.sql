@@ -24,17 +24,13 @@ where epoch = ?1;
 delete from runs where epoch = ?;
 
 -- name: old_runs
--- Finished before ?1, and not their pipeline's last finished one; for retention to delete.
+-- Finished before ?1, and not their pipeline's last finished one; for retention to delete, also
+-- later: what is not the last never is again.
 select r.epoch from runs r
 where r.outcome is not null and r.finished_at < ?1
   and exists (select 1 from runs n
               where n.pipeline = r.pipeline and n.epoch > r.epoch and n.outcome is not null)
 order by r.epoch limit ?2;
-
--- name: drop_old_run
-delete from runs
-where epoch = ?1 and exists (select 1 from runs n
-    where n.pipeline = runs.pipeline and n.epoch > ?1 and n.outcome is not null);
 
 -- name: last_commit
 select coalesce(max(id), 0) from commits;
