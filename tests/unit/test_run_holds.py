@@ -1,0 +1,218 @@
+"""One stream of a run that is held: by its source, its schema, or its destination (B4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from catalog.records import (
+    Cursor,
+    Hold,
+    HoldKind,
+    Outcome,
+)
+from reconciler.config.desired import Mode
+from reconciler.connectors.ports import (
+    NeedsAnswer,
+)
+from reconciler.run import messages as m
+from reconciler.run import stream as module
+from tests.stream_kit import (
+    KEY,
+    OTHER,
+    TO_DESTINATION,
+    FakeRead,
+    World,
+    at,
+    cursor,
+    held,
+    mark,
+    rows,
+    waiting,
+)
+
+# -- holds -----------------------------------------------------------------------------------------
+
+
+def test_a_hold_is_since_when_it_was_first_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 5.0, time_ns=lambda: 2_000_999)
+    monkeypatch.setattr(module, "time", clock)
+    need = NeedsAnswer(HoldKind.NULL_KEY, "a key is null", ("release",), "[1]")
+    world = World(FakeRead(need))
+    assert held(world.run()) == Hold(
+        HoldKind.NULL_KEY, "a key is null", 2_000, ("release",), detail="[1]"
+    )
+    mismatch = Hold(HoldKind.DESTINATION, "gone", 7, ("refresh",))
+    assert held(World().run(published=1, seq=1, hold=mismatch)).at == 7
+    lost = replace(mismatch, kind=HoldKind.LOST_BATCH)
+    assert held(World().run(published=1, seq=1, hold=lost)).at == 2_000
+
+
+def test_a_stream_that_waits_for_an_answer_is_not_read() -> None:
+    world = World(FakeRead(rows(1), mark(7)))
+    found = world.run(hold=Hold(HoldKind.SCHEMA, "narrowed", 7, ("approve",)))
+    assert (found.outcome, found.reason, found.hold) == (Outcome.HELD, "narrowed", None)
+    assert world.requests == []
+
+
+@pytest.mark.parametrize("kind", [HoldKind.DESTINATION, HoldKind.LOST_BATCH])
+def test_a_destination_that_fits_again_still_waits_for_a_person(kind: HoldKind) -> None:
+    world = World(FakeRead(rows(1), mark(7)), marker=at(3))
+    found = held(world.run(seq=3, published=3, hold=Hold(kind, "gone", 7, ())))
+    assert found.choices == ("retry", "refresh")
+    assert found.reason == ("table 'orders' fits the catalog again, at batch 3: `retry` goes on")
+    fresh = held(World().run(hold=Hold(kind, "gone", 7, ())))
+    assert "at batch 0" in fresh.reason
+
+
+def test_a_schema_that_is_held_ends_the_stream_before_anything_is_staged() -> None:
+    hold = Hold(HoldKind.SCHEMA, "amount was narrowed", 7, ("approve",), 1, "f2")
+    world = World(FakeRead(rows(1), mark(7)), verdict=m.Verdict(1, hold=hold))
+    assert held(world.run()) == hold
+    assert world.stages == []
+
+
+def test_replacing_rows_by_none_is_held_unless_it_is_meant() -> None:
+    replaces = replace(KEY, mode=Mode.REPLACE)
+    world = World(FakeRead(mark(7)), marker=at(1))
+    found = held(world.run(seq=1, published=1, settings=replaces))
+    assert (found.kind, found.choices) == (HoldKind.EMPTY_REPLACE, ("retry", "refresh"))
+    assert found.reason == (
+        "the source has no rows now, and table 'orders' has some: replacing them by none is "
+        "held; `allow_empty = true` on the stream lets it happen"
+    )
+    assert world.diary == ["abort"]
+    for settings, marker in (
+        (replace(replaces, allow_empty=True), at(1)),
+        (replaces, at(1, has_rows=False)),
+        (replaces, None),
+    ):
+        world = World(FakeRead(mark(7)), marker=marker)
+        seq = 1 if marker else 0
+        assert world.run(seq=seq, published=seq, settings=settings).outcome is Outcome.NOTHING_NEW
+        assert world.commits[0][0].replaces
+        assert world.stages[0].request.may_empty == settings.allow_empty
+
+
+# -- the destination's marker ----------------------------------------------------------------------
+
+
+def detail(hold: Hold) -> Any:
+    assert hold.kind is HoldKind.DESTINATION
+    return msgspec.json.decode(hold.detail)
+
+
+def test_a_destination_without_its_marker_is_new_or_was_emptied() -> None:
+    world = World(FakeRead(rows(1), mark(7)))
+    found = held(world.run(seq=3, published=2))
+    assert found.reason == (
+        "table 'orders' has no marker, but the catalog published up to batch 2: the destination "
+        "is new or was emptied"
+    )
+    assert found.choices == TO_DESTINATION
+    assert detail(found) == {"seq": 0, "cursor": None}
+    assert world.requests == []
+
+
+def test_a_destination_behind_the_catalog_was_restored() -> None:
+    found = held(World(marker=at(1)).run(seq=3, published=2))
+    assert found.reason == (
+        "table 'orders' is at batch 1, but the catalog published up to 2: the destination was "
+        "emptied or restored"
+    )
+    assert found.choices == TO_DESTINATION
+    assert detail(found)["seq"] == 1
+    assert msgspec.convert(detail(found)["cursor"], Cursor) == cursor(1)
+
+
+def test_a_destination_ahead_of_the_catalog_is_of_a_newer_one() -> None:
+    world = World(marker=at(5))
+    world.unpublished = (waiting(3),)
+    found = held(world.run(seq=3, published=2))
+    assert found.reason == (
+        "table 'orders' is at batch 5, but the catalog knows only 3: the catalog is new or was "
+        "restored"
+    )
+    assert found.choices == TO_DESTINATION
+    assert detail(found)["seq"] == 5
+    assert world.diary == ["publish 3"]
+
+
+@pytest.mark.parametrize("seq", [2, 3])
+def test_a_destination_between_what_is_published_and_what_is_committed_is_right(seq: int) -> None:
+    assert World(marker=at(seq)).run(seq=3, published=2).outcome is Outcome.NOTHING_NEW
+
+
+def test_batches_that_wait_and_do_not_fit_leave_a_refresh_alone() -> None:
+    world = World(marker=at(1))
+    world.unpublished = (waiting(3), waiting(4))
+    found = held(world.run(seq=4, published=2))
+    assert found.reason.endswith(
+        "; 2 committed batches wait to be published and do not fit it: `refresh` reads all again"
+    )
+    assert found.choices == ("refresh",)
+
+
+def test_another_owners_table_is_left_alone_until_a_person_takes_it_over() -> None:
+    whose = (
+        "table 'orders' belongs to pipeline 'other', stream 'items' of catalog cat2; another name "
+        "in `table`, and then 'retry', leaves it alone"
+    )
+    world = World(FakeRead(rows(1), mark(7)), marker=at(0, OTHER))
+    found = held(world.run())
+    assert found.reason == (
+        f"{whose}, 'cursor rewind --to-destination' takes it over and goes on where it stands, "
+        "'cursor adopt' takes it over and reads on from here"
+    )
+    assert found.choices == ("cursor rewind --to-destination", "cursor adopt", "retry")
+    world.unpublished = (waiting(1),)
+    found = held(world.run(seq=1))
+    assert (found.reason, found.choices) == (whose, ("retry",))
+    assert world.diary == []
+
+
+def test_adopt_sets_the_marker_to_what_the_catalog_knows() -> None:
+    world = World(FakeRead(rows(1), mark(7)), marker=at(9, OTHER))
+    found = world.run(seq=3, published=3, directive="adopt", cursor=cursor(5))
+    assert world.adopted == [(3, cursor(5))]
+    assert (found.outcome, found.adopted) == (Outcome.SUCCEEDED, True)
+    assert world.commits[0][0].follows == 3
+
+
+def test_adopt_passes_over_no_batch_that_waits() -> None:
+    world = World(marker=at(3))
+    world.unpublished = (waiting(4),)
+    found = world.run(seq=4, published=3, directive="adopt", cursor=cursor(5))
+    assert (world.adopted, world.diary) == ([], ["publish 4"])
+    assert found.adopted
+
+
+def test_a_refresh_reads_all_again_into_the_place_of_what_is_there() -> None:
+    world = World(FakeRead(rows(1), mark(7), has_news=False), marker=at(1))
+    found = world.run(seq=3, published=2, directive="refresh", cursor=cursor(5))
+    # The marker follows the catalog, and keeps the cursor of the rows that are there.
+    assert world.adopted == [(3, cursor(1))]
+    assert not found.adopted
+    assert (world.requests[0].cursor, world.requests[0].refresh) == (None, True)
+    ((batch, _),) = world.commits
+    assert (batch.replaces, batch.follows) == (True, 3)
+    assert world.stages[0].request.mode is Mode.REPLACE
+
+
+def test_a_refresh_of_a_table_that_is_gone_needs_nothing_that_waited_for_it() -> None:
+    world = World(FakeRead(rows(1), mark(7)))
+    world.unpublished = (waiting(3),)
+    found = world.run(seq=3, published=2, directive="refresh")
+    assert found.outcome is Outcome.SUCCEEDED
+    assert world.diary == ["seal", "commit", "publish 4"]
+    assert world.adopted == []
+
+
+def test_a_refresh_takes_no_other_owners_table() -> None:
+    world = World(FakeRead(rows(1), mark(7)), marker=at(2, OTHER))
+    held(world.run(seq=3, published=2, directive="refresh"))
+    assert world.adopted == []
