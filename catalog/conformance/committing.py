@@ -234,9 +234,15 @@ class TestCommit:
 
     async def test_a_replacing_batch_starts_the_ledger_anew(self, world: World) -> None:
         lease = await world.lease()
-        await world.commit(lease, batch(0, files=(entry("a"),)), batch(0, "items"))
+        await world.commit(
+            lease, batch(0, files=(entry("a"),)), batch(0, "items", files=(entry("a"),))
+        )
+        other = await world.lease("other")
+        await world.commit(other, batch(0, files=(entry("a"),)))
         await world.commit(lease, batch(1, files=(entry("b"),), replaces=True))
         assert await paths(world) == [("b", 2)]
+        assert len(await world.catalog.files("shop", "items")) == 1
+        assert len(await world.catalog.files("other", "orders")) == 1
 
     async def test_a_replacing_batch_answers_a_refresh(self, world: World) -> None:
         await world.edit(Refresh("shop", "orders"))

@@ -108,6 +108,50 @@ class TestRetention:
         await world.retain_all()
         assert await seqs(world) == [3]
 
+    async def test_a_commit_stays_as_long_as_it_may_be_an_answer(self, world: World) -> None:
+        for follows in range(3):
+            published = (("orders", follows + 1),)
+            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
+        await world.run("shop", Outcome.FAILED)
+        world.clock.advance(1)
+        while await world.retain(operations_before=0):
+            pass
+        assert (await seqs(world), len(await epochs(world))) == ([3, 2, 1], 1)
+        await world.retain_all()
+        assert await seqs(world) == [3]
+
+    async def test_what_stays_does_not_hide_what_may_go(self, world: World) -> None:
+        """The last run of a pipeline may be old, and its commits stay with it."""
+        lease = await world.lease("quiet")
+        for follows in range(0, 40, 4):
+            sealed = [batch(follows + n) for n in range(4)]
+            await world.commit(lease, *sealed, published={"orders": follows})
+        await world.finish(lease, published=(("orders", 40),))
+        for follows in range(3):
+            published = (("orders", follows + 1),)
+            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
+        await world.run("shop", Outcome.FAILED)
+        world.clock.advance(1)
+        while await world.retain(limit=1):
+            pass
+        assert await seqs(world) == [3]
+        assert len(await world.catalog.commits("quiet")) == 40
+
+    async def test_a_commit_stays_while_an_older_one_of_its_stream_does(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0))
+        world.clock.jump_wall(3600)
+        await world.finish(lease, published=(("orders", 1),))
+        world.clock.jump_wall(-3600)
+        for follows in (1, 2):
+            published = (("orders", follows + 1),)
+            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
+        last = await world.run("shop", Outcome.FAILED)
+        world.clock.advance(1)
+        await world.retain_all()
+        assert await epochs(world) == [last.epoch, lease.epoch]
+        assert await seqs(world) == [3, 2, 1]
+
     async def test_schemas_decisions_the_ledger_and_cursors_stay(self, world: World) -> None:
         file = FileEntry("a", 1, 2, 3, 4, "hash")
         await world.run(
@@ -136,6 +180,14 @@ class TestRetention:
         assert await world.catalog.edits() == (kept,)
         newer = await world.edit(Pause("shop"))
         assert newer.id > kept.id
+
+    async def test_the_oldest_edits_go_first(self, world: World) -> None:
+        edits = []
+        for name in ("a", "b", "c"):
+            edits.append(await world.edit(Pause(name)))
+            world.clock.advance(1)
+        await world.retain(limit=1)
+        assert await world.catalog.edits() == (edits[2], edits[1])
 
     async def test_an_edits_number_never_comes_again(self, world: World) -> None:
         first = await world.edit(Pause("shop"))

@@ -11,8 +11,9 @@ from catalog.conformance.kit import (
     batch,
     cursor,
     dump,
+    schema,
 )
-from catalog.records import FileEntry, Outcome, Pause, PipelineState, Resume, RunQuery
+from catalog.records import Decision, FileEntry, Outcome, Pause, PipelineState, Resume, RunQuery
 
 SOON = 5.0
 """Seconds after which a wait has failed; a wait that works ends long before."""
@@ -100,6 +101,57 @@ class TestReading:
         ]
         rows = await world.catalog.commits("shop", "orders", limit=1)
         assert [(row.stream, row.seq) for row in rows] == [("orders", 2)]
+
+    async def test_so_many_of_the_newest_commits_are_given(self, world: World) -> None:
+        lease = await world.lease()
+        for follows in range(4):
+            await world.commit(lease, batch(follows), batch(follows, "items"))
+        rows = await world.catalog.commits("shop", "orders", limit=3)
+        assert [row.seq for row in rows] == [4, 3, 2]
+        rows = await world.catalog.commits("shop", limit=3)
+        assert [(row.stream, row.seq) for row in rows] == [
+            ("items", 4),
+            ("orders", 4),
+            ("items", 3),
+        ]
+
+    async def test_streams_and_pipelines_are_read_apart(self, world: World) -> None:
+        for name in ("a", "b"):
+            for stream in ("orders", "items"):
+                at = f"{name}.{stream}"
+                await world.run(
+                    name,
+                    Outcome.SUCCEEDED,
+                    batch(
+                        stream=stream,
+                        receipt=at,
+                        schema=schema(1, at),
+                        files=(FileEntry(at, 1, 2, 3, 4, "hash"),),
+                        decisions=(Decision(stream, 0, at, "approved", "[]", "policy", ""),),
+                    ),
+                )
+        catalog = world.catalog
+        for name in ("a", "b"):
+            receipts = [row.receipt for row in await catalog.commits(name)]
+            assert receipts == [f"{name}.items", f"{name}.orders"]
+            waiting = await catalog.commits(name, unpublished=True)
+            assert [row.receipt for row in waiting] == receipts
+            for stream in ("orders", "items"):
+                at = f"{name}.{stream}"
+                for unpublished in (False, True):
+                    (row,) = await catalog.commits(name, stream, unpublished=unpublished)
+                    assert row.receipt == at
+                assert [one.body for one in await catalog.schemas(name, stream)] == [at]
+                assert [one.path for one in await catalog.files(name, stream)] == [at]
+                assert [d.fingerprint for d in await catalog.decisions(name, stream)] == [at]
+
+    async def test_decisions_are_listed_oldest_first(self, world: World) -> None:
+        lease = await world.lease()
+        for follows, name in enumerate("bac"):
+            decision = Decision("orders", 0, name, "approved", "[]", "policy", "")
+            await world.commit(lease, batch(follows, decisions=(decision,)))
+        found = await world.catalog.decisions("shop", "orders")
+        assert [decision.fingerprint for decision in found] == ["b", "a", "c"]
 
     async def test_files_are_paged_by_path(self, world: World) -> None:
         names = ["a", "b/1", "b/2", "c", "ä"]

@@ -62,13 +62,18 @@ select c.* from line join commits c on c.id = line.id where c.seq > ?3 order by 
 -- name: old_commits
 -- Of runs that went or may go by ?1, published, not their stream's last, and not the answer of an
 -- operation that is kept by ?3; before the first that is younger, so that those are not looked at.
+-- A run that stays because it is its pipeline's last keeps its commits, which are not found again
+-- and again in the place of those that may go.
 select c.id from commits c
 join streams s on s.pipeline = c.pipeline and s.stream = c.stream
 where c.id < coalesce((select id from commits where committed_at >= min(?1, ?3)
                        order by id limit 1), 9e18)
   and c.seq <= s.published and c.id <> s.last_commit
   and not exists (select 1 from runs r where r.epoch = c.epoch
-                  and (r.outcome is null or r.finished_at >= ?1))
+                  and (r.outcome is null or r.finished_at >= ?1
+                       or not exists (select 1 from runs n
+                                      where n.pipeline = r.pipeline and n.epoch > r.epoch
+                                        and n.outcome is not null)))
 order by c.id limit ?2;
 
 -- name: drop_old_commit
