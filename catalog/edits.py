@@ -5,12 +5,14 @@ Validation first: a refusal has changed nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from catalog.errors import Leased, NotFound, Stale, Unpublished
 from catalog.records import (
@@ -212,17 +214,17 @@ def _difference(
     at: Standing, pipeline: PipelineState, stream: StreamState | None
 ) -> tuple[str, str]:
     """The fields that changed, old and new, as two JSON objects (rule 8)."""
-    old, new = _fields(replace(at.pipeline, lease_expires_at=None, lapsed=False)), _fields(pipeline)
+    old, new = asdict(replace(at.pipeline, lease_expires_at=None, lapsed=False)), asdict(pipeline)
     if stream:
         before = at.streams.get(stream.stream, StreamState(stream.pipeline, stream.stream))
-        old |= _fields(before)
-        new |= _fields(stream)
+        old |= asdict(before)
+        new |= asdict(stream)
     changed = [key for key in new if old[key] != new[key]]
     return (
-        json.dumps({key: old[key] for key in changed}, default=bytes.hex, ensure_ascii=False),
-        json.dumps({key: new[key] for key in changed}, default=bytes.hex, ensure_ascii=False),
+        json.dumps({key: old[key] for key in changed}, default=_plain, ensure_ascii=False),
+        json.dumps({key: new[key] for key in changed}, default=_plain, ensure_ascii=False),
     )
 
 
-def _fields(record: PipelineState | StreamState) -> dict[str, object]:
-    return dataclasses.asdict(record)
+def _plain(value: bytes | Struct) -> object:
+    return value.hex() if isinstance(value, bytes) else asdict(value)

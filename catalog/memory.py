@@ -10,11 +10,12 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from catalog import rules
 from catalog.clock import Clock

@@ -6,9 +6,10 @@ one stream from 1 (0: none yet); an ``epoch`` is also the id of the run that it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 Micros: TypeAlias = int
 PIPELINE_SCOPE = "*"
@@ -70,8 +71,7 @@ class HoldKind(StrEnum):
     LOST_BATCH = "lost_batch"
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True):
     """A cursor's value. Backends compare ``data`` of equal ``tag`` bytewise, and nothing else."""
 
     tag: str
@@ -80,8 +80,7 @@ class Position:
     """For people; never compared, never parsed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(Struct, frozen=True):
     """The position up to which data is committed, with what it is a position of."""
 
     kind: CursorKind
@@ -90,8 +89,7 @@ class Cursor:
     position: Position
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """One process instance that may hold leases. Its id is random and never used again."""
 
     id: str
@@ -99,8 +97,7 @@ class Holder:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """The right to write for one pipeline, shown with every write: the epoch is the fence."""
 
     pipeline: str
@@ -108,8 +105,7 @@ class Lease:
     holder: str
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A person's wish for one run, kept until a run that answers it finishes."""
 
     id: str
@@ -119,8 +115,7 @@ class Request:
     """Only these streams; empty: all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """Who put a pipeline aside (paused by a person, parked by the daemon), when and why."""
 
     by: str
@@ -128,8 +123,7 @@ class Mark:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Trigger:
+class Trigger(Struct, frozen=True):
     """What a run answers. ``finish`` consumes it, unless interrupted or fenced (A3)."""
 
     kind: TriggerKind
@@ -142,8 +136,7 @@ class Trigger:
     """Only these streams (a retry of those that failed); empty: all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """A stream waits for a person. ``choices`` are the answers that end the wait."""
 
     kind: HoldKind
@@ -158,8 +151,7 @@ class Hold:
     """JSON for the answer to work with, such as the proposed schema or the marker's cursor."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamState:
+class StreamState(Struct, frozen=True):
     """What the catalog says of one stream."""
 
     pipeline: str
@@ -180,8 +172,7 @@ class StreamState:
     last_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PipelineState:
+class PipelineState(Struct, frozen=True):
     """What the catalog says of one pipeline; all that the planner needs of it."""
 
     name: str
@@ -230,8 +221,7 @@ class PipelineState:
     rejected: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A dispatch that the planner proposes and ``claim`` re-checks."""
 
     pipeline: str
@@ -241,8 +231,7 @@ class Candidate:
     connections: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StreamResult:
+class StreamResult(Struct, frozen=True):
     """One stream's part in a run."""
 
     stream: str
@@ -258,8 +247,7 @@ class StreamResult:
     """The run carried out the directive ``adopt``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """One leased attempt; ``epoch`` is its id. ``outcome`` is None while it is open."""
 
     epoch: int
@@ -283,8 +271,7 @@ class Run:
     """Start of the first of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(Struct, frozen=True):
     """A lease acquired and its run opened."""
 
     lease: Lease
@@ -293,8 +280,7 @@ class Claimed:
     streams: tuple[StreamState, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class NotClaimed:
+class NotClaimed(Struct, frozen=True):
     """Why a candidate got no lease. ``connection``: the one at its limit."""
 
     pipeline: str
@@ -306,8 +292,7 @@ class NotClaimed:
 ClaimAnswer: TypeAlias = Claimed | NotClaimed
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(Struct, frozen=True):
     """What a heartbeat achieved; leases by pipeline, then epoch."""
 
     lost: tuple[Lease, ...]
@@ -316,8 +301,7 @@ class Renewal:
     """The caller's own by the catalog, but not named: released, their runs interrupted (A4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(Struct, frozen=True):
     """A file that was read, as the ledger keeps it (C6)."""
 
     path: str
@@ -330,8 +314,7 @@ class FileEntry:
     """The batch that brought it; set by ``commit``."""
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaVersion:
+class SchemaVersion(Struct, frozen=True):
     """A numbered schema of one stream. ``body`` is its canonical JSON."""
 
     version: int
@@ -341,8 +324,7 @@ class SchemaVersion:
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The recorded answer to a schema change: by whom (``policy`` or a person), when, why."""
 
     stream: str
@@ -356,8 +338,7 @@ class Decision:
     at: Micros = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """What ``commit`` records of one sealed batch."""
 
     stream: str
@@ -384,8 +365,7 @@ class Batch:
     the cursor may go anywhere and have a new definition."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """A recorded batch."""
 
     pipeline: str
@@ -402,8 +382,7 @@ class Commit:
     published: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """How a run ended and what is to happen next; the lease ends with it."""
 
     outcome: Outcome
@@ -421,20 +400,17 @@ class Finish:
 # What a person can change. One transaction each, with the old and the new in the audit (rule 8).
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     pipeline: str
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Struct, frozen=True):
     """Ends a pause and a parking; consecutive failures start anew."""
 
     pipeline: str
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRun:
+class RequestRun(Struct, frozen=True):
     """Ask for one run. Also ends a parking and a wait for a retry (``retry``)."""
 
     pipeline: str
@@ -442,16 +418,14 @@ class RequestRun:
     streams: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRun:
+class CancelRun(Struct, frozen=True):
     """Ask for the open run of this epoch to end. 0: whichever is open."""
 
     pipeline: str
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSchema:
+class AnswerSchema(Struct, frozen=True):
     """Answer a schema hold: ``approved`` evolves, ``rejected`` goes on with the old schema."""
 
     pipeline: str
@@ -460,16 +434,14 @@ class AnswerSchema:
     answer: Literal["approved", "rejected"]
 
 
-@dataclass(frozen=True, slots=True)
-class Refresh:
+class Refresh(Struct, frozen=True):
     """Read the stream again from its beginning with the next run; ends any hold."""
 
     pipeline: str
     stream: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetCursor:
+class SetCursor(Struct, frozen=True):
     """Put the cursor elsewhere (``cursor set``, ``cursor rewind``); None forgets it."""
 
     pipeline: str
@@ -481,16 +453,14 @@ class SetCursor:
     """Also set the directive ``adopt`` (the marker is to follow)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(Struct, frozen=True):
     """Accept the destination as it is: the next run sets its marker to the catalog's."""
 
     pipeline: str
     stream: str
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """End a hold that needs nothing else (null keys mended, an empty table is meant)."""
 
     pipeline: str
@@ -502,8 +472,7 @@ EditAction: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(Struct, frozen=True):
     """An audit row: who changed what, when, from what to what, and why."""
 
     id: int
@@ -518,8 +487,7 @@ class Edit:
     new: str
 
 
-@dataclass(frozen=True, slots=True)
-class HolderState:
+class HolderState(Struct, frozen=True):
     """A holder as the catalog sees it."""
 
     holder: Holder
@@ -530,8 +498,7 @@ class HolderState:
     leases: int
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(Struct, frozen=True):
     """What to keep. ``before`` bounds runs and edits; one call deletes at most ``limit`` rows."""
 
     runs_before: Micros
@@ -539,8 +506,7 @@ class Retention:
     limit: int = 500
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogStats:
+class CatalogStats(Struct, frozen=True):
     """Sizes and waits, for metrics and ``catalog check``."""
 
     backend: str
@@ -557,8 +523,7 @@ class CatalogStats:
     """Why the catalog is not writable now; empty: it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunQuery:
+class RunQuery(Struct, frozen=True):
     """Which runs, newest first."""
 
     pipeline: str = ""
@@ -569,8 +534,7 @@ class RunQuery:
     limit: int = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """What an integrity check found; empty ``problems``: nothing."""
 
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from catalog.clock import Clock
 from catalog.errors import (
     BadRequest,
@@ -50,7 +52,6 @@ from catalog.records import (
     StreamState,
     TriggerKind,
 )
-from catalog.replacing import replace
 
 UNCONSUMED = frozenset({Outcome.INTERRUPTED, Outcome.FENCED})
 """Outcomes that leave the run's trigger standing, so that it is run again (A3)."""

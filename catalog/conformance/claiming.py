@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from catalog.conformance.kit import ALPHA, BETA, TTL, World, batch, dump, op, tick
 from catalog.errors import BadRequest

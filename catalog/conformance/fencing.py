@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from catalog.conformance.kit import BETA, TTL, World, batch, cursor, dump, op, result, schema
 from catalog.errors import Fenced

@@ -7,7 +7,9 @@ and nobody waits longer than for one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from catalog.records import Retention
 from catalog.sqlite.readers import Readers

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from catalog.records import Micros, Run
 
 _TIMES = frozenset(("at", "tick"))
@@ -49,8 +51,8 @@ def iso(micros: Micros | None) -> str | None:
 
 def plain(value: Any) -> Any:
     """A record as JSON has it: its own field names, times as ISO 8601, bytes as hex."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _field(f.name, getattr(value, f.name)) for f in fields(value)}
+    if names := _field_names(value):
+        return {name: _field(name, getattr(value, name)) for name in names}
     match value:
         case bytes():
             return value.hex()
@@ -61,6 +63,14 @@ def plain(value: Any) -> Any:
         case Path():
             return str(value)
     return value
+
+
+def _field_names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, Struct):
+        return value.__struct_fields__
+    if is_dataclass(value) and not isinstance(value, type):
+        return tuple(f.name for f in fields(value))
+    return ()
 
 
 def _field(name: str, value: Any) -> Any:

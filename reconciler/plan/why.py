@@ -7,8 +7,10 @@ is; ``lines`` is how a terminal shows it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec.structs import replace
 
 from catalog.records import Micros, Outcome, PipelineState, StreamState
 from reconciler.config.desired import Pipeline

@@ -19,7 +19,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from catalog import position
 from catalog.open import open_catalog
 from catalog.records import Commit, Cursor, CursorKind, RunQuery
 from tests.crash.hammer import PIPELINES, STREAM
+from tests.replacing import replace
 
 ROOT = Path(__file__).parents[2]
 _PROCESSES = 3

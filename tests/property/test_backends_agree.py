@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +59,7 @@ from catalog.records import (
     Trigger,
     TriggerKind,
 )
+from tests.replacing import replace
 
 HOLDERS = (Holder("alpha", "host", 1), Holder("beta", "host", 2))
 PIPELINES = ("shop", "till")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +10,7 @@ from reconciler.config.desired import Cron, Every, Pipeline
 from reconciler.plan.plan import CancelRun, Code, Dispatch, Wait, decide
 from reconciler.plan.schedule import SECOND, latest_due
 from reconciler.plan.why import Facts, lines, why
+from tests.replacing import replace
 
 NOW = 1_795_510_800 * SECOND
 DAY = 86_400 * SECOND

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ from reconciler.connectors.ports import (
     RejectedRow,
     StageRequest,
 )
+from tests.replacing import replace
 
 _V = re.compile(r"'v': (\d+)")
 _BYTES_A_ROW = 8 * 1024 * 1024

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +23,7 @@ from reconciler.daemon.loop import Loop
 from reconciler.lease.keeper import Keeper
 from reconciler.plan import plan
 from reconciler.run import conduct, execute, messages, stream
+from tests.replacing import replace
 from tests.simulation import destination
 from tests.simulation.destination import Content, SimDestination, SimStage
 from tests.simulation.source import SimRead, Table

@@ -11,7 +11,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -49,6 +49,7 @@ from reconciler.config.desired import (
 )
 from reconciler.connectors.ports import Destination, Source
 from reconciler.plan.schedule import next_after
+from tests.replacing import replace
 from tests.simulation import daemon as daemons
 from tests.simulation.catalog import Around, SimCatalog, Weather
 from tests.simulation.daemon import SimDaemon

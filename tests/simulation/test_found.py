@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from reconciler.config.desired import (
     Project,
     StreamSettings,
 )
+from tests.replacing import replace
 from tests.simulation.daemon import NOWHERE
 from tests.simulation.destination import Content
 from tests.simulation.play import seams

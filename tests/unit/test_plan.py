@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from reconciler.plan.plan import (
     plan_project,
 )
 from reconciler.plan.schedule import SECOND, latest_due, next_after
+from tests.replacing import replace
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE

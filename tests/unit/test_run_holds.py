@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ from reconciler.connectors.ports import (
 )
 from reconciler.run import messages as m
 from reconciler.run import stream as module
+from tests.replacing import replace
 from tests.stream_kit import (
     KEY,
     OTHER,

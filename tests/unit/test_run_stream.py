@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +32,7 @@ from reconciler.run import messages as m
 from reconciler.run import stream as module
 from reconciler.run.link import LeaseOver
 from reconciler.run.stream import SEAL_BYTES, SEAL_SECONDS
+from tests.replacing import replace
 from tests.stream_kit import (
     DECISION,
     FILE,

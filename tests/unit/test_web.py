@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import socket
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import anyio
@@ -18,6 +17,7 @@ from reconciler.telemetry.metrics import Metrics, PipelineView, State
 from reconciler.web.app import build_app, is_loopback
 from reconciler.web.server import CannotListen, serve
 from reconciler.web.status import PipelinePage, PipelineQuery, PipelineStatus, Summary
+from tests.replacing import replace
 
 pytestmark = pytest.mark.anyio
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 import pytest
 
@@ -20,6 +18,7 @@ from reconciler.config.desired import Cron, Pipeline
 from reconciler.plan.plan import decide, orphaned
 from reconciler.plan.why import Facts, Room, Why, commands, lines, why
 from reconciler.plan.words import schedule_words, since, span, these
+from tests.replacing import replace
 
 SECOND = 10**6
 MINUTE = 60 * SECOND

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import apsw
+from msgspec.structs import replace
 
 from catalog.clock import SystemClock
 from catalog.open import open_catalog
