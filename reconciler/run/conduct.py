@@ -35,6 +35,7 @@ CANCEL_WITHIN = 3.0
 _COMMIT_TRIES = 8
 _LEDGER_PAGE = 10_000
 _SHORT_LEDGER = 50
+_MAX_COUNT = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,10 @@ class Conduct:
                     # Nothing failed that a later try would have to be spared.
                     outcome = Outcome.INTERRUPTED if isinstance(gone, LeaseRanOut) else None
                     return Ended(_failed(str(gone)), outcome, printed)
-                except _Overdue as overdue:
+                except (_Overdue, _OutOfTurn) as why:
                     assert worker is not None
                     worker.kill()
-                    return Ended(_failed(str(overdue)), printed=worker.printed())
+                    return Ended(_failed(str(why)), printed=worker.printed())
             assert self._stop is not None
             if worker is None:  # stopped while it waited for one
                 return Ended(m.Done((), {}, failure=self._stop[1]), self._stop[0])
@@ -170,6 +171,9 @@ class Conduct:
             if scope.cancelled_caught:
                 raise _Overdue(f"no bytes moved for {stall:g} s, the pipeline's `stall_timeout`")
             if isinstance(message, m.Done):
+                if message.epoch < self.lease.epoch:
+                    continue  # said once more, of a run before this one: that was answered
+                self._refuse_nonsense(message)
                 return message
             # An answer once begun is given: the worker must not be left not knowing.
             with anyio.CancelScope(shield=True):
@@ -184,7 +188,7 @@ class Conduct:
                 await worker.send(m.Cancel())
                 done = await self._converse(worker)
                 healthy = True
-            except (WorkerGone, _Overdue):
+            except (WorkerGone, _Overdue, _OutOfTurn):
                 pass
         if not healthy:
             worker.kill()
@@ -199,12 +203,33 @@ class Conduct:
             case m.Propose():
                 await worker.send(await self._verdict(message))
             case m.AskCommit():
+                self._refuse_other_run(message)
                 await worker.send(await self._commit(message))
             case m.AskLedger():
                 files = await _all_files(self.catalog, self.lease.pipeline, message.stream)
                 await worker.send(m.Ledger(message.id, files))
             case _:
-                worker.kill()
+                raise _OutOfTurn(
+                    f"the worker said {type(message).__name__!r} in the midst of a run"
+                )
+
+    def _refuse_other_run(self, message: m.AskCommit | m.Done) -> None:
+        """What is left in the line of a run before this one is not recorded for this one."""
+        if message.epoch != self.lease.epoch:
+            raise _OutOfTurn(
+                f"the worker answered for run {message.epoch} in the midst of run "
+                f"{self.lease.epoch}"
+            )
+
+    def _refuse_nonsense(self, done: m.Done) -> None:
+        self._refuse_other_run(done)
+        for result in done.streams:
+            counts = (result.rows, result.bytes, result.rejected)
+            if not all(0 <= count < _MAX_COUNT for count in counts):
+                raise _OutOfTurn(
+                    f"the worker said that stream {result.stream!r} moved {counts[0]} rows, "
+                    f"{counts[1]} bytes and set {counts[2]} aside, which cannot be"
+                )
 
     async def _verdict(self, asked: m.Propose) -> m.Verdict:
         pipeline = self.lease.pipeline
@@ -243,6 +268,10 @@ class Conduct:
         except Unknown as error:
             return m.NotCommitted(asked.id, error.code, str(error), definite=False)
         return m.Committed(asked.id)
+
+
+class _OutOfTurn(Exception):
+    """The worker said what makes no sense now: it is broken, and ended."""
 
 
 class _Overdue(Exception):

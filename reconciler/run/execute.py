@@ -36,6 +36,7 @@ def execute(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
         published=shared.published,
         notes=tuple(shared.notes),
         retry_after=shared.retry_after,
+        epoch=order.epoch,
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -39,7 +40,7 @@ class Link:
         self._waiting: dict[int, queue.SimpleQueue[m.ToWorker]] = {}
         self._next_id = 0
         self.orders: queue.SimpleQueue[m.RunOrder | m.InspectOrder] = queue.SimpleQueue()
-        self.deadline_ns = 0
+        self.deadline_ns = self.epoch = 0
         self.cancelled = False
 
     # The daemon's voice: runs in a thread of its own for the life of the process.
@@ -51,6 +52,9 @@ class Link:
                 self._take(m.for_worker(self._read(m.frame_length(self._read(4)))))
         except (OSError, EOFError):
             os._exit(0)
+        except (m.BrokenPeer, KeyError) as error:  # KeyError: an answer to what was never asked
+            print(f"the daemon sent what is no message: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(3)
         except BaseException:
             traceback.print_exc()
             os._exit(3)
@@ -69,7 +73,7 @@ class Link:
             case m.RunOrder() | m.InspectOrder():
                 self.cancelled = False
                 if isinstance(message, m.RunOrder):
-                    self.deadline_ns = message.deadline_ns
+                    self.deadline_ns, self.epoch = message.deadline_ns, message.epoch
                 self.orders.put(message)
             case m.Deadline():
                 self.deadline_ns = message.deadline_ns
@@ -105,7 +109,7 @@ class Link:
         self, batches: tuple[Batch, ...], published: dict[str, int]
     ) -> m.Committed | m.NotCommitted:
         """Ask for the commit. The answer may be that nobody knows."""
-        answer = self._ask(lambda id_: m.AskCommit(id_, batches, published))
+        answer = self._ask(lambda id_: m.AskCommit(id_, batches, published, self.epoch))
         return cast(m.Committed | m.NotCommitted, answer)
 
     @contextlib.contextmanager

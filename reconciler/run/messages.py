@@ -8,7 +8,7 @@ right of its own: it reads and seals, and *asks* the daemon to commit (rule 1).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -28,6 +28,8 @@ from reconciler.connectors.ports import Finding, FoundStream
 from reconciler.schema.decide import ColumnRule
 from reconciler.schema.model import Schema
 
+MAX_WAIT = 30 * 86400.0
+"""Seconds that a source may ask to be waited for."""
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes; a longer frame is a broken peer."""
 
@@ -156,6 +158,8 @@ class AskCommit(_Message, frozen=True, tag="commit"):
     id: int
     batches: tuple[Batch, ...]
     published: Mapping[str, int]
+    epoch: int = 0
+    """Of the order that they were read for; another one's is refused."""
 
 
 class AskLedger(_Message, frozen=True, tag="ask_ledger"):
@@ -180,10 +184,12 @@ class Done(_Message, frozen=True, tag="done"):
     published: Mapping[str, int]
     notes: tuple[tuple[str, str], ...] = ()
     """(stream, sentence): what reads assumed or could not see."""
-    retry_after: float | None = None
+    retry_after: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] | None = None
     failure: str = ""
     """Why no stream could be tried at all; empty: they were."""
     error: ErrorClass | None = None
+    epoch: int = 0
+    """Of the order that it answers."""
 
 
 class Inspected(_Message, frozen=True, tag="inspected"):
@@ -201,6 +207,9 @@ ToDaemon: TypeAlias = Ready | Propose | AskCommit | AskLedger | Moved | Done | I
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 _to_daemon: msgspec.msgpack.Decoder[ToDaemon] = msgspec.msgpack.Decoder(ToDaemon)
+
+
+_NO_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class BrokenPeer(Exception):
@@ -225,7 +234,7 @@ def for_worker(body: bytes) -> ToWorker:
     """Decode a message to a worker. Raises ``BrokenPeer``."""
     try:
         return _to_worker.decode(body)
-    except msgspec.MsgspecError as error:
+    except _NO_MESSAGE as error:
         raise BrokenPeer(str(error)) from None
 
 
@@ -233,5 +242,5 @@ def for_daemon(body: bytes) -> ToDaemon:
     """Decode a message to the daemon. Raises ``BrokenPeer``."""
     try:
         return _to_daemon.decode(body)
-    except msgspec.MsgspecError as error:
+    except _NO_MESSAGE as error:
         raise BrokenPeer(str(error)) from None

@@ -231,7 +231,9 @@ class WorkerPool:
         try:
             worker = await _start(self._inherit, self._env)
             try:
-                await worker.receive()  # Ready
+                first = await worker.receive()
+                if not isinstance(first, m.Ready):
+                    raise WorkerGone(f"the worker began with {type(first).__name__!r}")
             except BaseException:
                 worker.kill()
                 await worker.aclose()

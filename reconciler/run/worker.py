@@ -60,11 +60,18 @@ def _run(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
     try:
         return execute(order, link, connections)
     except ConnectorError as error:
-        return m.Done((), {}, failure=str(error), error=error.error, retry_after=error.retry_after)
+        return m.Done(
+            (),
+            {},
+            failure=str(error),
+            error=error.error,
+            retry_after=error.retry_after,
+            epoch=order.epoch,
+        )
     except Exception as error:
         traceback.print_exc()  # to the run's log; the person gets the sentence
         text = f"the worker met a fault of its own: {type(error).__name__}: {error}"
-        return m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT)
+        return m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT, epoch=order.epoch)
 
 
 def main() -> None:

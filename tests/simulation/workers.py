@@ -204,10 +204,11 @@ class SimLink:
         self._answer: m.ToWorker | None = None
         self._asked = 0
         self.cancelled = False
-        self.deadline_ns = 0
+        self.deadline_ns = self.epoch = 0
 
     def begin(self, order: m.RunOrder) -> None:
         self.cancelled, self.deadline_ns = False, order.deadline_ns
+        self.epoch = order.epoch
 
     def take(self, message: m.ToWorker) -> bool:
         """Take a message in; True: it is the answer that the worker waits for."""
@@ -244,7 +245,7 @@ class SimLink:
     def commit(
         self, batches: tuple[Batch, ...], published: dict[str, int]
     ) -> m.Committed | m.NotCommitted:
-        answer = self._ask(lambda id_: m.AskCommit(id_, batches, published))
+        answer = self._ask(lambda id_: m.AskCommit(id_, batches, published, self.epoch))
         return cast(m.Committed | m.NotCommitted, answer)
 
     @contextlib.contextmanager

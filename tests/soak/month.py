@@ -120,15 +120,16 @@ class PlayedWorker:
         seq = order.streams[0].seq if order.streams else 0
         if self._committed:
             result = StreamResult("orders", Outcome.SUCCEEDED, "brought rows", rows=7, bytes=700)
-            return m.Done((result,), {"orders": seq + 1})
+            return m.Done((result,), {"orders": seq + 1}, epoch=order.epoch)
         if self._dice < self._news:
-            return m.AskCommit(1, (_batch(seq),), {})
+            return m.AskCommit(1, (_batch(seq),), {}, order.epoch)
         if self._dice < self._news * 1.1:
             lost = StreamResult(
                 "orders", Outcome.FAILED, "the source is away", ErrorClass.TRANSIENT
             )
-            return m.Done((lost,), {})
-        return m.Done((StreamResult("orders", Outcome.NOTHING_NEW, "nothing new"),), {})
+            return m.Done((lost,), {}, epoch=order.epoch)
+        nothing = StreamResult("orders", Outcome.NOTHING_NEW, "nothing new")
+        return m.Done((nothing,), {}, epoch=order.epoch)
 
     def begin(self) -> None:
         """Nothing is printed."""
