@@ -6,6 +6,7 @@ Every rule that is broken raises ``Wrong`` at the moment when it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -64,6 +65,8 @@ class History:
     pipelines: dict[str, PipelineState] = field(default_factory=dict)
     streams: dict[tuple[str, str], StreamState] = field(default_factory=dict)
     runs: dict[int, Seen] = field(default_factory=dict)
+    last: dict[str, Seen] = field(default_factory=dict)
+    """By pipeline: its newest run."""
     commits: dict[tuple[str, str, int], Commit] = field(default_factory=dict)
     batches: set[BatchName] = field(default_factory=set)
     """Every batch ever committed."""
@@ -84,15 +87,16 @@ class History:
         """Judge what a transaction changed, and what was done at the destination before it."""
         self._publishes()
         self._discards()
-        for name, new in sorted(self.store.pipelines.items(), key=lambda item: item[1].change):
-            old = self.pipelines.get(name) or PipelineState(name)
-            if new is not old:
-                self._pipeline(who, verb, old, new)
-                self.pipelines[name] = new
+        changed = [
+            new for new in self.store.pipelines.values() if self.pipelines.get(new.name) is not new
+        ]
+        for new in sorted(changed, key=lambda state: state.change):
+            self._pipeline(who, verb, self.pipelines.get(new.name) or PipelineState(new.name), new)
+            self.pipelines[new.name] = new
         for key, stream in self.store.streams.items():
-            before = self.streams.get(key) or StreamState(*key)
+            before = self.streams.get(key)
             if stream is not before:
-                self._stream(verb, args, before, stream)
+                self._stream(verb, args, before or StreamState(*key), stream)
                 self.streams[key] = stream
         if verb == "commit":
             for commit in answer:
@@ -134,7 +138,7 @@ class History:
             )
         self._not_restarted(name, run)
         self._within_limits(run)
-        self.runs[run.epoch] = Seen(run, self.world.now)
+        self.runs[run.epoch] = self.last[name] = Seen(run, self.world.now)
         self.world.say(f"{who} began run {run.epoch} of {name}: {run.trigger.kind}: {run.reason}")
 
     def _may_be_taken(self, holder: str) -> bool:
@@ -145,15 +149,12 @@ class History:
         return self.is_dead(holder)
 
     def _within_limits(self, new: Run) -> None:
-        """Runs of the living, the new one included; a reload may lower a limit."""
+        """Runs of the living on its connections, the new one included."""
         open_runs = [
             state
             for state in self.store.pipelines.values()
             if state.holder and not self._may_be_taken(state.holder)
         ]
-        mine = [state for state in open_runs if state.holder == new.holder]
-        if len(mine) > self.project().daemon.max_runs:
-            self._wrong(Rule.LIMITS, f"{new.holder} has {len(mine)} runs at once")
         for name in new.connections:
             of = [s for s in open_runs if name in self.store.runs[s.epoch].connections]
             limit = self.project().connections[name].max_runs
@@ -162,7 +163,7 @@ class History:
 
     def _not_restarted(self, name: str, run: Run) -> None:
         """A cancelled run does not begin again by itself."""
-        last = self._last_of(name)
+        last = self.last.get(name)
         if last is None or last.outcome is not Outcome.CANCELLED:
             return
         old, new = last.run.trigger, run.trigger
@@ -176,10 +177,6 @@ class History:
                 Rule.TRIGGER,
                 f"{name}: run {last.run.epoch} was cancelled and began again: {run.reason}",
             )
-
-    def _last_of(self, name: str) -> Seen | None:
-        of = [seen for seen in self.runs.values() if seen.run.pipeline == name]
-        return of[-1] if of else None
 
     def _closed(self, verb: str, old: PipelineState, new: PipelineState) -> None:
         name, run = new.name, self.store.runs.get(old.epoch)
@@ -302,9 +299,9 @@ class History:
         limit = decode(cursor.position)
         assert isinstance(limit, int)
         written, aside = self.durable(pipeline, stream)
-        waived = self.waived.get(stream, set())
+        known = written | aside | self.waived.get(stream, set())
         for row in self.database.tables[stream].rows.values():
-            if row.at < limit and row.v not in written | aside | waived:
+            if row.at < limit and row.v not in known:
                 text = f"{pipeline}.{stream}: the cursor passed row {row}, which is not durable"
                 self._wrong(Rule.AHEAD, text)
 
@@ -317,8 +314,8 @@ class History:
         if stream == PIPELINE_SCOPE:
             return
         written, aside = self.durable(pipeline, stream)
-        log = self.database.tables[stream].log
-        self.waived.setdefault(stream, set()).update(r.v for r in log if r.v not in written | aside)
+        there = {row.v for row in self.database.tables[stream].log}
+        self.waived.setdefault(stream, set()).update(there - written - aside)
 
     def check_data(self) -> None:
         """After a quiet time: every row of every stream is there, exactly once."""
@@ -331,7 +328,7 @@ class History:
         table, content = self.database.tables[stream], self.warehouse.tables.get(stream, Content())
         where, there = f"{pipeline}.{stream} ({mode})", content.versions()
         if len(set(there)) != len(there):
-            doubles = sorted({v for v in there if there.count(v) > 1})
+            doubles = sorted(v for v, count in Counter(there).items() if count > 1)
             self._wrong(Rule.ONCE, f"{where}: rows twice at the destination: {doubles[:5]}")
         wanted = (
             {r.v for r in table.log} if mode is Mode.APPEND else {r.v for r in table.rows.values()}

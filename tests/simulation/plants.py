@@ -19,6 +19,7 @@ from catalog.errors import Fenced
 from catalog.memory import MemoryCatalog
 from catalog.port import new_operation_id
 from catalog.records import Outcome, PipelineState
+from reconciler.daemon.backlog import Backlog
 from reconciler.daemon.loop import Loop
 from reconciler.lease.keeper import Keeper
 from reconciler.plan import plan
@@ -142,6 +143,12 @@ def _a_connection_has_no_limit() -> tuple[Patch, ...]:
         return refuse(*args, limits={}, **kwargs)
 
     return ((rules, "refuse_claim", without), (Loop, "_fits", lambda *_: True))
+
+
+@_plant(Rule.LIMITS)
+def _a_daemon_has_no_limit() -> tuple[Patch, ...]:
+    take = Backlog.take
+    return ((Backlog, "take", lambda self, room, fits: take(self, 100, fits)),)
 
 
 # -- commit, publish, discard --------------------------------------------------------------------

@@ -132,6 +132,7 @@ class Story(Places):
         self._retains = self.chance.random() < 0.3
         self._holders: dict[str, SimDaemon] = {}
         self._edits: list[asyncio.Task[None]] = []
+        self._ticks: dict[tuple[str, Schedule | None], tuple[int, int]] = {}
         self.world.idle = self._idle_until
 
     # -- drawing the world ----------------------------------------------------------------------
@@ -215,6 +216,13 @@ class Story(Places):
     def destination_free(self, worker: SimWorker) -> None:
         """A worker ended: what it had locked is free."""
         self.warehouse.free(worker)
+
+    def begins(self, worker: SimWorker) -> None:
+        """A worker takes up a run: no more of its daemon's are at work than may be."""
+        for one in self.daemons:
+            at_work = [w for w in one.pool.workers if w.is_at_work]
+            if worker in at_work and len(at_work) > self.project.daemon.max_runs:
+                raise Wrong(Rule.LIMITS, f"{one.name} has {len(at_work)} runs at once")
 
     def fate(self, worker: SimWorker, step: str) -> None:
         trouble = self.trouble
@@ -342,12 +350,19 @@ class Story(Places):
         wall = self.machine.clock().wall_us()
         for pipeline in self.project.pipelines.values():
             if pipeline.schedule is not None:
-                tick = next_after(pipeline.schedule, pipeline.name, wall)
-                following = min(following, self._wall_to_world(tick))
+                following = min(following, self._wall_to_world(self._next_tick(pipeline, wall)))
         if following <= now:
             return None
         self._awaited = following
         return following
+
+    def _next_tick(self, pipeline: Pipeline, wall: int) -> int:
+        known = self._ticks.get((pipeline.name, pipeline.schedule))
+        if known is None or not known[0] <= wall < known[1]:
+            assert pipeline.schedule is not None
+            following = next_after(pipeline.schedule, pipeline.name, wall)
+            known = self._ticks[(pipeline.name, pipeline.schedule)] = (wall, following)
+        return known[1]
 
     def _wall_to_world(self, us: int) -> float:
         return self.world.now + (us - self.machine.clock().wall_us()) / 1e6

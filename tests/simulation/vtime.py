@@ -23,6 +23,7 @@ START_US = 1_790_000_000 * 10**6
 """The wall clock at the world's beginning."""
 
 
+_TASKS = 200
 _TURNS = 20_000
 """So many turns at one moment are a loop that nothing ends."""
 
@@ -71,6 +72,30 @@ class NodeClock:
         return START_US + round((self._world.now + self._machine.wall_off + self.skew) * 1e6)
 
 
+class _Handle:
+    """A callback that waits for its turn: what of ``asyncio.TimerHandle`` anybody asks for."""
+
+    __slots__ = ("args", "callback", "context", "off", "when_")
+
+    def __init__(
+        self, callback: Any, args: Any, context: contextvars.Context | None, when: float
+    ) -> None:
+        self.callback, self.args = callback, args
+        self.context = contextvars.copy_context() if context is None else context
+        self.when_ = when
+        self.off = False
+
+    def cancel(self) -> None:
+        self.off = True
+        self.callback = self.args = None
+
+    def cancelled(self) -> bool:
+        return self.off
+
+    def when(self) -> float:
+        return self.when_
+
+
 class NodeLoop(asyncio.AbstractEventLoop):
     """One process's event loop; the world turns it."""
 
@@ -78,8 +103,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._world = world
         self.lost = 0.0
         """Seconds that the monotonic clock did not see (suspend)."""
-        self.ready: deque[asyncio.Handle] = deque()
-        self.timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self.ready: deque[_Handle] = deque()
+        self.timers: list[tuple[float, int, _Handle]] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        """In their order; those that are done are dropped now and then."""
         self.faults: list[BaseException] = []
 
     def time(self) -> float:
@@ -96,8 +123,8 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def call_soon(
         self, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+    ) -> Any:
+        handle = _Handle(callback, args, context, 0.0)
         self.ready.append(handle)
         return handle
 
@@ -105,18 +132,15 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def call_later(
         self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+    ) -> Any:
+        handle = _Handle(callback, args, context, when)
         heapq.heappush(self.timers, (when, self._world.count(), handle))
         return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -128,7 +152,11 @@ class NodeLoop(asyncio.AbstractEventLoop):
         name: str | None = None,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[Any]:
-        return asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
+        self.tasks.append(task)
+        if len(self.tasks) > _TASKS:
+            self.tasks = [other for other in self.tasks if not other.done()]
+        return task
 
     def get_task_factory(self) -> None:
         return None
@@ -141,28 +169,36 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def next_timer(self) -> float | None:
         """The world's time of the next timer."""
-        while self.timers and self.timers[0][2].cancelled():
-            heapq.heappop(self.timers)
-        return self.timers[0][0] + self.lost if self.timers else None
+        timers = self.timers
+        while timers and timers[0][2].off:
+            heapq.heappop(timers)
+        return timers[0][0] + self.lost if timers else None
 
     def due_timers(self) -> None:
         """Timers whose time has come become ready."""
-        now = self.time()
-        while self.timers and self.timers[0][0] <= now:
-            handle = heapq.heappop(self.timers)[2]
-            if not handle.cancelled():
+        timers, now = self.timers, self._world.now - self.lost
+        while timers and timers[0][0] <= now:
+            handle = heapq.heappop(timers)[2]
+            if not handle.off:
                 self.ready.append(handle)
 
     def turn(self) -> None:
         """Run what is ready now, once each."""
+        ready = self.ready
         asyncio._set_running_loop(self)
         try:
-            for _ in range(len(self.ready)):
-                if not self.ready:  # a crash emptied it
+            for _ in range(len(ready)):
+                if not ready:  # a crash emptied it
                     return
-                handle = self.ready.popleft()
-                if not handle.cancelled():
-                    handle._run()
+                handle = ready.popleft()
+                if handle.off:
+                    continue
+                try:
+                    handle.context.run(handle.callback, *handle.args)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:
+                    self.faults.append(error)
         finally:
             asyncio._set_running_loop(None)
 
@@ -205,10 +241,10 @@ class Node:
 
     def next_event(self) -> float | None:
         """When it has something to do: now if something is ready."""
-        if self.loop.ready:
-            return max(self.world.now, self.frozen_until)
-        timer = self.loop.next_timer()
-        return None if timer is None else max(timer, self.frozen_until)
+        timer = self.world.now if self.loop.ready else self.loop.next_timer()
+        if timer is None or timer >= self.frozen_until:
+            return timer
+        return self.frozen_until
 
 
 class World:
@@ -268,18 +304,19 @@ class World:
         return unseen
 
     def _turn_ready(self) -> None:
-        busy, turns = True, 0
-        while busy:
-            busy = False
-            for node in tuple(self.nodes):
-                if node.loop.ready and node.frozen_until <= self.now:
+        turns = 0
+        while True:
+            busy = [n for n in self.nodes if n.loop.ready and n.frozen_until <= self.now]
+            if not busy:
+                return
+            for node in busy:
+                if node.frozen_until <= self.now:
                     node.loop.turn()
-                    busy = True
                 if self.fault is not None:
                     raise self.fault
                 if node.loop.faults and node.alive:
                     raise node.loop.faults[0]
-            self.steps += busy
+            self.steps += 1
             turns += 1
             if turns > _TURNS:
                 raise Wrong(Rule.ALIVE, "the world turns and turns and no time passes")
@@ -301,8 +338,7 @@ class World:
         while self.graveyard:
             loop = self.graveyard.pop()
             loop.faults.clear()
-            tasks = [t for t in asyncio.all_tasks(loop) if not t.done()]
-            for task in tasks:
+            for task in loop.tasks:
                 task.cancel()
             for _ in range(200):
                 loop.turn()

@@ -38,6 +38,9 @@ class Places:
     def destination(self, worker: SimWorker, name: str) -> Destination:
         raise NotImplementedError
 
+    def begins(self, worker: SimWorker) -> None:
+        """Called when a worker takes up a run."""
+
     def fate(self, worker: SimWorker, step: str) -> None:
         """Called at every step: may crash, freeze or slow the worker."""
 
@@ -104,6 +107,11 @@ class SimWorker:
 
     # -- the worker's side ----------------------------------------------------------------------
 
+    @property
+    def is_at_work(self) -> bool:
+        """It lives and has not come to the end of its order."""
+        return self.alive and self._fiber is not None and not self._fiber.over
+
     def end(self, how: str) -> None:
         """The process ends here, wherever it is."""
         if not self.alive:
@@ -131,6 +139,7 @@ class SimWorker:
             self.epoch = message.epoch
             order = message
             self._fiber = Fiber(lambda: self._serve(order))
+            self.places.begins(self)
             self._continue()
         elif self.link.take(message):
             self._continue()
