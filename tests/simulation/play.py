@@ -59,7 +59,7 @@ def play(seed: int, days: float = 1.0, tell: Callable[[str], None] | None = None
     """Let the world of ``seed`` run. What went wrong; None: nothing."""
     random.seed(seed)
     thresholds = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 100)  # a world is all garbage in the end
+    gc.set_threshold(200_000, 5, 1000)  # a world is all garbage in the end
     began = time.process_time()
     story = Story(seed, days)
     story.world.trace = tell

@@ -321,7 +321,7 @@ class Story(Places):
 
     # -- fast forward ---------------------------------------------------------------------------
 
-    def _stir(self, seconds: float = 1.2) -> None:
+    def _stir(self, seconds: float = 0.4) -> None:
         self._busy_until = max(self._busy_until, self.world.now + seconds)
 
     def _idle_until(self) -> float | None:

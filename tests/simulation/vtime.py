@@ -108,6 +108,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self.tasks: list[asyncio.Task[Any]] = []
         """In their order; those that are done are dropped now and then."""
         self.faults: list[BaseException] = []
+        self.stopped = False
 
     def time(self) -> float:
         return self._world.now - self.lost
@@ -188,7 +189,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)
         try:
             for _ in range(len(ready)):
-                if not ready:  # a crash emptied it
+                if self.stopped:  # its process ended in the turn before this
                     return
                 handle = ready.popleft()
                 if handle.off:
@@ -235,7 +236,7 @@ class Node:
 
     def bury(self) -> None:
         """End the process at once; then let its tasks end where nothing can hear them."""
-        self.alive = False
+        self.alive, self.loop.stopped = False, True
         self.world.nodes.remove(self)
         self.world.graveyard.append(self.loop)
 
@@ -338,6 +339,7 @@ class World:
         while self.graveyard:
             loop = self.graveyard.pop()
             loop.faults.clear()
+            loop.stopped = False
             for task in loop.tasks:
                 task.cancel()
             for _ in range(200):
