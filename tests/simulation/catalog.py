@@ -119,7 +119,7 @@ class SimCatalog:
             self._there()
             slow = self._around.weather.slow
             if slow and self._world.random.random() < 0.2:
-                await anyio.sleep(0.01 * slow)
+                await asyncio.sleep(0.01 * slow)
                 self._there()
             return await verb(*args, **kwargs)
 
@@ -142,7 +142,7 @@ class SimCatalog:
             weather = self._around.weather
             self._there()
             pause = 0.002 + (chance.expovariate(1 / weather.slow) if weather.slow else 0.0)
-            await anyio.sleep(pause * chance.random())  # queued: may be withdrawn
+            await asyncio.sleep(pause * chance.random())  # queued: may be withdrawn
             self._there()
             with anyio.CancelScope(shield=True):
                 lost = bool(weather.unknown) and chance.random() < weather.unknown
@@ -152,7 +152,7 @@ class SimCatalog:
                 answer = await self._carry_out(name, verb, args, kwargs)
                 if lost or crash:
                     self._fail(name, crash)
-                await anyio.sleep(pause * chance.random())
+                await asyncio.sleep(pause * chance.random())
                 self._live()
                 return answer
 
@@ -188,7 +188,7 @@ class SimCatalog:
                     await future
                 finally:
                     waiting.pop(self, None)
-                await anyio.sleep(0.05)
+                await asyncio.sleep(0.05)
         self._there()
         return self._others_changed(after)
 

@@ -9,8 +9,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from unittest.mock import patch
 
+from reconciler.daemon import upkeep
 from reconciler.run import stream
 from tests.simulation.story import Story
 from tests.simulation.vtime import START_US, World
@@ -30,15 +32,22 @@ class _Time:
         return START_US * 1000 + round(self._world.now * 1e9)
 
 
+class _NoLogs:
+    """The module ``runlogs``: runs print nothing here."""
+
+    def forget_before(self, state_dir: Path, moment: float) -> None:
+        """There are no files."""
+
+
 @contextmanager
 def seams(story: Story) -> Iterator[None]:
-    module: Any = stream
-    before = module.time, module.point
-    module.time, module.point = _Time(story.world), story.point
-    try:
+    """Turn the few seams of the code to this world: its time, its named points, no files."""
+    with (
+        patch.object(stream, "time", _Time(story.world)),
+        patch.object(stream, "point", story.point),
+        patch.object(upkeep, "runlogs", _NoLogs()),
+    ):
         yield
-    finally:
-        module.time, module.point = before
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,11 +78,12 @@ class Table:
     def schema(self) -> pa.Schema:
         return _schema(self.text, self.extra)
 
-    def value(self, row: Row) -> Any:
-        """What ``val`` shows: every other text is no number."""
-        if not self.text:
-            return row.v
-        return f"x{row.v}" if row.v % 2 else str(row.v)
+
+def value(row: Row, text: bool) -> int | str:
+    """What ``val`` shows: every other text is no number."""
+    if not text:
+        return row.v
+    return f"x{row.v}" if row.v % 2 else str(row.v)
 
 
 @lru_cache
@@ -161,7 +162,7 @@ class SimRead:
         self._process, self._rows, self._bound, self._request = process, rows, bound, request
         self._table, self._batch_rows = table, batch_rows
         self.schema = table.schema()
-        self._values = [table.value(row) for row in rows]
+        self._text = table.text
         self.key = ("id",)
         self.whole = bound is None or request.refresh
         self.ordered = not self.whole
@@ -179,10 +180,11 @@ class SimRead:
             if self._request.stopped():
                 raise Stopped
             rows = self._rows[start : start + self._batch_rows]
-            yield Rows(self._batch(start, rows))
-            following = self._rows[start + self._batch_rows :]
-            if self.ordered and following and following[0].at > rows[-1].at:
-                yield Mark(self._cursor(following[0].at), data_at=rows[-1].at)
+            yield Rows(self._batch(rows))
+            end = start + self._batch_rows
+            following = self._rows[end].at if end < len(self._rows) else rows[-1].at
+            if self.ordered and following > rows[-1].at:
+                yield Mark(self._cursor(following), data_at=rows[-1].at)
         if self._bound is None:
             place = position.encode("snapshot", 1)
             definition = _WHOLE.format(self._table.name)
@@ -194,8 +196,8 @@ class SimRead:
         place = position.encode("timestamp", at)
         return Cursor(CursorKind.MONOTONIC, _DEFINITION.format(self._table.name), place)
 
-    def _batch(self, start: int, rows: Sequence[Row]) -> pa.RecordBatch:
-        values = self._values[start : start + len(rows)]
+    def _batch(self, rows: Sequence[Row]) -> pa.RecordBatch:
+        values = [value(row, self._text) for row in rows]
         columns: list[list[Any]] = [[r.id for r in rows], [r.at for r in rows], [r.v for r in rows]]
         columns.append(values)
         if len(self.schema) > len(columns):
