@@ -2,9 +2,10 @@
 
 The catalog is the real SQLite backend over a disk that loses what was not synced, the lake the real
 Parquet destination over another such disk; what is between them is the daemon's and the worker's
-own code: ``Keeper``, ``Conduct``, ``execute``, ``conclude``. The worker is a thread in place of a
-process. Every write, sync, rename or removal on either disk is a step; at one of them the power
-fails: both disks keep what a machine may find at the next boot, and every call after it fails.
+own code: ``Keeper``, ``Conduct``, the worker's ``_run``, ``conclude``. The worker is a thread in
+place of a process. Every write, sync, rename or removal on either disk is a step; at one of them
+the power fails: both disks keep what a machine may find at the next boot, and every call after it
+fails.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ from reconciler.run import messages as m
 from reconciler.run import stream
 from reconciler.run.conduct import Conduct
 from reconciler.run.connections import Connections
-from reconciler.run.execute import execute
 from reconciler.run.link import Link
 from reconciler.run.pool import Worker, WorkerPool
+from reconciler.run.worker import _run
 from tests import power_loss
 from tests.crash import sqlite_disk
 from tests.crash.whole_books import LAKE, Books, Shelf
@@ -145,7 +146,7 @@ class InThread:
     """What ``Conduct`` needs of a worker and of the pool that it comes from."""
 
     def __init__(self, power: Power, connections: Connections) -> None:
-        self._power, self._connections = power, connections
+        self.power, self._connections = power, connections
         self._loop = asyncio.get_running_loop()
         self._heard: asyncio.Queue[m.ToDaemon | BaseException] = asyncio.Queue()
         self._line = Line(power, self._tell)
@@ -177,7 +178,7 @@ class InThread:
 
     def _work(self, order: m.RunOrder) -> None:
         try:
-            self._tell(execute(order, self._line, self._connections))
+            self._tell(_run(order, self._line, self._connections))
         except BaseException as error:
             self._tell(error)
 
@@ -352,6 +353,27 @@ class World:
         self.books.check_rows(self.lake, self.shelf)
 
 
+async def one_run(
+    catalog: Catalog, keeper: Keeper, project: Project, worker: InThread
+) -> tuple[Run, m.Done]:
+    """Claim ``shop`` and carry one run of it out, as the daemon does."""
+    clock = cast(ManualClock, keeper.clock)
+    clock.advance(10)
+    state = await catalog.pipeline("shop")
+    trigger = Trigger(TriggerKind.TICK, tick=clock.wall_us())
+    candidate = Candidate("shop", state.version, trigger, "due", ("shelf", "lake"))
+    (answer,) = await keeper.claim([candidate], {}, ())
+    assert isinstance(answer, Claimed), answer
+    conduct = Conduct(answer, project, catalog, clock)
+    order = await conduct.order(lambda connection: {}, keeper.deadline_ns)
+    ended = await conduct.run(cast(WorkerPool, worker), order)
+    worker.power.check()
+    finish = conclude(answer, conduct.pipeline, ended, clock.wall_us())
+    run = await keeper.finish(answer.lease, finish)
+    assert run is not None
+    return run, ended.done
+
+
 class Session:
     """A daemon's time between two boots."""
 
@@ -371,21 +393,9 @@ class Session:
     async def run(self) -> Run:
         """One whole run, which must end well."""
         world = self._world
-        world._clock.advance(10)
-        state = await self._catalog.pipeline("shop")
-        trigger = Trigger(TriggerKind.TICK, tick=world._clock.wall_us())
-        candidate = Candidate("shop", state.version, trigger, "due", ("shelf", "lake"))
-        (answer,) = await self._keeper.claim([candidate], {}, ())
-        assert isinstance(answer, Claimed), answer
-        conduct = Conduct(answer, PROJECT, self._catalog, world._clock)
-        order = await conduct.order(lambda connection: {}, self._keeper.deadline_ns)
         worker = InThread(world.power, self._lanes)
-        ended = await conduct.run(cast(WorkerPool, worker), order)
-        world.power.check()
-        world.books.published(ended.done.published)
-        finish = conclude(answer, PIPELINE, ended, world._clock.wall_us())
-        run = await self._keeper.finish(answer.lease, finish)
-        assert run is not None
+        run, done = await one_run(self._catalog, self._keeper, PROJECT, worker)
+        world.books.published(done.published)
         assert run.outcome in (Outcome.SUCCEEDED, Outcome.NOTHING_NEW), run
         world._locks.gone.add(self._holder.id)
         return run

@@ -84,11 +84,13 @@ class DuckdbDestination:
     def check(self) -> list[Finding]:
         """The folder can be written and has room, and the file opens for writing now."""
         findings = check_folder(self.path.parent)
-        if not self._file.exists:
-            return [*findings, Finding("ok", f"{self.path} will be made with the first batch")]
         try:
-            with disk_errors(), self._file.locked(), self._file.open():
-                findings.append(Finding("ok", f"{self.path} opens for writing"))
+            with disk_errors():
+                if not self._file.exists:
+                    made = f"{self.path} will be made with the first batch"
+                    return [*findings, Finding("ok", made)]
+                with self._file.locked(), self._file.open():
+                    findings.append(Finding("ok", f"{self.path} opens for writing"))
         except ConnectorError as error:
             level = "warning" if error.busy else "problem"
             hint = "close it there; until then batches wait" if error.busy else ""
@@ -101,10 +103,10 @@ class DuckdbDestination:
         return self._look().markers.get(fold(table))
 
     def _look(self) -> Look:
-        if not self._file.exists:
-            return Look()
         key = fold(self.schema)
         with disk_errors():
+            if not self._file.exists:
+                return Look()
             known = self._file.known().get(key)
             if known is not None:
                 return known

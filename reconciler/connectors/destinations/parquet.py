@@ -90,17 +90,9 @@ class ParquetDestination:
         findings = check_folder(self.path)
         if any(finding.level == "problem" for finding in findings):
             return findings
-        for name in filter(self._is_table, self._files.listdir(self.path)):
-            folder = TableFolder(self._files, self.path / name, name)
-            state = folder.state()
-            if state is None:
-                continue
-            known = set(folder.manifest(state))
-            there = set(folder.data_files())
-            if strange := sorted(there - known):
-                findings.append(_strangers(folder, strange))
-            if gone := sorted(known - there):
-                findings.append(_gone(folder, gone))
+        with disk_errors():
+            for name in filter(self._is_table, self._files.listdir(self.path)):
+                findings += _differences(TableFolder(self._files, self.path / name, name))
         return findings
 
     def _is_table(self, name: str) -> bool:
@@ -386,6 +378,18 @@ def _is_ours(name: str) -> bool:
     """A file named as ``target_name`` names them: an append under way, or cut off."""
     stem = PurePosixPath(name).name.removesuffix(".parquet").split("-")
     return len(stem) == 4 and all(part.isdigit() for part in stem)
+
+
+def _differences(folder: TableFolder) -> Iterator[Finding]:
+    """Between what the manifest says and what lies in the folder."""
+    state = folder.state()
+    if state is None:
+        return
+    known, there = set(folder.manifest(state)), set(folder.data_files())
+    if strange := sorted(there - known):
+        yield _strangers(folder, strange)
+    if gone := sorted(known - there):
+        yield _gone(folder, gone)
 
 
 def _strangers(folder: TableFolder, names: Sequence[str]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,7 +71,15 @@ class _Part:
         try:
             self._writer.close()
             self.sink.sync()
-        finally:
+        except BaseException:
+            self.drop()
+            raise
+        self.sink.close()
+
+    def drop(self) -> None:
+        """Close, and write nothing more."""
+        self._writer.is_open = False  # else it writes the file's end once nobody needs it any more
+        with suppress(OSError):
             self.sink.close()
 
 
@@ -140,7 +149,7 @@ class PartFiles:
     def drop(self) -> None:
         """Close without caring for what is in the files."""
         for part in self._open.values():
-            part.sink.close()
+            part.drop()
         self._open.clear()
         self._waiting.clear()
 
@@ -173,7 +182,11 @@ class PartFiles:
             self._files.mkdir(directory)
         sink = self._files.create(directory / f"{self._count:05d}{ENDING}")
         self._count += 1
-        part = self._open[folder] = _Part(sink, self._schema, self._compression)
+        try:
+            part = self._open[folder] = _Part(sink, self._schema, self._compression)
+        except BaseException:
+            sink.close()
+            raise
         return part
 
     def _finish(self, folder: str) -> None:

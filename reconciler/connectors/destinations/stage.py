@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -139,14 +140,18 @@ class FileStage:
             path = path.parent
 
     def abort(self) -> None:
-        """Remove a batch that was never sealed. A sealed one stays: it may be committed (B2)."""
+        """Remove a batch that was never sealed. A sealed one stays: it may be committed (B2).
+
+        What a bad disk keeps of it is discarded by a later run; why it is given up is not this.
+        """
         if self._over:
             return
         self._over = True
         self._rows.drop()
         if self._rejected:
             self._rejected.drop()
-        self._staging.remove(self._request.name)
+        with suppress(OSError):
+            self._staging.remove(self._request.name)
 
 
 def _refuse_intervals(request: StageRequest) -> None:
