@@ -11,7 +11,6 @@ fails.
 from __future__ import annotations
 
 import asyncio
-import queue
 import random
 import shutil
 import threading
@@ -117,20 +116,29 @@ class Power:
 
 
 class Line(Link):
-    """The worker's end of the line to the daemon, without a socket."""
+    """The worker's end of the line to the daemon, with a queue for a socket."""
 
     def __init__(self, power: Power, tell: Callable[[m.ToDaemon], None]) -> None:
-        super().__init__(cast(Any, None))
-        self.answers: queue.SimpleQueue[m.ToWorker | None] = queue.SimpleQueue()
+        super().__init__(cast(Any, self))
         self._power, self._tell = power, tell
 
-    def say(self, message: m.ToDaemon) -> None:
-        self._tell(message)
+    def sendall(self, data: bytes) -> None:
+        """As a socket's."""
+        self._power.check()
+        self._tell(m.for_daemon(data[4:]))
+
+    def hear(self, message: m.ToWorker) -> None:
+        """What the daemon says."""
+        self._take(m.for_worker(m.frame(message)[4:]))
+
+    def hang_up(self) -> None:
+        """Nobody answers any more."""
+        for waiting in self._waiting.values():
+            waiting.put(cast(m.ToWorker, None))
 
     def _ask(self, build: Callable[[int], m.ToDaemon]) -> m.ToWorker:
-        self._tell(build(1))
-        answer = self.answers.get()
-        if answer is None:
+        answer = super()._ask(build)
+        if cast(Any, answer) is None:
             raise PowerCut
         return answer
 
@@ -157,18 +165,17 @@ class InThread:
         return cast(Worker, self)
 
     async def release(self, worker: Worker, *, healthy: bool) -> None:
-        self._line.answers.put(None)
+        self._line.hang_up()
         self._thread.join()
 
     def _tell(self, message: m.ToDaemon | BaseException) -> None:
         self._loop.call_soon_threadsafe(self._heard.put_nowait, message)
 
     async def send(self, message: m.ToWorker) -> None:
+        self._line.hear(message)
         if isinstance(message, m.RunOrder):
-            self._thread = threading.Thread(target=self._work, args=(message,), daemon=True)
+            self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
-        else:
-            self._line.answers.put(message)
 
     async def receive(self) -> m.ToDaemon:
         message = await self._heard.get()
@@ -176,8 +183,9 @@ class InThread:
             raise message
         return message
 
-    def _work(self, order: m.RunOrder) -> None:
+    def _work(self) -> None:
         try:
+            order = cast(m.RunOrder, self._line.orders.get())
             self._tell(_run(order, self._line, self._connections))
         except BaseException as error:
             self._tell(error)
