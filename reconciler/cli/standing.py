@@ -76,15 +76,11 @@ def _standing(
     now: Micros,
 ) -> Standing:
     if project is None:
-        return Standing(state, _word(state, None), state.last_reason)
+        return Standing(state, _word(None, state, None), state.last_reason)
     action = plan_one(project, state, states, now)
-    return Standing(
-        state,
-        _word(state, action),
-        action.reason.text,
-        _next_at(action, now),
-        project.pipelines.get(state.name),
-    )
+    pipeline = project.pipelines.get(state.name)
+    word = _word(pipeline, state, action)
+    return Standing(state, word, action.reason.text, _next_at(action, now), pipeline)
 
 
 def plan_one(
@@ -100,8 +96,8 @@ def plan_one(
     return decide(pipeline, state, news, now, running=False)
 
 
-def _word(state: PipelineState, action: Action | None) -> str:
-    from reconciler.plan.plan import Code, Dispatch
+def _word(pipeline: Pipeline | None, state: PipelineState, action: Action | None) -> str:
+    from reconciler.plan.plan import Code, Dispatch, held_streams
 
     if state.holder and not state.lapsed:
         return "running"
@@ -111,7 +107,7 @@ def _word(state: PipelineState, action: Action | None) -> str:
         return "paused"
     if state.parked:
         return "parked"
-    if state.held:
+    if held_streams(pipeline, state):
         return "held"
     waiting = isinstance(action, Dispatch) or state.retry_at is not None
     return "waiting" if waiting else "idle"

@@ -10,6 +10,7 @@ from catalog.records import Micros
 from reconciler import version
 from reconciler.daemon.loop import Loop
 from reconciler.daemon.session import Session
+from reconciler.plan.plan import held_streams
 from reconciler.telemetry.metrics import Metrics, PipelineView
 from reconciler.web.status import PipelinePage, PipelineQuery, PipelineStatus, Summary
 
@@ -89,7 +90,7 @@ class Status:
             last_finished_at=state.last_finished_at,
             next_run_at=view.next_run_at,
             failures=state.failures,
-            held=state.held,
+            held=held_streams(self._loop.project.pipelines.get(view.name), state),
             rows=state.rows,
             rejected=state.rejected,
         )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from catalog.records import Micros, PipelineState
 from reconciler.config.desired import Pipeline
-from reconciler.plan.plan import Action, Code, Dispatch, Wait
+from reconciler.plan.plan import Action, Code, Dispatch, Wait, held_streams
 from reconciler.telemetry.metrics import PipelineView, State
 
 
@@ -40,7 +40,7 @@ class Views:
         next_run: Micros | None = action.until if isinstance(action, Wait) else None
         self._views[pipeline.name] = PipelineView(
             pipeline.name,
-            _state(state, action, running=running),
+            _state(pipeline, state, action, running=running),
             state.last_success_at,
             state.data_at,
             pipeline.fresh_within,
@@ -54,14 +54,14 @@ class Views:
         self._reasons = {name: text for name, text in self._reasons.items() if name in names}
 
 
-def _state(state: PipelineState, action: Action, *, running: bool) -> State:
+def _state(pipeline: Pipeline, state: PipelineState, action: Action, *, running: bool) -> State:
     if running or (state.holder and not state.lapsed):
         return State.RUNNING
     if state.paused:
         return State.PAUSED
     if state.parked:
         return State.PARKED
-    if state.held:
+    if held_streams(pipeline, state):
         return State.HELD
     if isinstance(action, Dispatch) or state.retry_at is not None:
         return State.WAITING

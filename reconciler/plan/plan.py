@@ -87,6 +87,11 @@ class Wait:
 Action: TypeAlias = Dispatch | CancelRun | Wait
 
 
+def held_streams(desired: Pipeline | None, state: PipelineState) -> tuple[str, ...]:
+    """Streams that wait for a person. One that the config reads no more waits for nobody."""
+    return state.held if desired is None else tuple(filter(desired.reads, state.held))
+
+
 def decide(
     desired: Pipeline,
     state: PipelineState,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from catalog.records import Micros, Outcome, PipelineState, StreamState
 from reconciler.config.desired import Pipeline
-from reconciler.plan.plan import Action, Code, Dispatch, Wait, decide
+from reconciler.plan.plan import Action, Code, Dispatch, Wait, decide, held_streams
 from reconciler.plan.words import schedule_words, since, span, these, when
 
 _VERBS = ("approve", "reject", "refresh", "retry", "cursor")
@@ -101,7 +101,8 @@ class _Cause:
 
 def why(desired: Pipeline | None, state: PipelineState, action: Action, facts: Facts) -> Why:
     """Word the plan's decision. ``desired`` None: the config has no such pipeline."""
-    held = _held(state.name, facts)
+    state = replace(state, held=held_streams(desired, state))
+    held = _held(state, facts)
     cause = _cause(desired, state, action, facts, held)
     fresh, freshness = _freshness(desired, state, facts.now)
     following, next_at = _next(desired, state, action, facts)
@@ -318,17 +319,19 @@ def _holds(state: PipelineState) -> Checked:
     return Checked("held", False, text)
 
 
-def _held(name: str, facts: Facts) -> tuple[HeldStream, ...]:
+def _held(state: PipelineState, facts: Facts) -> tuple[HeldStream, ...]:
     return tuple(
         HeldStream(
             stream.stream,
             stream.hold.kind,
             stream.hold.reason,
             stream.hold.choices,
-            commands(_target(name, stream.stream), stream.hold.choices),
+            commands(_target(state.name, stream.stream), stream.hold.choices),
         )
         for stream in facts.streams
-        if stream.hold is not None and facts.stream in ("", stream.stream)
+        if stream.hold is not None
+        and stream.stream in state.held
+        and facts.stream in ("", stream.stream)
     )
 
 

@@ -95,7 +95,14 @@ class Link:
             self._next_id += 1
             self._waiting[self._next_id] = answer
             self._sock.sendall(m.frame(build(self._next_id)))
-        return answer.get()
+        while True:
+            # A daemon that is stopped answers nothing, and its silence ends at the deadline (A8).
+            with contextlib.suppress(queue.Empty):
+                return answer.get(timeout=self._seconds_left())
+            self.may_go_on()
+
+    def _seconds_left(self) -> float:
+        return max(self.deadline_ns - self._clock.boot_ns(), 0) / 1e9 + 0.01
 
     def propose(self, stream: str, schema: Schema) -> m.Verdict:
         """Ask how to go on with this schema (F)."""

@@ -30,7 +30,12 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def _stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].startswith("T")
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    """``T``: stopped; ``Z``: ended, and its parent has not asked how yet."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
 
 
 def _workers(pid: int) -> list[int]:
@@ -74,7 +79,9 @@ def test_a_daemon_that_slept_through_its_lease_commits_nothing(
     _prepare(world, destination)
     sleeper = world.start(RECONCILER_TEST_PAUSE_AT="daemon.before_commit")
     url = sleeper.wait_ready()
-    eventually(lambda: _stopped(sleeper.process.pid), "the first daemon stops before its commit")
+    pid = sleeper.process.pid
+    eventually(lambda: _stopped(pid), "the first daemon stops before its commit")
+    eventually(lambda: "Z" in map(_state, _workers(pid)), "its worker waits no longer than it may")
     successor = world.start()
     taken = successor.finished("p", "succeeded")
     assert taken["run"] > 1

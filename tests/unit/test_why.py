@@ -25,7 +25,14 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 NINE = 1_795_510_800 * SECOND  # 2026-11-24 09:00 UTC
 
-SHOP = Pipeline("shop", "shop_db", "warehouse", schedule=Cron("0 * * * *"), fresh_within=2 * 3600.0)
+SHOP = Pipeline(
+    "shop",
+    "shop_db",
+    "warehouse",
+    schedule=Cron("0 * * * *"),
+    fresh_within=2 * 3600.0,
+    select=("*",),
+)
 GOOD = PipelineState(
     "shop",
     version=9,
@@ -202,6 +209,13 @@ def test_held_streams_come_with_their_choices() -> None:
     shown = lines(answer)
     assert "orders is held: Column 'a' retyped from int64 to text." in shown
     assert "  reconciler reject shop.orders" in shown
+
+
+def test_a_hold_of_a_stream_that_the_config_reads_no_more_waits_for_nobody() -> None:
+    facts = replace(FACTS, streams=(StreamState("shop", "orders", hold=HOLD),))
+    answer = ask(replace(GOOD, held=("orders",)), facts, replace(SHOP, select=("*", "!orders")))
+    assert (answer.code, answer.held) == ("next_tick", ())
+    assert "no stream is held" in [c.text for c in answer.checked]
 
 
 def test_asked_about_a_held_stream_the_hold_is_the_cause() -> None:
