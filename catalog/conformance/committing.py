@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from catalog import position
 from catalog.conformance.kit import (
+    BETA,
     World,
     batch,
     cursor,
@@ -40,6 +41,7 @@ from catalog.records import (
     FileEntry,
     Lease,
     Outcome,
+    Pause,
     Refresh,
     SetCursor,
     StreamState,
@@ -176,6 +178,28 @@ class TestCommit:
         state = await world.catalog.pipeline("shop")
         assert (stream.rows, stream.data_at) == (20, 50)
         assert (state.rows, state.data_at, state.rejected) == (20, 50, 3)
+        await world.commit(lease, batch(2))
+        assert (await world.catalog.pipeline("shop")).data_at == 50
+
+    async def test_an_open_run_counts_what_it_committed_and_nothing_else(
+        self, world: World
+    ) -> None:
+        async def counts(lease: Lease) -> tuple[int, int, int]:
+            run = await world.catalog.run(lease.epoch)
+            assert run is not None
+            return run.rows, run.bytes, run.rejected
+
+        await world.run("shop", Outcome.SUCCEEDED, batch(0, rejected=1))
+        lease = await world.lease()
+        assert await counts(lease) == (0, 0, 0)
+        await world.commit(lease, batch(1, rejected=2))
+        await world.edit(Pause("shop"))
+        assert await counts(lease) == (10, 100, 2)
+        await world.commit(lease, batch(2, rejected=3))
+        assert await counts(lease) == (20, 200, 5)
+        world.lapse()
+        again = await world.lease(holder=BETA)
+        assert (await counts(again), await counts(lease)) == ((0, 0, 0), (20, 200, 5))
 
     async def test_a_replaced_streams_data_is_as_old_as_what_replaced_it(
         self, world: World
@@ -441,6 +465,20 @@ class TestSchemas:
         await world.commit(lease, batch(0, schema=schema(1)), batch(1, schema=schema(1)))
         await world.commit(lease, batch(2, schema=schema(1)))
         assert len(await world.catalog.schemas("shop", "orders")) == 1
+
+    async def test_the_last_version_is_its_own_streams_and_pipelines(self, world: World) -> None:
+        lease, other = await world.lease("shop"), await world.lease("other")
+        bodies = ("orders of shop", "items of shop", "orders of other")
+        a, b, c = (schema(1, body) for body in bodies)
+        await world.commit(lease, batch(0, schema=a), batch(0, "items", schema=b))
+        await world.commit(other, batch(0, schema=c))
+        await world.commit(lease, batch(1, schema=a), batch(1, "items", schema=b))
+        await world.commit(other, batch(1, schema=c))
+        await world.commit(lease, batch(2, schema=schema(2)))
+        await world.commit(lease, batch(3, schema=schema(2)))
+        for name, follows, wrong in (("orders", 4, a), ("items", 2, a), ("items", 2, c)):
+            with pytest.raises(SchemaConflict):
+                await world.commit(lease, batch(follows, name, schema=wrong))
 
     async def test_a_version_once_read_never_changes(self, world: World) -> None:
         lease = await world.lease()

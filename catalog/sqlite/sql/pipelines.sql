@@ -25,9 +25,8 @@ update pipelines set
     after_seen = ?15, held = ?16, last_outcome = ?17, last_reason = ?18, last_epoch = ?19,
     last_started_at = ?20, last_finished_at = ?21, last_success_at = ?22, data_at = ?23,
     rows = ?24, rejected = ?25,
-    run_rows = iif(epoch = ?4 and holder = ?5, run_rows, 0),
-    run_bytes = iif(epoch = ?4 and holder = ?5, run_bytes, 0),
-    run_rejected = iif(epoch = ?4 and holder = ?5, run_rejected, 0)
+    run_rows = iif(epoch = ?4, run_rows, 0), run_bytes = iif(epoch = ?4, run_bytes, 0),
+    run_rejected = iif(epoch = ?4, run_rejected, 0)
 where name = ?1;
 
 -- name: count_committed
