@@ -24,6 +24,7 @@ from catalog.errors import (
     BadRequest,
     Conflict,
     DefinitionChanged,
+    Fenced,
     Refused,
     SchemaConflict,
     StreamHeld,
@@ -180,6 +181,20 @@ class TestCommit:
         assert (state.rows, state.data_at, state.rejected) == (20, 50, 3)
         await world.commit(lease, batch(2))
         assert (await world.catalog.pipeline("shop")).data_at == 50
+
+    async def test_data_is_as_new_as_the_newest_batch_of_a_call(self, world: World) -> None:
+        ages = (40, 50, 30, None)
+        sealed = [batch(follows, data_at=data_at) for follows, data_at in enumerate(ages)]
+        await world.commit(await world.lease(), *sealed)
+        (stream,) = await world.catalog.streams("shop")
+        assert stream.data_at == (await world.catalog.pipeline("shop")).data_at == 50
+
+    async def test_a_commit_of_nothing_still_needs_the_lease(self, world: World) -> None:
+        lease = await world.lease()
+        assert await world.commit(lease) == ()
+        await world.finish(lease)
+        with pytest.raises(Fenced):
+            await world.commit(lease)
 
     async def test_an_open_run_counts_what_it_committed_and_nothing_else(
         self, world: World
