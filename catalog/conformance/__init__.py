@@ -42,13 +42,14 @@ take its time from the ``clock`` it is given and from nowhere else, ``wait_chang
 """
 
 from catalog.conformance.claiming import TestClaim, TestTakingOver
-from catalog.conformance.committing import TestCommit, TestCursors, TestPublishing, TestSchemas
+from catalog.conformance.committing import TestCommit, TestPublishing
 from catalog.conformance.editing import TestEdits, TestStreamEdits
 from catalog.conformance.fencing import TestFencing
 from catalog.conformance.finishing import TestFinish, TestFolding
 from catalog.conformance.keeping import TestCheck, TestRetention
 from catalog.conformance.kit import Store, World, world
 from catalog.conformance.operations import TestOperations
+from catalog.conformance.positions import TestCursors, TestSchemas
 from catalog.conformance.reading import TestFollowing, TestReading
 from catalog.conformance.renewing import TestRenew
 
