@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import anyio
+import msgspec
 
 from reconciler.config import ConfigError
 from reconciler.config.desired import Pipeline, Project
+from reconciler.config.hiding import Hiding
 from reconciler.connectors.ports import Finding, FoundStream
 from reconciler.daemon.runs import reveal
+from reconciler.daemon.session import secret_variables
 from reconciler.run import messages as m
 from reconciler.run.orders import connection_order
 from reconciler.run.pool import WorkerGone, WorkerPool
@@ -20,7 +24,7 @@ PATIENCE = 60.0
 
 async def check(project: Project) -> dict[str, list[Finding]]:
     """Connect to everything the config names; findings by connection, in the config's order."""
-    pool = WorkerPool()
+    pool = WorkerPool(hidden_env=secret_variables(project))
     found: dict[str, list[Finding]] = {name: [] for name in project.connections}
     try:
         async with anyio.create_task_group() as tasks:
@@ -34,7 +38,7 @@ async def check(project: Project) -> dict[str, list[Finding]]:
 
 async def discover(project: Project, connection: str, select: Iterable[str]) -> list[FoundStream]:
     """The streams a source has. Raises ``ConfigError`` for a missing secret, and ``WorkerGone``."""
-    pool = WorkerPool()
+    pool = WorkerPool(hidden_env=secret_variables(project))
     try:
         order = m.InspectOrder(
             connection_order(project, connection, reveal),
@@ -79,7 +83,9 @@ async def _ask(pool: WorkerPool, order: m.InspectOrder) -> m.Inspected:
             await pool.release(worker, healthy=healthy)
     if not isinstance(answer, m.Inspected):
         raise WorkerGone("the worker answered something else")
-    return answer
+    redact = Hiding(order.connection.secrets.values()).redact
+    findings = tuple(replace(f, text=redact(f.text), hint=redact(f.hint)) for f in answer.findings)
+    return msgspec.structs.replace(answer, findings=findings)
 
 
 def _check_order(project: Project, name: str, pipeline: Pipeline | None) -> m.InspectOrder:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
+import msgspec
 
 from catalog.clock import Clock
 from catalog.errors import CatalogError
@@ -86,6 +87,7 @@ class Runs:
         name = claimed.lease.pipeline
         try:
             ended = await self._work(conduct)
+            ended = replace(ended, done=without_secrets(ended.done, self.teller.redact))
             conduct.over = True
             self.on_room()
             if ended.printed:
@@ -120,6 +122,26 @@ class Runs:
             text = f"the daemon met a fault of its own: {type(error).__name__}: {error}"
             done = m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT)
             return Ended(done, printed=traceback.format_exc().encode())
+
+
+def without_secrets(done: m.Done, redact: Callable[[str], str]) -> m.Done:
+    """What the worker said, without what it should not have: a server may repeat what it was sent.
+
+    Before anything is made of it: the catalog, the log, the page and the person all get this.
+    """
+    streams = tuple(
+        msgspec.structs.replace(
+            result,
+            reason=redact(result.reason),
+            hold=result.hold
+            and msgspec.structs.replace(
+                result.hold, reason=redact(result.hold.reason), detail=redact(result.hold.detail)
+            ),
+        )
+        for result in done.streams
+    )
+    notes = tuple((stream, redact(note)) for stream, note in done.notes)
+    return msgspec.structs.replace(done, streams=streams, notes=notes, failure=redact(done.failure))
 
 
 def reveal(connection: Connection) -> Mapping[str, str]:

@@ -76,7 +76,7 @@ async def open_session(
         )
         catalog = watched(opened)
         if hands is None:
-            new = open_hands(project.state_dir, kind, _secret_names(project))
+            new = open_hands(project.state_dir, kind, secret_variables(project))
             hands = await stack.enter_async_context(new)
         keeper = Keeper(catalog, hands.holder, hands.lock, clock, project.daemon.lease_ttl)
         runs = Runs(catalog, keeper, hands.pool, clock, teller, project.state_dir)
@@ -85,7 +85,7 @@ async def open_session(
         yield Session(catalog, keeper, hands.pool, runs, clock)
 
 
-def _secret_names(project: Project) -> set[str]:
+def secret_variables(project: Project) -> set[str]:
     """Environment variables that hold secrets: workers get them by the pipe alone (rule 9)."""
     refs = (ref for c in project.connections.values() for ref in c.secrets.values())
     return {ref.name for ref in refs if ref.scheme == "env"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from catalog.records import Claimed, Finish, Lease, Outcome, Run, TriggerKind
+from reconciler.config.hiding import Hiding
 from reconciler.run.messages import Done
 
 
@@ -40,7 +41,7 @@ class Quiet:
     """Tells nobody, and keeps secrets out of text all the same."""
 
     def __init__(self) -> None:
-        self._secrets: set[str] = set()
+        self._hiding = Hiding()
 
     def began(self, claimed: Claimed, delay: float | None) -> None:
         """Nobody listens."""
@@ -55,12 +56,10 @@ class Quiet:
         """Nobody listens."""
 
     def secret(self, value: str) -> None:
-        self._secrets.add(value)
+        self._hiding.add(value)
 
     def redact(self, text: str) -> str:
-        for value in self._secrets:
-            text = text.replace(value, "[secret]")
-        return text
+        return self._hiding.redact(text)
 
 
 def is_quiet(claimed: Claimed, run: Run) -> bool:

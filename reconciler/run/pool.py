@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -100,10 +101,14 @@ class Worker:
             self._output_start = 0
 
     def printed(self) -> bytes:
-        """What was printed since ``begin``, its last ``LOG_LIMIT`` bytes."""
+        """What was printed since ``begin``: the last whole lines in ``LOG_LIMIT`` bytes.
+
+        Whole, so that no part of a secret is left that would not be known for one.
+        """
         end = os.fstat(self._output.fileno()).st_size
         start = max(self._output_start, end - LOG_LIMIT)
-        return os.pread(self._output.fileno(), end - start, start) if end > start else b""
+        found = os.pread(self._output.fileno(), end - start, start) if end > start else b""
+        return found if start == self._output_start else found.partition(b"\n")[2]
 
     def kill(self) -> None:
         """End the process and all that it started, at once."""
@@ -283,10 +288,19 @@ class WorkerPool:
         self._idle.clear()
 
 
+def printed_to() -> IO[bytes]:
+    """An unlinked file for what a worker prints. The worker's stdout and stderr share it, and it is
+    truncated between runs: what is written goes to its end, wherever that is.
+    """
+    output = tempfile.TemporaryFile("w+b", buffering=0, prefix="reconciler-worker-")  # noqa: SIM115 - lives as long as the worker
+    flags = fcntl.fcntl(output.fileno(), fcntl.F_GETFL)
+    fcntl.fcntl(output.fileno(), fcntl.F_SETFL, flags | os.O_APPEND)  # mode "a" would not set it
+    return output
+
+
 async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:
     ours, theirs = socket.socketpair()
-    # Appending: the worker's stdout and stderr share the file, and truncating it stays safe.
-    output = tempfile.TemporaryFile("a+b", buffering=0, prefix="reconciler-worker-")  # noqa: SIM115 - lives as long as the worker
+    output = printed_to()
     with theirs:
         process = subprocess.Popen(  # noqa: ASYNC220 - returns at exec; its end is seen on the socket
             [

@@ -4,8 +4,7 @@
 a name out of ``reconciler.telemetry.events``; fields carry the rest. In a terminal an event is one
 line of text, elsewhere one line of JSON with ``time``, ``level``, ``event`` and its fields.
 
-Every finished line passes ``redact`` (rule 9). That is the last line of defence and no licence: a
-secret that nobody registered, or one shorter than ``MIN_SECRET`` characters, is not found here.
+Every finished line passes ``redact`` (rule 9; see ``reconciler.config.hiding``).
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, BinaryIO, Final, Literal, TypeAlias, cast
-from urllib.parse import quote
 
 import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from reconciler.config.hiding import REDACTED, forms
 from reconciler.telemetry.events import Event
 
 Form: TypeAlias = Literal["auto", "console", "json"]
@@ -35,22 +34,13 @@ LEVELS: Final[Mapping[str, int]] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-MIN_SECRET: Final = 4
-"""Shorter values are not redacted: they would be found in half of all ordinary text."""
-REDACTED: Final = "[secret]"
-
 _secrets: dict[str, bytes] = {}
 
 
 def register_secret(value: str) -> None:
-    """Never let ``value`` appear in a log line: as it is, percent-encoded, or JSON-escaped."""
-    if len(value) < MIN_SECRET:
-        return
-    forms = {value, quote(value, safe=""), quote(value), json.dumps(value)[1:-1]}
-    forms.add(json.dumps(value, ensure_ascii=False)[1:-1])
-    forms.add(repr(value)[1:-1])
+    """Never let ``value`` appear in a log line, in any of its forms."""
     # Longest first: an escaped form may contain the plain one.
-    for form in forms:
+    for form in forms(value):
         _secrets[form] = form.encode("utf-8", "surrogatepass")
     for form in sorted(_secrets, key=len, reverse=True):
         _secrets[form] = _secrets.pop(form)

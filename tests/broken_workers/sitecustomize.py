@@ -5,10 +5,13 @@ The pipeline's name says how. Everything else, and every other process, is as ev
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 
 def _frame(body: bytes, length: int | None = None) -> bytes:
@@ -37,6 +40,31 @@ def _answers(epoch: int) -> dict[str, bytes]:
     }
 
 
+def _forms(order: Any) -> str:
+    """The secrets of its connections, as programs write such things."""
+    values = [*order.source.secrets.values(), *order.destination.secrets.values()]
+    return " ".join(
+        f"{v} {quote(v, safe='')} {quote(v)} {v!r} {json.dumps(v)} {b64encode(v.encode()).decode()}"
+        for v in values
+    )
+
+
+def _tell(order: Any) -> Any:
+    """A failure whose every text has the secrets in it."""
+    from catalog.records import ErrorClass, Hold, HoldKind, Outcome, StreamResult
+    from reconciler.run import messages as m
+
+    told = _forms(order)
+    hold = Hold(HoldKind.DESTINATION, told, 1, ("retry",), detail=json.dumps(told))
+    streams = (
+        StreamResult("failing", Outcome.FAILED, told, ErrorClass.TRANSIENT),
+        StreamResult("held", Outcome.HELD, told, hold=hold),
+    )
+    notes = (("failing", told),)
+    failure = told if order.pipeline == "confessing" else ""
+    return m.Done(streams, {}, notes, failure=failure, epoch=order.epoch)
+
+
 def _wrap(whole: Callable[..., Any]) -> Callable[..., Any]:
     def execute(order: Any, link: Any, connections: Any) -> Any:
         if order.pipeline == "crashing":
@@ -44,6 +72,11 @@ def _wrap(whole: Callable[..., Any]) -> Callable[..., Any]:
         if order.pipeline == "cut":
             link._sock.sendall(_frame(b"\x81", 1000))
             os._exit(0)
+        if order.pipeline in ("telling", "confessing"):
+            sys.stdout.write(f"{_forms(order)} {dict(os.environ)}\n")
+            return _tell(order)
+        if order.pipeline == "blurting":
+            raise ValueError(_forms(order))
         answer = _answers(order.epoch).get(order.pipeline)
         if answer is not None:
             link._sock.sendall(answer)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from reconciler.run import messages as m
-from reconciler.run.pool import Worker, WorkerGone, WorkerPool
+from reconciler.run.pool import LOG_LIMIT, Worker, WorkerGone, WorkerPool, printed_to
 
 pytestmark = pytest.mark.anyio
 _NOWHERE = m.InspectOrder(m.ConnectionOrder("x", "none", {}, {}), "source")
@@ -79,3 +80,16 @@ async def test_closing_ends_every_worker(pool: WorkerPool) -> None:
     await pool.aclose()
     assert not busy.alive
     assert (pool.idle, pool.busy) == (0, 0)
+
+
+def test_what_is_kept_of_a_long_output_begins_with_a_whole_line() -> None:
+    """Half a secret would not be known for one."""
+    with printed_to() as output:
+        nothing: Any = None
+        worker = Worker(nothing, (nothing, nothing), output)
+        worker.begin()
+        output.write(b"half of a secret\n" * (LOG_LIMIT // 17 + 2))
+        assert worker.printed().startswith(b"half of a secret\n")
+        worker.begin()
+        output.write(b"short\n")
+        assert worker.printed() == b"short\n"

@@ -11,6 +11,7 @@ import pyarrow as pa
 from adbc_driver_manager import Error as AdbcError
 
 from catalog.records import ErrorClass
+from reconciler.config.hiding import Hiding
 from reconciler.connectors.ports import ConnectorError
 
 _STATE = re.compile(r"SQLSTATE:? ([0-9A-Z]{5})")
@@ -54,7 +55,7 @@ class Session:
         self.name = name
         self._file = file
         self._connect = connect
-        self._secrets = tuple(s for s in secrets if s)
+        self._hiding = Hiding(secrets)
         self._connection: Any = None
         self._cursor: Any = None
         self.opened = 0
@@ -154,8 +155,7 @@ class Session:
     def _clean(self, text: str) -> str:
         text = _DRIVER.sub("", _LINE.sub("", _QUERY_WAS.sub("", text)))
         text = _IS_IT_UP.sub("; is the server running", text)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
+        text = self._hiding.redact(text)
         text = _URL_PASSWORD.sub(r"\1:***@", text)
         if self._file and any(words in text for words in _DAMAGED):
             text = f"{self._file} is damaged, or no SQLite database: {text}; restore it"
