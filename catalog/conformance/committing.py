@@ -176,12 +176,21 @@ class TestCommit:
         await world.commit(lease, batch(2))
         assert (await world.catalog.pipeline("shop")).data_at == 50
 
-    async def test_data_is_as_new_as_the_newest_batch_of_a_call(self, world: World) -> None:
+    async def test_a_call_counts_all_its_batches_and_is_as_new_as_the_newest(
+        self, world: World
+    ) -> None:
         ages = (40, 50, 30, None)
-        sealed = [batch(follows, data_at=data_at) for follows, data_at in enumerate(ages)]
-        await world.commit(await world.lease(), *sealed)
+        sealed = [
+            batch(follows, data_at=data_at, rejected=1) for follows, data_at in enumerate(ages)
+        ]
+        lease = await world.lease()
+        await world.commit(lease, *sealed)
         (stream,) = await world.catalog.streams("shop")
-        assert stream.data_at == (await world.catalog.pipeline("shop")).data_at == 50
+        state, run = await world.catalog.pipeline("shop"), await world.catalog.run(lease.epoch)
+        assert run is not None
+        assert stream.data_at == state.data_at == 50
+        assert stream.rows == state.rows == run.rows == 40
+        assert (state.rejected, run.rejected, run.bytes) == (4, 4, 400)
 
     async def test_a_commit_of_nothing_still_needs_the_lease(self, world: World) -> None:
         lease = await world.lease()

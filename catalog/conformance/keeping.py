@@ -210,7 +210,8 @@ class TestRetention:
         await world.retain_all()
         assert [one.holder for one in await world.catalog.holders()] == [ALPHA, BETA]
         world.lapse()
-        await world.retain_all()
+        assert await world.retain(operations_before=0) == 1
+        assert await world.retain(operations_before=0) == 0
         assert [one.holder for one in await world.catalog.holders()] == [ALPHA]
 
     async def test_one_call_deletes_at_most_so_many_rows(self, world: World) -> None:

@@ -131,7 +131,7 @@ async def a_retain(world: World) -> Send:
     for outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.SUCCEEDED, Outcome.FAILED):
         await world.run("shop", outcome)
     world.clock.advance(DAY)
-    keep = Retention(world.clock.wall_us(), 0, limit=2)
+    keep = Retention(world.clock.wall_us(), 0, limit=5)
 
     async def send(catalog: Catalog, op: str) -> Any:
         return await catalog.retain(op, keep)

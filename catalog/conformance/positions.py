@@ -137,6 +137,14 @@ class TestSchemas:
             replace(schema(number), created_at=now, epoch=lease.epoch) for number in (1, 2)
         )
 
+    async def test_a_new_version_may_look_like_the_last_one(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, schema=schema(1)))
+        same = replace(schema(1), version=2)
+        (row,) = await world.commit(lease, batch(1, schema=same))
+        assert row.schema_version == 2
+        assert [one.version for one in await world.catalog.schemas("shop", "orders")] == [1, 2]
+
     async def test_the_last_version_may_be_named_again(self, world: World) -> None:
         lease = await world.lease()
         await world.commit(lease, batch(0, schema=schema(1)), batch(1, schema=schema(1)))

@@ -308,19 +308,17 @@ def migrations() -> list[tuple[int, str]]:
 
 
 def _migrate(db: apsw.Connection, path: Path, now: int) -> None:
-    """Bring the file to this program's version, once, whichever process comes first."""
+    """Bring the file to this program's version, once, whichever process comes first.
+
+    Whoever calls it closes ``db`` when it raises, and nothing has changed.
+    """
     steps = migrations()
     if _stands_at(db, path, newest=steps[-1][0]):
         return
     db.execute("begin immediate")
-    try:
-        if not _stands_at(db, path, newest=steps[-1][0]):
-            _apply(db, steps, now)
-        db.execute("commit")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("rollback")
-        raise
+    if not _stands_at(db, path, newest=steps[-1][0]):
+        _apply(db, steps, now)
+    db.execute("commit")
 
 
 def _stands_at(db: apsw.Connection, path: Path, *, newest: int) -> bool:

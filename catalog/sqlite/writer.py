@@ -355,7 +355,7 @@ class Writer:
 
     def _repeat(self, write: Write) -> bool:
         """Give the answer of an operation that was carried out before (A5), if it was."""
-        known = self._tables.operation(write.op) if self._db else None
+        known = self._tables.operation(write.op)
         if known is None:
             return False
         verb, answer = known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -206,6 +207,27 @@ async def test_a_file_kept_locked_is_unavailable(tmp_path: Path) -> None:
         await SqliteCatalog.open(path, ManualClock(), 1 << 30, Tuning(busy_seconds=0.05))
     other.close()
     await make(path)
+
+
+async def test_a_file_that_another_reads_is_made_a_catalog_once_that_is_over(
+    tmp_path: Path,
+) -> None:
+    """The journal is changed with the file for oneself, and SQLite does not wait for that."""
+    path = tmp_path / "c.db"
+    path.touch()
+    other = apsw.Connection(str(path))
+    other.execute("begin")
+    assert other.execute("select * from sqlite_schema").fetchall() == []
+    with pytest.raises(Unavailable, match="is being written by"):
+        await SqliteCatalog.open(path, ManualClock(), 1 << 30, Tuning(busy_seconds=0.05))
+    reading = threading.Timer(0.1, other.close)
+    reading.start()
+    catalog = await SqliteCatalog.open(path, ManualClock(), 1 << 30)
+    reading.join()
+    await catalog.aclose()
+    db = apsw.Connection(str(path))
+    assert db.pragma("journal_mode") == "wal"
+    db.close()
 
 
 # -- migrations --------------------------------------------------------------------------------

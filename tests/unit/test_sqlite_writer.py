@@ -33,6 +33,7 @@ from catalog.records import (
     Retention,
     RunQuery,
     SchemaVersion,
+    StreamResult,
     Trigger,
     TriggerKind,
 )
@@ -398,6 +399,52 @@ async def test_at_the_ceiling_growing_is_refused_and_the_rest_goes_on(path: Path
         assert (await catalog.check()).problems == ()
 
 
+async def test_a_group_done_again_one_by_one_keeps_to_the_ceiling_and_to_what_was_answered(
+    path: Path,
+) -> None:
+    """One of it failed when it had already written something, so each has a savepoint."""
+    async with opened(path, 1024 * 1024) as catalog, anyio.create_task_group() as tasks:
+        bad, good = await claim(catalog, "bad", "good")
+        same, follows = op(), 0
+        first = await catalog.commit(same, good, [Batch("s", 0, "r")], {})
+        with suppress(Full):
+            while True:
+                follows += 1
+                await catalog.commit(op(), good, [Batch("s", follows, "x" * 9000)], {"s": follows})
+        heard: dict[str, Any] = {}
+
+        async def hear(name: str, asked: Any) -> None:
+            try:
+                heard[name] = await asked
+            except (Full, TypeError) as error:
+                heard[name] = type(error)
+
+        unstorable: Any = object()
+        result = StreamResult("s", Outcome.FAILED, "broken")
+        with Gate(path):
+            for name, asked in (
+                (
+                    "bad",
+                    catalog.finish(op(), bad, Finish(Outcome.FAILED, unstorable, None, (result,))),
+                ),
+                ("grows", catalog.edit(op(), "ann", "", Pause("q"))),
+                ("again", catalog.commit(same, good, [Batch("s", 0, "r")], {})),
+                ("good", catalog.finish(op(), good, Finish(Outcome.FAILED, "full"))),
+            ):
+                tasks.start_soon(hear, name, asked)
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(SOON):
+            while len(heard) < 4:  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        assert (heard["bad"], heard["grows"]) == (TypeError, Full)
+        assert heard["again"] == first
+        assert heard["good"].outcome is Outcome.FAILED
+        assert await catalog.streams("bad") == ()
+        assert (await catalog.pipeline("bad")).holder == HOLDER.id
+        assert (await catalog.pipeline("q")).version == 0
+        assert (await catalog.check()).problems == ()
+
+
 async def test_room_made_by_retention_can_be_used(path: Path) -> None:
     limit = 1024 * 1024
     async with opened(path, limit) as catalog:
@@ -493,6 +540,8 @@ async def test_a_wait_ends_with_others_changes_and_not_with_ones_own(path: Path)
                 tasks.start_soon(mine.wait_changed, seen, SOON)
         assert await mine.wait_changed(seen, SOON)
         seen = (await mine.changed(0))[-1].change
+        assert not await mine.wait_changed(seen, 0.3)
+        await pause(mine, "s")  # after another's: still one's own
         assert not await mine.wait_changed(seen, 0.3)
 
 
