@@ -88,7 +88,7 @@ class Line:
         return m.Committed(id_)
 
     @contextlib.contextmanager
-    def pulse(self, stream: str) -> Iterator[None]:
+    def pulse(self) -> Iterator[None]:
         yield
 
     def may_go_on(self) -> None:

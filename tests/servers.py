@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,9 +107,44 @@ def _wait_until_ready(server: PostgresServer, process: subprocess.Popen[bytes], 
             return
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """One server for the whole session; each test makes a database or tables of its own."""
+class PrivateServer(PostgresServer):
+    """A server that can be stopped and started again; its data stays."""
+
+    def __init__(self, folder: Path, programs: Path, who: dict[str, Any]) -> None:
+        super().__init__(_free_port())
+        self._folder, self._programs, self._who = folder, programs, who
+        self._process: subprocess.Popen[bytes] | None = None
+        self._run("initdb", "-D", "data", "-A", "trust", "-U", "postgres", "--no-sync", "-E",
+                  "UTF8", "--locale=C.UTF-8")  # fmt: skip
+
+    def _run(self, program: str, *args: str) -> None:
+        subprocess.run(
+            [self._programs / program, *args],
+            check=True, capture_output=True, cwd=self._folder, **self._who,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start, and return when it answers."""
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        log = self._folder / "server.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [self._programs / "postgres", "-D", "data", "-p", str(self.port), *settings],
+                stdout=output, stderr=output, cwd=self._folder, **self._who,
+            )  # fmt: skip
+        _wait_until_ready(self, self._process, log)
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """SIGINT: fast, clients are disconnected. SIGQUIT: at once, as a crash."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(timeout=30)
+            self._process = None
+
+
+@contextmanager
+def private_postgres() -> Iterator[PrivateServer]:
+    """A server of one's own, running; the test is skipped where there can be none."""
     programs = postgres_programs()
     if programs is None:
         pytest.skip("needs initdb and postgres, in PATH or under /usr/lib/postgresql")
@@ -120,26 +156,19 @@ def postgres_server() -> Iterator[PostgresServer]:
     if account is not None:
         os.chown(folder, *account)
         who = {"user": account[0], "group": account[1], "extra_groups": []}
-    data, log = folder / "data", folder / "server.log"
     try:
-        subprocess.run(
-            [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E",
-             "UTF8", "--locale=C.UTF-8"],
-            check=True, capture_output=True, cwd=folder, **who,
-        )  # fmt: skip
-        port = _free_port()
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [programs / "postgres", "-D", data, "-p", str(port), *settings],
-                stdout=output, stderr=output, cwd=folder, **who,
-            )  # fmt: skip
-        server = PostgresServer(port)
+        server = PrivateServer(folder, programs, who)
         try:
-            _wait_until_ready(server, process, log)
+            server.start()
             yield server
         finally:
-            process.send_signal(signal.SIGINT)  # a fast shutdown, clients are disconnected
-            process.wait(timeout=30)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for the whole session; each test makes a database or tables of its own."""
+    with private_postgres() as server:
+        yield server

@@ -19,8 +19,11 @@ from catalog.records import Batch, FileEntry
 from reconciler.run import messages as m
 from reconciler.schema.model import Schema
 
-PULSE_SECONDS = 5.0
-"""How often a worker says that it works on something that moves no rows."""
+PULSE_SECONDS = 1.0
+"""How often a worker that hands over no rows says that it gets on all the same."""
+_TCP_INFO_SIZE = 136
+_RECEIVED = slice(128, 136)
+"""Where the kernel's ``struct tcp_info`` has the bytes received (Linux 4.1 and later)."""
 
 
 class LeaseOver(BaseException):
@@ -42,6 +45,10 @@ class Link:
         self.orders: queue.SimpleQueue[m.RunOrder | m.InspectOrder] = queue.SimpleQueue()
         self.deadline_ns = self.epoch = 0
         self.cancelled = False
+        self._under_way = threading.Event()
+        self._steps = 0
+        """How many threads are at a step that reads nothing."""
+        self._counting = threading.Lock()
 
     # The daemon's voice: runs in a thread of its own for the life of the process.
 
@@ -120,28 +127,43 @@ class Link:
         return cast(m.Committed | m.NotCommitted, answer)
 
     @contextlib.contextmanager
-    def pulse(self, stream: str) -> Iterator[None]:
-        """While a step of its own is under way that reads nothing (a seal, a publish): tell the
-        daemon that the process works, as long as it does, so that it is not taken for stalled.
-
-        Work is processor time or bytes through the kernel; a process that only waits is silent.
-        """
-        over = threading.Event()
-
-        def beat() -> None:
-            done = _work_done()
-            while not over.wait(PULSE_SECONDS):
-                before, done = done, _work_done()
-                if done != before:
-                    self.say(m.Moved(stream, 0, 0))
-
-        thread = threading.Thread(target=beat, name="pulse", daemon=True)
-        thread.start()
+    def under_way(self) -> Iterator[None]:
+        """A run is carried out: ``beat`` has something to say."""
+        self._under_way.set()
         try:
             yield
         finally:
-            over.set()
-            thread.join()
+            self._under_way.clear()
+
+    @contextlib.contextmanager
+    def pulse(self) -> Iterator[None]:
+        """While a step of its own is under way that reads nothing (a seal, a publish) a process
+        that works is not taken for stalled: work is processor time or bytes through the kernel."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, by: int) -> None:
+        with self._counting:
+            self._steps += by
+
+    def beat(self) -> None:
+        """Tell the daemon as long as a run gets on without handing over rows: bytes arrive from
+        the source, however slowly, or a step works. One that only waits is silent.
+
+        Runs in a thread of its own for the life of the process.
+        """
+        with contextlib.suppress(OSError):  # the daemon is gone: ``listen`` ends the process
+            while self._under_way.wait():
+                before = self._signs()
+                time.sleep(PULSE_SECONDS)
+                if self._under_way.is_set() and self._signs() != before:
+                    self.say(m.Moved("", 0, 0))
+
+    def _signs(self) -> tuple[int, tuple[int, str] | None]:
+        return _received(), _work_done() if self._steps else None
 
     def may_go_on(self) -> None:
         """Called before each step that others could see. Raises ``LeaseOver``."""
@@ -156,3 +178,30 @@ def _work_done() -> tuple[int, str]:
     except OSError:
         moved = ""
     return int(time.process_time() * 10), moved
+
+
+def _received() -> int:
+    """Bytes that came in by TCP, as the kernel counts them: a driver shows whole batches only."""
+    if not hasattr(socket, "TCP_INFO"):
+        return 0
+    total = 0
+    for fd in _descriptors():
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            continue  # no socket, or closed meanwhile
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+            total += int.from_bytes(info[_RECEIVED], sys.byteorder)
+        except OSError:
+            continue  # not TCP
+        finally:
+            sock.detach()
+    return total
+
+
+def _descriptors() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - names alone
+    except OSError:
+        return []

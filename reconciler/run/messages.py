@@ -170,7 +170,7 @@ class AskLedger(_Message, frozen=True, tag="ask_ledger"):
 
 
 class Moved(_Message, frozen=True, tag="moved"):
-    """A sign of life with what has been read so far; at most one a second."""
+    """A sign of life with what a stream has read so far; of no stream, without: the run gets on."""
 
     stream: str
     rows: int

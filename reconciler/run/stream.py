@@ -408,7 +408,7 @@ class StreamRun:
         if self._replaces():
             self._refuse_emptying(pending, marker)
         point("worker.before_seal")
-        with self._link.pulse(self.stream):
+        with self._link.pulse():
             receipt = pending.stage.seal(mark.cursor)
         point("worker.sealed")
         assert self._verdict is not None
@@ -458,7 +458,7 @@ class StreamRun:
         self._link.may_go_on()
         point("worker.before_publish")
         try:
-            with self._link.pulse(self.stream):
+            with self._link.pulse():
                 self._lane.destination(self._order.destination).publish(self._unpublished)
         except ConnectorError as error:
             full = len(self._unpublished) >= MAX_UNPUBLISHED

@@ -82,17 +82,19 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = Link(socket.socket(fileno=fd))
     threading.Thread(target=link.listen, name="link", daemon=True).start()
+    threading.Thread(target=link.beat, name="pulse", daemon=True).start()
     connections = Connections()
     link.say(m.Ready())
     while True:
         order = link.orders.get()
         with contextlib.suppress(BrokenPipeError):
             try:
-                answer = (
-                    _run(order, link, connections)
-                    if isinstance(order, m.RunOrder)
-                    else _inspect(order, connections)
-                )
+                answer: m.ToDaemon
+                if isinstance(order, m.RunOrder):
+                    with link.under_way():
+                        answer = _run(order, link, connections)
+                else:
+                    answer = _inspect(order, connections)
             except LeaseOver:
                 print("no word from the daemon within the lease: stopped", file=sys.stderr)  # noqa: T201
                 sys.stderr.flush()

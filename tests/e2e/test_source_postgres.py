@@ -18,6 +18,7 @@ from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Secrets, Source, Stopped
 from reconciler.connectors.registry import open_source
+from reconciler.connectors.sources.postgres import Postgres
 from tests.servers import PostgresServer
 from tests.source_kit import Taken, take
 
@@ -319,6 +320,19 @@ def test_infinity_and_the_far_future_are_counted_and_move_nothing(table: Shop) -
     assert taken.counts == {"beyond_bound": 2}
     assert taken.cursor is not None
     assert taken.cursor.position.text < "2100"
+
+
+def test_rows_stamped_while_the_bound_is_found_lie_in_no_future(
+    table: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Postgres.begin
+
+    def begin_late(dialect: Postgres) -> None:  # as on a slow line, or a busy machine
+        table.run("INSERT INTO t (id) VALUES (1)")
+        begin(dialect)
+
+    monkeypatch.setattr(Postgres, "begin", begin_late)
+    assert table.take(BY_TIME).counts == {}
 
 
 def test_nan_in_a_numeric_cursor_is_counted(shop: Shop) -> None:

@@ -258,7 +258,7 @@ class SimLink:
         return cast(m.Committed | m.NotCommitted, answer)
 
     @contextlib.contextmanager
-    def pulse(self, stream: str) -> Iterator[None]:
+    def pulse(self) -> Iterator[None]:
         yield
 
     def may_go_on(self) -> None:

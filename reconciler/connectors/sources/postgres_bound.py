@@ -26,6 +26,8 @@ SETTLE = 1.0
 SETTLE_BY_CLOCK_ALONE = 10.0
 """Where open transactions cannot be looked at or do not matter: C1."""
 _POLL_SECONDS = 0.02
+# Not the clock as it was when the bound was found: rows are stamped until the snapshot is taken.
+_PRESENT = "statement_timestamp()"
 _CLOCK = """
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_is_in_recovery(),
        pg_has_role('pg_read_all_stats', 'USAGE'),
@@ -123,9 +125,9 @@ def _by_time(session: Session, wanted: Wanted) -> Bound:
 
 
 def _in_column(tag: str, micros: int, clock: _Clock) -> tuple[Any, str, list[str]]:
-    """The bound as a value of the column, a literal for what no clock has reached, notes."""
+    """The bound as a value of the column, how far the clock is when rows are counted, notes."""
     if tag == "timestamp":
-        return micros, f"'{moments.iso(clock.now)}+00'::timestamptz", []
+        return micros, _PRESENT, []
     # Whichever of UTC and the server's own zone is behind, so that neither reading is passed.
     behind, ahead = min(0, clock.offset), max(0, clock.offset)
     notes = []
@@ -137,10 +139,11 @@ def _in_column(tag: str, micros: int, clock: _Clock) -> tuple[Any, str, list[str
     else:
         notes.append("the column has no zone: it is compared with the clock in UTC")
     local = micros + behind
+    present = f"({_PRESENT} AT TIME ZONE 'UTC' + interval '{ahead} microseconds')"
     if tag == "naive_timestamp":
-        return local, f"'{moments.iso(clock.now + ahead)}'::timestamp", notes
+        return local, present, notes
     notes.append("a date is read once its day is over")
-    return moments.day(local), f"'{moments.day(clock.now + ahead).isoformat()}'::date", notes
+    return moments.day(local), f"({present})::date", notes
 
 
 def _below_open(session: Session, clock: _Clock, wanted: Wanted) -> tuple[int, list[str], str]:

@@ -1,0 +1,68 @@
+"""A worker's signs of life: bytes that arrive slowly are some, silence is none (A8)."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from reconciler.run import link as module
+from reconciler.run import messages as m
+from reconciler.run.link import Link
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(socket, "TCP_INFO"), reason="the kernel's count of bytes is Linux's"
+)
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[socket.socket, Link]]:
+    """The daemon's end, and the worker's link, whose pulse goes quickly."""
+    monkeypatch.setattr(module, "PULSE_SECONDS", 0.02)
+    near, far = socket.socketpair()
+    with closing(near), closing(far):
+        link = Link(far)
+        thread = threading.Thread(target=link.beat, daemon=True)
+        thread.start()
+        yield near, link
+        near.close()
+        far.close()
+        with link.under_way():
+            threading.Event().wait(0)
+
+
+def _hears(daemon: socket.socket, within: float) -> m.ToDaemon | None:
+    daemon.settimeout(within)
+    try:
+        head = daemon.recv(4, socket.MSG_WAITALL)
+    except TimeoutError:
+        return None
+    return m.for_daemon(daemon.recv(m.frame_length(head), socket.MSG_WAITALL))
+
+
+def test_bytes_that_arrive_are_a_sign_of_life_and_silence_is_none(
+    daemon: tuple[socket.socket, Link],
+) -> None:
+    near, link = daemon
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        reader = socket.create_connection(server.getsockname())
+        source, _ = server.accept()
+        with closing(reader), closing(source), link.under_way():
+            while _hears(near, 0.3) is not None:
+                """The sockets themselves are news, once."""
+            over = threading.Event()
+
+            def dribble() -> None:
+                while not over.wait(0.01):
+                    source.sendall(b"x")
+
+            thread = threading.Thread(target=dribble)
+            thread.start()
+            try:
+                assert _hears(near, 30) == m.Moved("", 0, 0)
+            finally:
+                over.set()
+                thread.join()
