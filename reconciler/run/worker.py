@@ -74,6 +74,15 @@ def _run(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
         return m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT, epoch=order.epoch)
 
 
+def _carry_out(
+    order: m.RunOrder | m.InspectOrder, link: Link, connections: Connections
+) -> m.Done | m.Inspected:
+    if isinstance(order, m.InspectOrder):
+        return _inspect(order, connections)
+    with link.under_way():
+        return _run(order, link, connections)
+
+
 def main() -> None:
     """Serve orders until the daemon is gone."""
     fd, parent = int(sys.argv[1]), int(sys.argv[2])
@@ -89,12 +98,7 @@ def main() -> None:
         order = link.orders.get()
         with contextlib.suppress(BrokenPipeError):
             try:
-                answer: m.ToDaemon
-                if isinstance(order, m.RunOrder):
-                    with link.under_way():
-                        answer = _run(order, link, connections)
-                else:
-                    answer = _inspect(order, connections)
+                answer = _carry_out(order, link, connections)
             except LeaseOver:
                 print("no word from the daemon within the lease: stopped", file=sys.stderr)  # noqa: T201
                 sys.stderr.flush()
