@@ -8,7 +8,8 @@ happened is what the checkers read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -242,19 +243,21 @@ class SimDestination:
     def publish(self, receipts: Sequence[Receipt]) -> None:
         self._process.step("destination.publish", 0.2)
         for receipt in receipts:
-            self._take_lock(receipt.table)
-            try:
+            with self._locked(receipt.table):
                 self._publish(receipt)
-            finally:
-                if self._warehouse.locks.get(receipt.table) is self._process:
-                    del self._warehouse.locks[receipt.table]
 
-    def _take_lock(self, table: str) -> None:
+    @contextmanager
+    def _locked(self, table: str) -> Iterator[None]:
         holder = self._warehouse.locks.get(table)
         seconds, _ = self._now()  # type: ignore[operator]
         if holder is not None or seconds < self._warehouse.busy_until:
             raise ConnectorError(ErrorClass.TRANSIENT, f"{table} is locked", busy=True)
         self._warehouse.locks[table] = self._process
+        try:
+            yield
+        finally:
+            if self._warehouse.locks.get(table) is self._process:
+                del self._warehouse.locks[table]
 
     def _publish(self, receipt: Receipt) -> None:
         warehouse, name = self._warehouse, receipt.name
@@ -278,8 +281,10 @@ class SimDestination:
 
     def adopt(self, owner: Owner, table: str, seq: int, cursor: Cursor | None) -> None:
         self._process.step("destination.adopt")
-        content = self._warehouse.tables.get(table, Content())
-        version = content.marker.version if content.marker else 0
-        marker = MarkerRow(owner, seq, None, cursor, version)
-        self._warehouse.tables[table] = replace(content, marker=marker)
-        self._flush(table)
+        with self._locked(table):
+            content = self._warehouse.tables.get(table, Content())
+            version = content.marker.version if content.marker else 0
+            marker = MarkerRow(owner, seq, None, cursor, version)
+            self._warehouse.tables[table] = replace(content, marker=marker)
+            self._process.step("destination.adopt.applied", 0.1)
+            self._flush(table)

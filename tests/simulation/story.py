@@ -26,6 +26,7 @@ from catalog.records import (
     CancelRun,
     Cursor,
     EditAction,
+    ErrorClass,
     Hold,
     HoldKind,
     Pause,
@@ -47,7 +48,7 @@ from reconciler.config.desired import (
     Schedule,
     StreamSettings,
 )
-from reconciler.connectors.ports import Destination, Source
+from reconciler.connectors.ports import ConnectorError, Destination, Source
 from reconciler.plan.schedule import next_after
 from tests.replacing import replace
 from tests.simulation import daemon as daemons
@@ -71,7 +72,8 @@ _A_MOMENT, _A_WHILE = 1.0, 5.0
 
 _TROUBLES = (
     *("daemon_crash", "daemon_stop", "daemon_pause", "suspend", "reboot"),
-    *("worker_crash", "worker_freeze", "worker_start", "slow_catalog", "lost_answers"),
+    *("worker_crash", "worker_freeze", "worker_start", "connector_fails"),
+    *("slow_catalog", "lost_answers"),
     *("catalog_away", "catalog_crash", "wall_jump", "skew", "reload", "schema", "persons"),
     *("destination_busy", "destination_emptied", "destination_restored", "source_down"),
 )
@@ -87,6 +89,7 @@ class Trouble:
     worker_crash: float = 0.0
     worker_freeze: float = 0.0
     worker_start: float = 0.0
+    connector_fails: float = 0.0
     calm: bool = True
 
 
@@ -145,6 +148,8 @@ class Story(Places):
             trouble.worker_crash = self.chance.choice((0.002, 0.01, 0.05))
         if "worker_freeze" in kinds:
             trouble.worker_freeze = self.chance.choice((0.002, 0.01))
+        if "connector_fails" in kinds:
+            trouble.connector_fails = self.chance.choice((0.002, 0.01, 0.05))
         if "worker_start" in kinds:
             trouble.worker_start = 0.1
         return trouble
@@ -237,7 +242,10 @@ class Story(Places):
             self.world.say(f"the worker of run {worker.epoch} stands still at {step}: {seconds}")
             worker.freeze(seconds)
             worker.sleep(seconds)
-        elif dice > 0.98:
+        elif dice > 1.0 - trouble.connector_fails and step.startswith(("source.", "destination.")):
+            self.world.say(f"run {worker.epoch} meets an error at {step}")
+            raise ConnectorError(ErrorClass.TRANSIENT, f"nothing answers at {step}")
+        elif dice > 0.98 - trouble.connector_fails:
             worker.sleep(self.chance.choice((0.1, 3.0, 20.0)))
 
     def point(self, name: str) -> None:
