@@ -171,7 +171,7 @@ def in_words(path: Path, error: Exception, *, reading: bool = False) -> Exceptio
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
         return Unavailable(f"{path} is damaged ({error}); restore it from a backup")
     if isinstance(error, apsw.Error):
-        return Unavailable(f"{path}: {error}")
+        return Unavailable(f"{path}{' cannot be read' if reading else ''}: {error}")
     if isinstance(error, NOT_UNDERSTOOD if reading else _NOT_UNDERSTOOD_BY_A_WRITE):
         what = f"{type(error).__name__}: {error}"
         return Unavailable(

@@ -152,7 +152,7 @@ def _oom_kills() -> int:
 
 def _ending(code: int | None, *, oom: bool) -> str:
     if code == -signal.SIGKILL and oom:
-        return "the worker was killed by the kernel because memory ran out"
+        return "the worker was killed by SIGKILL, by the kernel for want of memory as it seems"
     if code is not None and code < 0:
         return f"the worker was killed by {signal.Signals(-code).name}"
     return f"the worker ended by itself with exit code {code}"

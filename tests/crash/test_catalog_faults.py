@@ -392,4 +392,4 @@ async def test_a_read_that_fails_says_so_and_the_next_one_is_right(
         assert (found := await dump(catalog)) == wanted, differences(found, wanted)
         await catalog.aclose()
     assert len(refused) > 3
-    assert all("catalog.db cannot be read" in words for words in refused)
+    assert all("catalog.db cannot be read" in words for words in refused), refused
