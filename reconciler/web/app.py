@@ -27,6 +27,7 @@ from reconciler.web.page import POLICY, render_page
 from reconciler.web.status import PipelineQuery, PipelineStatus, StatusSource
 
 MAX_PAGE: Final = 1_000
+_PATHS: Final = ("/", "/metrics", "/healthz", "/readyz", "/api/status")
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -56,14 +57,26 @@ def build_app(status: StatusSource, metrics: Metrics, host: str = "127.0.0.1") -
         )
     return Starlette(
         routes=[
-            Route("/", app.page),
-            Route("/metrics", app.metrics),
-            Route("/healthz", app.healthz),
-            Route("/readyz", app.readyz),
-            Route("/api/status", app.api_status),
+            Route(path, handler)
+            for path, handler in zip(
+                _PATHS,
+                (app.page, app.metrics, app.healthz, app.readyz, app.api_status),
+                strict=True,
+            )
         ],
         middleware=middleware,
+        exception_handlers={404: _not_found, 405: _not_allowed},
     )
+
+
+async def _not_found(_request: Request, _error: Exception) -> Response:
+    text = f"There is nothing at this path. What there is: {', '.join(_PATHS)}.\n"
+    return PlainTextResponse(text, 404, _HEADERS)
+
+
+async def _not_allowed(_request: Request, _error: Exception) -> Response:
+    text = "Nothing can be changed here: only GET and HEAD are answered.\n"
+    return PlainTextResponse(text, 405, {**_HEADERS, "Allow": "GET, HEAD"})
 
 
 class _BadQuery(Exception):

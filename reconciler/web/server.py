@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,8 @@ import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 from starlette.types import ASGIApp
+
+from reconciler.web.protocol import Bounded
 
 CLOSE_S = 2.0
 """How long closing may take at most."""
@@ -103,7 +106,7 @@ async def serve(
     bound: int = sock.getsockname()[1]
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Bounded,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -116,6 +119,8 @@ async def serve(
         limit_concurrency=100,
         h11_max_incomplete_event_size=16 * 1024,
     )
+    # What peers send wrongly is answered, and no news: it would fill the log as fast as they like.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = _Server(config, lambda: task_status.started(bound))
     try:
         await server.serve([sock])
