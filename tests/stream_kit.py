@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -130,9 +130,9 @@ def receipt(seq: int, epoch: int = 9, **more: Any) -> Receipt:
     return Receipt("fake", "d", name, "orders", Mode.MERGE, (), TARGET, 1, 1, files=(), **more)
 
 
-def waiting(seq: int, stream: str = "orders") -> Commit:
+def waiting(seq: int, stream: str = "orders", mode: Mode = Mode.MERGE) -> Commit:
     """A commit of an earlier run that is not yet published."""
-    body = msgspec.json.encode(receipt(seq, 8)).decode()
+    body = msgspec.json.encode(replace(receipt(seq, 8), mode=mode)).decode()
     return Commit("shop", stream, seq, 8, body, 1, 1, 0, 1, 1, None)
 
 
@@ -176,8 +176,7 @@ class World:
             raise LeaseOver
 
     @contextmanager
-    def pulse(self, stream: str) -> Iterator[None]:
-        assert stream == "orders"
+    def pulse(self) -> Iterator[None]:
         yield
 
     def propose(self, stream: str, schema: Schema) -> m.Verdict:
@@ -242,8 +241,8 @@ class World:
             discard=self.discarded.append,
         )
         lane = SimpleNamespace(
-            source=lambda order: SimpleNamespace(read=read),
-            destination=lambda order: destination,
+            source=lambda order: {"from": SimpleNamespace(read=read)}[order.name],
+            destination=lambda order: {"to": destination}[order.name],
             forget=lambda order: self.forgotten.append(order.name),
         )
         ends = [m.ConnectionOrder(name, "fake", {}, {}) for name in ("from", "to")]

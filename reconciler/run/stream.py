@@ -121,7 +121,7 @@ class StreamRun:
         self._owner = Owner(order.catalog, order.pipeline, self.stream)
         self._table = settings.table or table_name(self.stream)
         self._seq = state.seq
-        self._rows = self._bytes = self._rejected = 0
+        self._read = self._rows = self._bytes = self._rejected = 0
         self._adopted = False
         self._refresh = state.directive == "refresh"
         self._unpublished: list[Receipt] = []
@@ -354,10 +354,11 @@ class StreamRun:
 
     def _tell(self, size: int, rows: int = 0) -> None:
         self._bytes += size
+        self._read += rows
         now = time.monotonic()
         if now - self._told_at >= 1.0:
             self._told_at = now
-            self._link.say(m.Moved(self.stream, self._rows + rows, self._bytes))
+            self._link.say(m.Moved(self.stream, self._read, self._bytes))
 
     # -- staging --------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ def project(tmp_path: Path) -> Project:
 
 def test_the_projects_own_history_is_read_from_its_catalog(project: Project) -> None:
     order = connection_order(project, "own", lambda _: {})
+    assert (order.name, order.connector) == ("own", "history")
     assert order.options == {"url": project.catalog}
     assert "url" not in connection_order(project, "inbox", lambda _: {}).options
 

@@ -64,6 +64,7 @@ def test_a_destination_that_fits_again_still_waits_for_a_person(kind: HoldKind) 
     world = World(FakeRead(rows(1), mark(7)), marker=at(3))
     found = held(world.run(seq=3, published=3, hold=Hold(kind, "gone", 7, ())))
     assert found.choices == ("retry", "refresh")
+    assert detail(found)["seq"] == 3
     assert found.reason == ("table 'orders' fits the catalog again, at batch 3: `retry` goes on")
     fresh = held(World().run(hold=Hold(kind, "gone", 7, ())))
     assert "at batch 0" in fresh.reason
@@ -169,10 +170,24 @@ def test_another_owners_table_is_left_alone_until_a_person_takes_it_over() -> No
         "'cursor adopt' takes it over and reads on from here"
     )
     assert found.choices == ("cursor rewind --to-destination", "cursor adopt", "retry")
+    assert msgspec.convert(detail(found)["cursor"], Cursor) == cursor(0)
     world.unpublished = (waiting(1),)
     found = held(world.run(seq=1))
     assert (found.reason, found.choices) == (whose, ("retry",))
     assert world.diary == []
+
+
+def test_a_table_that_is_gone_is_made_again_by_a_replacement_that_waits() -> None:
+    """It stands for all that was committed before it."""
+    world = World()
+    whole = Mode.REPLACE
+    world.unpublished = (waiting(2), waiting(3, mode=whole), waiting(4, mode=whole), waiting(5))
+    assert world.run(seq=5, published=1).outcome is Outcome.NOTHING_NEW
+    assert world.diary == ["publish 4 5"]
+    world = World()
+    world.unpublished = (waiting(2), waiting(3))
+    found = held(world.run(seq=3, published=1))
+    assert (found.choices, world.diary) == (("refresh",), [])
 
 
 def test_adopt_sets_the_marker_to_what_the_catalog_knows() -> None:

@@ -121,6 +121,26 @@ def test_rows_that_do_not_fit_are_set_aside_and_counted() -> None:
     assert (world.commits[0][0].rows, world.commits[0][0].rejected) == (1, 1)
 
 
+def test_all_that_was_set_aside_is_counted() -> None:
+    odd = Rows(pa.record_batch({"id": [1, 2], "amount": ["many", "3"]}))
+    aside = Rejected((REJECTED,))
+    parts = [odd, aside, odd, mark(1), aside, odd, mark(2)]
+    world = World(FakeRead(*parts, ordered=True), size=SEAL_BYTES)
+    found = world.run()
+    assert [batch.rejected for batch, _ in world.commits] == [3, 2]
+    assert (found.rows, found.rejected) == (3, 5)
+
+
+def test_the_files_of_all_marks_go_with_their_batch() -> None:
+    other = replace(FILE, path="b.csv")
+    first = mark(1, files=(FILE,), forgotten=("x.csv",))
+    second = mark(2, files=(other,), forgotten=("y.csv",))
+    world = World(FakeRead(rows(1), first, rows(2), second))
+    world.run()
+    ((batch, _),) = world.commits
+    assert (batch.files, batch.forgotten) == ((FILE, other), ("x.csv", "y.csv"))
+
+
 def test_a_run_that_set_rows_aside_alone_brought_something() -> None:
     found = World(FakeRead(Rejected((REJECTED,)), mark(7))).run()
     assert (found.outcome, found.rows, found.rejected) == (Outcome.SUCCEEDED, 0, 1)
@@ -251,7 +271,9 @@ def test_an_unordered_read_is_one_batch_however_large() -> None:
     assert [(b.rows, b.cursor) for b, _ in world.commits] == [(2, cursor(2))]
 
 
-def test_progress_is_told_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_was_read_so_far_is_told_at_most_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World()
     clock = SimpleNamespace(monotonic=lambda: world.now, time_ns=lambda: 0)
     monkeypatch.setattr(module, "time", clock)
@@ -260,14 +282,16 @@ def test_progress_is_told_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch)
         world.now += 0.5
 
     world.read = FakeRead(
-        *(Progress(5), tick, Progress(5), tick, rows(1), tick, tick, Progress(1), mark(7))
+        *(Progress(5), tick, Progress(5), tick, rows(1), rows(2, 3), tick, tick, Progress(1)),
+        *(tick, rows(4), tick, rows(5), mark(7)),
     )
     world.run()
-    size = rows(1).batch.nbytes
+    one, two = rows(1).batch.nbytes, rows(2, 3).batch.nbytes
     assert world.said == [
         m.Moved("orders", 0, 5),
-        m.Moved("orders", 1, 10 + size),
-        m.Moved("orders", 0, 11 + size),
+        m.Moved("orders", 1, 10 + one),
+        m.Moved("orders", 3, 11 + one + two),
+        m.Moved("orders", 5, 11 + 3 * one + two),
     ]
 
 
@@ -381,6 +405,15 @@ def test_once_the_lease_is_over_nothing_is_done_that_others_could_see(directive:
     with pytest.raises(LeaseOver):
         world.run(seq=3, published=2, directive=directive)
     assert (world.diary, world.adopted) == ([], [])
+
+
+def test_once_the_lease_is_over_nothing_more_is_read() -> None:
+    world = World()
+    world.read = FakeRead(rows(1), lambda: setattr(world, "lease_over", True), rows(2), mark(2))
+    with pytest.raises(LeaseOver):
+        world.run()
+    assert [row["id"] for row in world.stages[0].rows] == [1]
+    assert world.read.closed
 
 
 @pytest.mark.parametrize("step", ["stage", "commit", "publish"])
