@@ -201,6 +201,19 @@ class Loop:
                 self.trouble(error)
                 await anyio.sleep(_TROUBLE_SECONDS)
 
+    async def mend(self) -> None:
+        """While the catalog is in trouble ask it to write, for nothing else may want to for long:
+        what is well again is to be seen as ready."""
+        while True:
+            await anyio.sleep(_TROUBLE_SECONDS)
+            if self.last_trouble:
+                try:
+                    await self._keeper.claim((), {}, ())
+                except CatalogError as error:
+                    self.trouble(error)
+                else:
+                    self._recovered()
+
     async def watch_rivals(self) -> None:
         """Take over at once from holders on this machine that died (A7)."""
         while True:

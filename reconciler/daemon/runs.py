@@ -90,10 +90,7 @@ class Runs:
             ended = replace(ended, done=without_secrets(ended.done, self.teller.redact))
             conduct.over = True
             self.on_room()
-            if ended.printed:
-                runlogs.keep(
-                    self.state_dir, name, claimed.lease.epoch, ended.printed, self.teller.redact
-                )
+            notes = ended.done.notes + self._keep(claimed, ended.printed)
             finish = conclude(claimed, conduct.pipeline, ended, self.clock.wall_us())
             point("daemon.before_finish")
             run = await self.keeper.finish(claimed.lease, finish)
@@ -101,8 +98,19 @@ class Runs:
             del self.conducting[name]
             if not self.conducting:
                 self._idle.set()
-        self.teller.ended(claimed, run, finish, ended.done)
+        self.teller.ended(claimed, run, finish, msgspec.structs.replace(ended.done, notes=notes))
         return run
+
+    def _keep(self, claimed: Claimed, printed: bytes) -> tuple[tuple[str, str], ...]:
+        """Keep what a run printed; a disk that does not take it costs that, and is noted."""
+        if not printed:
+            return ()
+        lease = claimed.lease
+        try:
+            runlogs.keep(self.state_dir, lease.pipeline, lease.epoch, printed, self.teller.redact)
+        except OSError as error:
+            return (("", f"what the run printed is not kept: {error.filename}: {error.strerror}"),)
+        return ()
 
     def _reveal(self, connection: Connection) -> Mapping[str, str]:
         revealed = reveal(connection)

@@ -137,6 +137,7 @@ class _Daemon:
         eternal: dict[str, Callable[[], Awaitable[None]]] = {
             "keeper": session.keeper.keep,
             "follow": loop.follow,
+            "mend": loop.mend,
             "rivals": loop.watch_rivals,
             "reload": reloader.watch,
             "retention": lambda: upkeep.retain(session, loop),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import anyio
 
@@ -42,8 +43,9 @@ async def retain(session: Session, loop: Loop) -> None:
             continue  # reported by those who need the catalog; the next round tries again
         if gone:
             logs.get_logger().info(Event.CATALOG_RETAINED, rows=gone)
-        session.keeper.lock.forget(known)
-        runlogs.forget_before(loop.project.state_dir, now / 1e6 - keep)
+        with suppress(OSError):  # what a bad disk keeps is removed in the next round
+            session.keeper.lock.forget(known)
+            runlogs.forget_before(loop.project.state_dir, now / 1e6 - keep)
 
 
 async def _retain_all(session: Session, limits: Retention) -> int:

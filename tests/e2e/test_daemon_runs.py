@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -118,10 +119,19 @@ def test_what_a_library_prints_in_a_run_is_kept_with_the_run(world: World) -> No
         "if 'reconciler.run.worker' in sys.orig_argv:\n"
         "    sys.addaudithook(loud)\n"
     )
-    daemon = world.start(PYTHONPATH=str(world.folder))
+    paths = (str(world.folder), os.environ.get("PYTHONPATH"))
+    daemon = world.start(PYTHONPATH=os.pathsep.join(filter(None, paths)))
     finished = daemon.finished("p", "succeeded")
     assert "a library says hello" in world.cli("logs", "p", "--run", str(finished["run"]))
     assert "a library says hello" in world.cli("logs", "p")
+    logs = world.folder / "state" / "logs"
+    shutil.rmtree(logs)
+    logs.write_text("in the way")
+    world.fill("orders", [_row(300)])
+    world.cli("retry", "p")
+    note = daemon.wait_for("run_note", lambda event: "printed" in event["note"])
+    assert str(logs) in note["note"]
+    eventually(lambda: _equal(world), "a place that does not take it costs no run")
     assert daemon.stop() == 0
 
 
