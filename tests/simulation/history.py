@@ -37,6 +37,8 @@ from tests.simulation.vtime import START_US, World
 from tests.simulation.wrong import Rule, Wrong
 
 _OF_DESTINATION = (HoldKind.DESTINATION, HoldKind.LOST_BATCH)
+_PUT_BACK = 50 * 10**6
+"""Microseconds by which clocks of daemons do not differ unless one was set."""
 _UNCONSUMED = (Outcome.INTERRUPTED, Outcome.FENCED)
 
 
@@ -162,9 +164,12 @@ class History:
                 self._wrong(Rule.LIMITS, f"connection {name} has {len(of)} runs at once")
 
     def _not_restarted(self, name: str, run: Run) -> None:
-        """A cancelled run does not begin again by itself."""
+        """A cancelled run does not begin again by itself, unless its hour comes again: the clock
+        was put back."""
         last = self.last.get(name)
         if last is None or last.outcome is not Outcome.CANCELLED:
+            return
+        if run.started_at < last.run.started_at - _PUT_BACK:
             return
         old, new = last.run.trigger, run.trigger
         again = new.kind is TriggerKind.RETRY or (
