@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, cast
 
 import anyio
+import msgspec
 
 from catalog.errors import CatalogError, Refused
 from catalog.memory import MemoryStore
@@ -77,6 +78,9 @@ _TROUBLES = (
     *("catalog_away", "catalog_crash", "wall_jump", "skew", "reload", "schema", "persons"),
     *("destination_busy", "destination_emptied", "destination_restored", "source_down"),
 )
+
+
+_EDITS = ("pause", "resume", "run", "run", "cancel", "refresh", "rewind", "adopt", "release")
 
 
 @dataclass(slots=True)
@@ -409,6 +413,8 @@ class Story(Places):
         self.trouble.calm = False
         until = self.world.now + seconds
         self.world.say("bad times begin")
+        if self.chance.random() < 0.1:
+            self._storm()
         while self.world.now < until:
             pause = self.chance.expovariate(1 / self.trouble.every)
             self.world.run(min(self.world.now + pause, until))
@@ -416,6 +422,15 @@ class Story(Places):
                 self._strike()
             else:
                 self._ambush += 1
+
+    def _storm(self) -> None:
+        """All at once: runs asked for again and again, and a trouble to each."""
+        self.world.say("a storm begins")
+        for _ in range(20):
+            name = self.chance.choice(tuple(self.project.pipelines))
+            self._edit(RequestRun(name, f"storm-{self.world.count()}"))
+            self._strike()
+            self.world.run(self.world.now + self.chance.expovariate(1 / 20.0))
 
     def _strike(self) -> None:
         if self.trouble.calm:
@@ -518,8 +533,11 @@ class Story(Places):
 
     def _to_look_first(self, name: str, held: tuple[str, ...]) -> bool:
         """Who put a backup in place lets a run look at it before they answer."""
-        looked = self.history.answered.get(name, [-1.0])[-1]
-        return bool(held) and looked <= self._destination_moved
+        return bool(held) and not self._looked(name)
+
+    def _looked(self, name: str) -> bool:
+        """A run has looked at the destination since somebody else moved tables there."""
+        return self.history.answered.get(name, [-1.0])[-1] > self._destination_moved
 
     # -- persons --------------------------------------------------------------------------------
 
@@ -563,22 +581,25 @@ class Story(Places):
         row = self.store.streams[(pipeline, stream)]
         if row.published < row.seq or "refresh" not in hold.choices:
             return Refresh(pipeline, stream)
-        choice = self.chance.choice(("refresh", "adopt", "rewind"))
-        if choice == "refresh":
-            return Refresh(pipeline, stream)
-        if choice == "adopt":
-            return Adopt(pipeline, stream)
-        import msgspec
-
         detail = json.loads(hold.detail)
         cursor = msgspec.convert(detail["cursor"], type=Cursor | None) if detail["cursor"] else None
-        return SetCursor(pipeline, stream, cursor, seq_at_least=detail["seq"], adopt=True)
+        choices = ["refresh", "rewind"]
+        if cursor is None or (row.cursor and cursor.position.data <= row.cursor.position.data):
+            choices.append("adopt")  # else it has rows that would be read again
+        match self.chance.choice(choices):
+            case "refresh":
+                return Refresh(pipeline, stream)
+            case "adopt":
+                return Adopt(pipeline, stream)
+            case _:
+                seq = detail["seq"]
+                return SetCursor(pipeline, stream, cursor, seq_at_least=seq, adopt=True)
 
     def _persons(self) -> None:
         name = self.chance.choice(tuple(self.full.pipelines))
         pipeline = self.full.pipelines[name]
         stream = self.chance.choice(tuple(pipeline.streams))
-        what = self.chance.choice(("pause", "resume", "run", "run", "cancel", "refresh", "rewind"))
+        what = self.chance.choice(_EDITS)
         match what:
             case "pause":
                 self._edit(Pause(name))
@@ -594,6 +615,10 @@ class Story(Places):
                 self.world.after(self.chance.uniform(0.1, 3), lambda: self._edit(CancelRun(name)))
             case "refresh":
                 self._edit(Refresh(name, stream))
+            case "adopt" if self._looked(name):
+                self._edit(Adopt(name, stream))
+            case "release":
+                self._edit(Release(name, stream))
             case "rewind" if pipeline.streams[stream].mode is Mode.MERGE:
                 self._rewind(name, stream)
         if self.chance.random() < 0.5:
