@@ -245,7 +245,10 @@ class TestCommit:
         assert row.receipt == receipt
 
     async def test_a_batch_of_a_stream_has_a_receipt(self, world: World) -> None:
-        await refused(world, await world.lease(), BadRequest, batch(0, receipt=""))
+        lease = await world.lease()
+        await refused(world, lease, BadRequest, batch(0, receipt=""))
+        await world.commit(lease, batch(0))
+        await refused(world, lease, BadRequest, batch(1, receipt=""))
 
     async def test_the_pipelines_own_cursor_has_no_receipt_and_nothing_to_publish(
         self, world: World
@@ -255,6 +258,7 @@ class TestCommit:
         moved = Batch(PIPELINE_SCOPE, 0, "", cursor=token("lsn"))
         rows = await world.commit(lease, batch(0), moved)
         assert [row.published for row in rows] == [False, True]
+        await refused(world, lease, BadRequest, batch(1, PIPELINE_SCOPE))
         for follows in range(1, MAX_UNPUBLISHED + 2):
             await world.commit(lease, replace(moved, follows=follows))
         unpublished = await world.catalog.commits("shop", unpublished=True)
