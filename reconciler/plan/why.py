@@ -181,7 +181,8 @@ def _cause(
     if _runs(action):
         cancelled = bool(state.cancel) and state.cancel == state.epoch
         end = "; a person asked to cancel it, and it is ending" if cancelled else ""
-        answer = f"{name} runs now: run {state.epoch}, conducted by {state.holder or 'here'}{end}."
+        where = f"by {state.holder}" if state.holder else "here"
+        answer = f"{name} runs now: run {state.epoch}, conducted {where}{end}."
         return _Cause(action.reason.code, answer, f"reconciler show {state.epoch}")
     if desired is None:
         answer = f"{name} does not run: it is {action.reason.text}."

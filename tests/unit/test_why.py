@@ -307,3 +307,55 @@ def test_a_moment_is_shown_with_its_distance_in_whole_seconds() -> None:
         f"2026-11-24 09:00:00Z ({words})"
         for words in ("now", "now", "1s ago", "1s ago", "in 1s", "in 2h")
     ]
+
+
+def test_each_thing_that_was_looked_at_has_its_name() -> None:
+    answer = ask(GOOD, replace(FACTS, open_runs=8))
+    assert [(one.what, one.ok) for one in answer.checked] == [
+        ("paused", True),
+        ("parked", True),
+        ("lease", True),
+        ("failures", True),
+        ("trigger", False),
+        ("connection shop_db", True),
+        ("connection warehouse", True),
+        ("daemon", True),
+        ("max_runs", False),
+        ("held", True),
+    ]
+    waiting = ask(replace(GOOD, failures=1, retry_at=NOW + HOUR, held=("a", "b")))
+    assert ("failures", False) in [(one.what, one.ok) for one in waiting.checked]
+    (held,) = [one for one in waiting.checked if one.what == "held"]
+    assert (held.ok, held.text) == (False, "2 streams are held (a and b); the others run")
+    by_hand = ask(GOOD, desired=replace(SHOP, schedule=None))
+    assert "neither `schedule` nor `after`" in seen(by_hand)
+
+
+def test_a_pipeline_that_never_ran_to_an_end_says_so() -> None:
+    assert ask(PipelineState("shop")).last == "it has never run to an end"
+
+
+def test_a_run_of_this_process_is_conducted_here() -> None:
+    answer = ask(replace(GOOD, epoch=41), running=True)
+    assert answer.answer == "shop runs now: run 41, conducted here."
+
+
+def test_a_hold_without_choices_has_no_command() -> None:
+    streams = (StreamState("shop", "orders", hold=replace(HOLD, choices=())),)
+    answer = ask(replace(GOOD, held=("orders",)), replace(FACTS, streams=streams, stream="orders"))
+    assert (answer.code, answer.command) == ("held", "")
+
+
+def test_the_lines_of_an_answer_are_set_apart() -> None:
+    streams = (StreamState("shop", "orders", hold=HOLD),)
+    shown = lines(ask(replace(GOOD, held=("orders",)), replace(FACTS, streams=streams)))
+    start = shown.index("orders is held: Column 'a' retyped from int64 to text.")
+    assert shown[start - 1 :] == [
+        "",
+        "orders is held: Column 'a' retyped from int64 to text.",
+        "Answer with one of:",
+        "  reconciler approve shop.orders",
+        "  reconciler reject shop.orders",
+        "",
+        "Type: reconciler approve shop.orders",
+    ]
