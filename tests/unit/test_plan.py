@@ -369,6 +369,16 @@ def test_the_plan_lists_requests_then_the_longest_due_then_waits_then_orphans() 
     assert order(reversed(dispatches)) == dispatches
 
 
+def test_the_plan_of_a_project_knows_what_each_pipeline_has_brought() -> None:
+    pipelines = {
+        "up": replace(SHOP, name="up", schedule=None),
+        "down": replace(SHOP, name="down", schedule=None, after=("up",)),
+    }
+    project = Project("p", Path("state"), "sqlite:///x", pipelines=pipelines)
+    states = {"up": replace(RAN, name="up", news=1), "down": replace(RAN, name="down")}
+    assert dict(plan_project(project, states, THREE))["down"].reason.code is Code.AFTER
+
+
 def test_due_and_next_agree_with_the_schedule() -> None:
     every = replace(SHOP, schedule=Every(600))
     state = replace(RAN, tick=THREE, last_started_at=THREE)

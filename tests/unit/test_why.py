@@ -344,6 +344,8 @@ def test_a_hold_without_choices_has_no_command() -> None:
     streams = (StreamState("shop", "orders", hold=replace(HOLD, choices=())),)
     answer = ask(replace(GOOD, held=("orders",)), replace(FACTS, streams=streams, stream="orders"))
     assert (answer.code, answer.command) == ("held", "")
+    answer = ask(replace(GOOD, held=("orders",)), replace(FACTS, streams=streams))
+    assert (answer.code, answer.command) == ("next_tick", "reconciler run shop")
 
 
 def test_the_lines_of_an_answer_are_set_apart() -> None:
