@@ -159,8 +159,13 @@ class Link:
             while self._under_way.wait():
                 before = self._signs()
                 time.sleep(PULSE_SECONDS)
-                if self._under_way.is_set() and self._signs() != before:
-                    self.say(m.Moved("", 0, 0))
+                if self._signs() != before:
+                    self._say_alive()
+
+    def _say_alive(self) -> None:
+        with self._sending:  # what follows the end of a run is said after this
+            if self._under_way.is_set():
+                self._sock.sendall(m.frame(m.Moved("", 0, 0)))
 
     def _signs(self) -> tuple[int, tuple[int, str] | None]:
         return _received(), _work_done() if self._steps else None
