@@ -12,7 +12,9 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ from tests.e2e.world import Daemon, World, eventually
 from tests.servers import PrivateServer, private_postgres
 
 pytestmark = pytest.mark.postgres
-_STALL = "no bytes moved for 2 s, the pipeline's `stall_timeout`"
+_STALL = "no bytes moved for 4 s, the pipeline's `stall_timeout`"
 _PIPELINES = ("merged", "added")
 
 
@@ -77,15 +79,15 @@ class Stubborn(Writers):
 class Scene:
     """A source behind a proxy, writers at the source, a daemon that loads it."""
 
-    def __init__(self, world: World, server: PrivateServer) -> None:
+    def __init__(self, world: World, server: PrivateServer, host: str = "127.0.0.1") -> None:
         self.world, self.server = world, server
         self.name = server.new_database("trouble")
         server.execute(*_TABLES, database=self.name)
-        self.proxy = Proxy(server.port)
-        url = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{self.name}"
+        self.proxy = Proxy(server.port, host)
+        url = f"postgresql://postgres@{host}:{self.proxy.port}/{self.name}"
         config = _CONFIG.format(url=url)
         world.write_config(
-            config.replace("[defaults]", '[defaults]\nretries = 100\nstall_timeout = "2s"')
+            config.replace("[defaults]", '[defaults]\nretries = 100\nstall_timeout = "4s"')
         )
         self.daemon: Daemon = world.start()
         self.writers = Stubborn(server, self.name)
@@ -111,8 +113,10 @@ Trouble = Callable[[Scene], None]
 def restarted(scene: Scene) -> None:
     seen = len(scene.daemon.events)
     scene.server.stop(signal.SIGQUIT)
-    scene.fails("refused|closed the connection|terminating|starting up|server running", seen)
-    scene.server.start()
+    try:
+        scene.fails("refused|reset|closed the connection|terminat|starting up|server running", seen)
+    finally:
+        scene.server.start()
 
 
 def cut_off(scene: Scene) -> None:
@@ -133,19 +137,22 @@ def slow(scene: Scene) -> None:
     """Byte by byte, for much longer than `stall_timeout`: slow is not silent."""
     seen = len(scene.daemon.events)
     scene.proxy.slow(0.001)
-    time.sleep(8)  # how long it is slow, not a wait for anything
+    time.sleep(10)  # how long it is slow, not a wait for anything
     scene.proxy.mend()
     for pipeline in _PIPELINES:
         scene.daemon.wait_for(
             "run_finished",
-            lambda e, of=pipeline: e["pipeline"] == of and e["seconds"] > 4,
+            lambda e, of=pipeline: e["pipeline"] == of and e["seconds"] > 6,
             after=seen,
         )
     assert not [e for e in scene.daemon.events[seen:] if e.get("outcome") == "failed"]
 
 
 def _prove(world: World, server: PrivateServer, troubles: list[Trouble]) -> None:
-    scene = Scene(world, server)
+    _play(Scene(world, server), troubles)
+
+
+def _play(scene: Scene, troubles: list[Trouble]) -> None:
     try:
         scene.daemon.wait_ready()
         scene.writers.start()
@@ -189,6 +196,65 @@ def test_a_line_in_trouble_costs_runs_and_no_row(
     world: World, server: PrivateServer, trouble: Trouble
 ) -> None:
     _prove(world, server, [trouble])
+
+
+class Cable:
+    """A network of its own for the daemon; one cable leads out of it. Needs root's rights."""
+
+    host = "10.213.77.1"
+
+    def __init__(self) -> None:
+        self._space, self._near = f"reconciler-{os.getpid()}", f"rc{os.getpid() % 10**9}"
+        self.within = ("ip", "netns", "exec", self._space)
+        if shutil.which("ip") is None:
+            pytest.skip("needs `ip` (Debian: iproute2)")
+        far = f"{self._near}x"
+        for command in (
+            f"netns add {self._space}",
+            f"link add {self._near} type veth peer name {far} netns {self._space}",
+            f"addr add {self.host}/30 dev {self._near}",
+            f"link set {self._near} up",
+            f"-n {self._space} addr add 10.213.77.2/30 dev {far}",
+            f"-n {self._space} link set {far} up",
+            f"-n {self._space} link set lo up",
+        ):
+            if why := self._ip(command):
+                self.close()
+                pytest.skip(f"needs the right to make network namespaces: {why}")
+
+    def _ip(self, words: str) -> str:
+        done = subprocess.run(
+            ["ip", *words.split()], capture_output=True, text=True, check=False, timeout=30
+        )
+        return done.stderr.strip() if done.returncode else ""
+
+    def pull(self) -> None:
+        self._ip(f"link set {self._near} down")
+
+    def plug_in(self) -> None:
+        self._ip(f"link set {self._near} up")
+
+    def close(self) -> None:
+        self._ip(f"netns del {self._space}")
+        self._ip(f"link del {self._near}")
+
+
+@pytest.mark.slow
+def test_a_cable_that_is_pulled_costs_runs_and_no_row(world: World, server: PrivateServer) -> None:
+    cable = Cable()
+    try:
+        world.within = cable.within
+
+        def pulled(scene: Scene) -> None:
+            seen = len(scene.daemon.events)
+            cable.pull()
+            scene.fails(f"{re.escape(_STALL)}|No route to host|unreachable|timed out", seen)
+            cable.plug_in()
+
+        _play(Scene(world, server, cable.host), [pulled])
+    finally:
+        world.close()
+        cable.close()
 
 
 @pytest.mark.slow

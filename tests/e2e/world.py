@@ -10,24 +10,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 RECONCILER = str(Path(sys.executable).with_name("reconciler"))
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("RECONCILER_TEST_PATIENCE", "60"))
+"""Seconds until what should happen is taken for not happening; more for a machine that is busy."""
 
 
 class Daemon:
     """A real ``reconciler serve``, its log lines kept as they come."""
 
-    def __init__(self, config: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, config: Path, env: dict[str, str] | None = None, within: Sequence[str] = ()
+    ) -> None:
+        """``within``: a command that becomes this one in surroundings of its own."""
         self.events: list[dict[str, Any]] = []
         self._news = threading.Condition()
         self.process = subprocess.Popen(
-            [RECONCILER, "serve", "--config", str(config)],
+            [*within, RECONCILER, "serve", "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -116,6 +120,8 @@ class World:
         self.folder = folder
         self.config = folder / "config.toml"
         self.source = folder / "source.db"
+        self.within: Sequence[str] = ()
+        """See ``Daemon``."""
         self._daemons: list[Daemon] = []
 
     def write_config(self, body: str, *, lease_ttl: str = "3s") -> None:
@@ -126,7 +132,7 @@ class World:
         )
 
     def start(self, **env: str) -> Daemon:
-        daemon = Daemon(self.config, env)
+        daemon = Daemon(self.config, env, self.within)
         self._daemons.append(daemon)
         return daemon
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.soak import samples
+from tests.soak import samples, served
 from tests.soak.month import PLANTS, Plan, play
 
 
@@ -23,14 +23,28 @@ def main() -> int:
     parser.add_argument(
         "--folder", default=samples.MEMORY, help="what lies elsewhere waits for its disk"
     )
+    parser.add_argument("--serve", type=float, help="a real daemon instead, for so many seconds")
     args = parser.parse_args()
+    if args.serve is not None:
+        return _serve(args.serve, args.folder)
     plan = Plan(args.pipelines, args.days, args.speed, args.keep_days, plant=args.plant)
     began = time.monotonic()
-    print(samples.head(), flush=True)
+    print(samples.head(samples.Sample), flush=True)
     with tempfile.TemporaryDirectory(prefix="reconciler-soak-", dir=args.folder) as folder:
         seen = play(plan, Path(folder), lambda s: print(samples.line(s), flush=True))
     problems = samples.judge(seen, args.keep_days)
     print(f"{time.monotonic() - began:.0f} s;", "; ".join(problems) or "all is flat")
+    return int(bool(problems))
+
+
+def _serve(seconds: float, where: str | None) -> int:
+    print(samples.head(served.Look), flush=True)
+    with tempfile.TemporaryDirectory(prefix="reconciler-soak-", dir=where) as folder:
+        looks, problems = served.serve(
+            Path(folder), seconds, lambda look: print(samples.line(look), flush=True)
+        )
+    problems += served.judge(looks)
+    print("; ".join(problems) or "all is flat")
     return int(bool(problems))
 
 

@@ -183,11 +183,11 @@ def _median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def head() -> str:
+def head(of: type[Any]) -> str:
     """Names over the lines of ``line``."""
-    return " ".join(f"{f.name:>9}" for f in fields(Sample))
+    return " ".join(f"{f.name:>11}" for f in fields(of))
 
 
-def line(sample: Sample) -> str:
+def line(sample: Any) -> str:
     """A sample in a line."""
-    return " ".join(f"{getattr(sample, f.name):>9.5g}" for f in fields(Sample))
+    return " ".join(f"{getattr(sample, f.name):>11.5g}" for f in fields(sample))
