@@ -39,6 +39,10 @@ _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the arithmetic is on naive value
 _LONGEST_PLAIN_EXPONENT = 60
 
 
+_MOST_DIGITS = 200_000
+"""More than any database keeps (PostgreSQL: 131,072); written out they would fill the memory."""
+
+
 class BadPosition(ValueError):
     """A value or text that is no position of its tag. ``str()`` is a sentence for a person."""
 
@@ -123,6 +127,11 @@ def _encode_decimal(value: Decimal) -> tuple[bytes, str]:
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
         raise BadPosition(f"a cursor of tag 'decimal' is a finite number, but the value is {value}")
+    if value and abs(value.adjusted()) > _MOST_DIGITS:
+        raise BadPosition(
+            f"a cursor of tag 'decimal' has at most {_MOST_DIGITS} digits before and after its "
+            f"point, but the value is {value!s:.40}"
+        )
     text = "".join(map(str, digits)).lstrip("0")
     magnitude = exponent + len(text)
     significant = text.rstrip("0")

@@ -18,7 +18,7 @@ from reconciler.cli import (  # noqa: F401
     steer,
     upkeep,
 )
-from reconciler.cli.failure import Exit
+from reconciler.cli.failure import Exit, tame
 
 grammar.in_order(
     (
@@ -43,7 +43,7 @@ def invoke(args: Sequence[str]) -> int:
 
 def _usage(error: Exception) -> int:
     context = getattr(error, "ctx", None)
-    sys.stderr.write(f"reconciler: {error.format_message()}\n")  # type: ignore[attr-defined]
+    sys.stderr.write(f"reconciler: {tame(error.format_message())}\n")  # type: ignore[attr-defined]
     if context is not None:
         sys.stderr.write(f"{context.get_usage()}\nTry: {context.command_path} --help\n")
     return Exit.USAGE

@@ -76,3 +76,15 @@ def _sentence(text: str) -> str:
     if text.split(" ", 1)[0].isalpha():  # a name such as `shop.orders:` stays as it is
         text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+_CONTROLS = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*range(32), *range(127, 160))
+    if chr(code) not in "\n\t"
+}
+
+
+def tame(text: str) -> str:
+    """``text`` unable to steer the terminal, whoever's words are in it: a server's, a file's."""
+    return text.translate(_CONTROLS)

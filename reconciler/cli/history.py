@@ -17,6 +17,8 @@ from reconciler.cli.holds import tell_hold
 from reconciler.cli.target import Target, parse, parse_pipeline, unmatched
 
 _PANEL = "Look"
+_LONGEST_NUMBER = 19
+"""Digits; a run's number has fewer."""
 _RECENT = 5
 
 
@@ -85,7 +87,7 @@ def show(
 ) -> int:
     """Show one run, a pipeline's last run, or all that is known of a stream."""
     place = desk.find(config)
-    if not what.isdigit() and parse(what).stream:
+    if not _is_number(what) and parse(what).stream:
         return _show_stream(place, parse(what), as_json=json)
     run = desk.with_catalog(place, lambda catalog: _run_of(place, catalog, what))
     if json:
@@ -95,9 +97,13 @@ def show(
     return Exit.GOOD
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 async def _run_of(place: Place, catalog: Catalog, what: str) -> Run:
-    if what.isdigit():
-        run = await catalog.run(int(what))
+    if _is_number(what):
+        run = await catalog.run(int(what)) if len(what) < _LONGEST_NUMBER else None
         if run is None:
             raise Failure(
                 f"No run has the number {what}; it may be folded into a later one with nothing "

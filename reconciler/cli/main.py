@@ -13,7 +13,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import NamedTuple
 
-from reconciler.cli.failure import Exit, Failure, describe
+from reconciler.cli.failure import Exit, Failure, describe, tame
 
 INTERRUPTED = 130
 """After Ctrl-C, as shells have it."""
@@ -41,7 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _refuse_no_text(args: list[str]) -> None:
+    """Names and values go into the catalog and onto the screen, which hold text."""
+    for number, arg in enumerate(args, 1):
+        try:
+            arg.encode()
+        except UnicodeEncodeError:
+            shown = arg.encode("utf-8", "backslashreplace").decode()
+            raise Failure(f'Word {number}, "{shown}", is no UTF-8 text.', Exit.USAGE) from None
+
+
 def _dispatch(args: list[str]) -> int:
+    _refuse_no_text(args)
     if not args:
         from reconciler.cli.start import welcome
 
@@ -98,7 +109,7 @@ def _failed(error: BaseException) -> int:
         f"Something went wrong that nobody foresaw: {type(error).__name__}: {error}",
         hint="Type it again with RECONCILER_DEBUG=1 in front to see where.",
     )
-    sys.stderr.write(f"reconciler: {failure}\n")
+    sys.stderr.write(f"reconciler: {tame(str(failure))}\n")
     if failure.hint:
-        sys.stderr.write(f"{failure.hint}\n")
+        sys.stderr.write(f"{tame(failure.hint)}\n")
     return failure.code

@@ -20,6 +20,7 @@ from typing import Any
 from msgspec import Struct
 
 from catalog.records import Micros, Run
+from reconciler.cli.failure import tame
 
 _TIMES = frozenset(("at", "tick"))
 _COLOURS = {
@@ -87,7 +88,11 @@ def run_record(run: Run) -> dict[str, Any]:
 
 def emit(record: Any) -> None:
     """Print one JSON document."""
-    print_line(json.dumps(record, indent=2, ensure_ascii=False))
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    sys.stdout.write(f"{text.translate(_CONTROLS_IN_JSON)}\n")
+
+
+_CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
 
 # -- sentences -----------------------------------------------------------------------------------
@@ -95,12 +100,12 @@ def emit(record: Any) -> None:
 
 def print_line(text: str = "") -> None:
     """One line (or several) on standard output."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{tame(text)}\n")
 
 
 def note(text: str) -> None:
     """A remark on standard error, where it is in nobody's way."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{tame(text)}\n")
 
 
 named_config: ContextVar[str] = ContextVar("named_config", default="")
@@ -211,7 +216,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         drawn.add_column(column, overflow="fold", no_wrap=column not in _LONG)
     for row in cells:
         # Text, not str: what comes from a catalog or a source is no markup.
-        drawn.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+        drawn.add_row(*(Text(tame(cell), style=_COLOURS.get(cell, "")) for cell in row))
     Console(highlight=False).print(drawn)
 
 

@@ -158,6 +158,8 @@ def _parsed(path: Path, text: str) -> Source:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _single(_syntax(path, text, str(error))) from None
+    except RecursionError:
+        raise _single(Problem(Place(path, 1), "", "nests tables or lists too deep")) from None
     return Source(path, text, values, LineIndex(text))
 
 

@@ -221,7 +221,7 @@ def _decode(text: str, schemas: list[JsonSchema]) -> object:
 def _toml(text: str) -> object:
     try:
         values = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         values = {}
     if values.keys() != {"value"}:
         raise Unaddressed("holds no TOML value", allowed='such as ["a", "b"] or { added = "hold" }')

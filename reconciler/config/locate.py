@@ -115,5 +115,5 @@ def _head(text: str) -> RawTable | None:
         parts.append(text[daemons[0].start() : end.start() if end else len(text)])
     try:
         return tomllib.loads("".join(parts))
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return None

@@ -44,6 +44,8 @@ def _size(value: object) -> int:
     count = words.size(_text(value, 'a size such as "10GiB"'))
     if count < 2**20:
         raise Wrong("is too small", allowed="1MiB and more")
+    if count > 16 * 2**40:
+        raise Wrong("is too large", allowed="16TiB and less, which is as large as SQLite goes")
     return count
 
 

@@ -31,6 +31,10 @@ TYPE_WORDS = (
 PARTITION_ALLOWED = "a column, day(column), month(column) or year(column)"
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_LONGEST_NUMBER = 40
+"""Characters of a duration or size; a longer one was not meant."""
+_DEEPEST = 20
+"""Levels of lists and structs in a type."""
 _LONGEST = 100 * 365 * 86400.0
 _SIZES = {
     "MB": 10**6,
@@ -59,7 +63,7 @@ class Wrong(ValueError):
 @lru_cache(4096)
 def duration(text: str) -> float:
     """Seconds. Units d, h, m, s, ms, whole numbers, largest first: ``1h30m``."""
-    if not re.fullmatch(DURATION, text):
+    if len(text) > _LONGEST_NUMBER or not re.fullmatch(DURATION, text, re.ASCII):
         hint = "write its unit" if text.isdigit() else ""
         raise Wrong("is no duration", allowed=DURATION_ALLOWED, hint=hint)
     parts = re.findall(r"(\d+)(ms|[dhms])", text)
@@ -82,7 +86,7 @@ def duration_text(seconds: float) -> str:
 
 def size(text: str) -> int:
     """Bytes."""
-    if not re.fullmatch(SIZE, text):
+    if len(text) > _LONGEST_NUMBER or not re.fullmatch(SIZE, text, re.ASCII):
         raise Wrong("is no size", allowed='a size such as "10GiB", "500MB" or "1TiB"')
     count, unit = re.findall(r"(\d+)(\w+)", text)[0]
     return int(count) * _SIZES[unit]
@@ -204,9 +208,11 @@ def partition(text: str) -> str:
 def type_word(text: str) -> str:
     """A column type in its canonical spelling."""
     word = text.strip()
+    if word.count("<") > _DEEPEST:
+        raise Wrong("is no type", allowed=f"lists and structs in at most {_DEEPEST} levels")
     if word in _PLAIN_TYPES:
         return word
-    if found := re.fullmatch(r"decimal\(\s*(\d{1,2})\s*,\s*(\d{1,2})\s*\)", word):
+    if found := re.fullmatch(r"decimal\(\s*([0-9]{1,2})\s*,\s*([0-9]{1,2})\s*\)", word):
         precision, scale = int(found[1]), int(found[2])
         if 1 <= precision <= 38 and scale <= precision:
             return f"decimal({precision},{scale})"
@@ -214,7 +220,10 @@ def type_word(text: str) -> str:
     if found := re.fullmatch(r"list<(.+)>", word):
         return f"list<{type_word(found[1])}>"
     if found := re.fullmatch(r"struct<(.+)>", word):
-        return f"struct<{', '.join(_member(m) for m in _members(found[1]))}>"
+        members = [_member(m) for m in _members(found[1])]
+        if len({m.partition(":")[0].casefold() for m in members}) < len(members):
+            raise Wrong("is no type", allowed="a struct whose names differ in more than case")
+        return f"struct<{', '.join(members)}>"
     raise Wrong("is no type", allowed=", ".join(TYPE_WORDS), hint=_like(word))
 
 
@@ -262,7 +271,7 @@ def _member(text: str) -> str:
 
 def listen(text: str) -> str:
     """``host:port``; an IPv6 address stands in brackets; port 0 lets the system choose."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})", text)
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", text)
     if found is None or int(found[2]) > 65535:
         raise Wrong("is no address", allowed='host:port, such as "127.0.0.1:8790" or "[::1]:8790"')
     return text

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 _SHOWN = 80
+_MOST_DIGITS = 30
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 _DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
@@ -57,6 +58,8 @@ def _integer(word: str) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
         try:
             number = Decimal(value.strip() if isinstance(value, str) else value)
+            if number and number.adjusted() > _MOST_DIGITS:  # written out, it would take for ever
+                raise ValueError
             whole = int(number)
         except (InvalidOperation, OverflowError, TypeError, ValueError):
             raise ValueError(f"{shown(value)} is no {word}") from None

@@ -65,7 +65,10 @@ def struct_word(fields: Iterable[tuple[str, str]]) -> str:
 def parse(word: str) -> Type:
     """Read a type word. Raises ``BadType`` saying what was found and what is allowed."""
     reader = _Reader(word)
-    found = reader.type()
+    try:
+        found = reader.type()
+    except RecursionError:
+        raise BadType(f"type {word[:40]!r}… nests lists or structs too deep") from None
     reader.skip()
     if reader.at != len(word):
         raise reader.bad(f"{word[reader.at :]!r} is left over")

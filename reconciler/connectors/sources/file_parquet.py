@@ -39,8 +39,13 @@ class Parquet:
         except _DAMAGED as error:
             raise Cut(f"its Parquet footer cannot be read: {_short(error)}") from None
         digest = yield from content_hash(file)
-        shape = arrow.canonical_schema(schema)
-        _refuse_doubles(file, shape)
+        try:
+            shape = arrow.canonical_schema(schema)
+            _refuse_doubles(file, shape)
+        except RecursionError:
+            raise ConnectorError(
+                ErrorClass.PERMANENT, f"file {file.path!r}: its columns are nested too deep"
+            ) from None
         return Described(shape, digest)
 
     def blocks(self, file: Found, source: IO[bytes], schema: pa.Schema) -> Iterator[Block]:
