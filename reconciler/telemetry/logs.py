@@ -9,6 +9,7 @@ Every finished line passes ``redact`` (rule 9; see ``reconciler.config.hiding``)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -74,13 +75,30 @@ def configure(level: Level = "info", form: Form = "auto", stream: BinaryIO | Non
     structlog.configure(
         processors=[_stamp, _explain_exception, _Redacted(render)],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.BytesLoggerFactory(out),
+        logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, _Unfailing(out))),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, _FromLogging)]:
         root.removeHandler(handler)
     root.addHandler(_FromLogging(logging.WARNING))
+
+
+class _Unfailing:
+    """A stream whose reader may be gone and whose disk may be full: such a line is lost, and
+    nothing else. A log line must never be the reason that something else fails."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+
+    def write(self, line: bytes) -> int:
+        with contextlib.suppress(OSError):
+            self._out.write(line)
+        return len(line)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._out.flush()
 
 
 def _wants_colour(out: BinaryIO) -> bool:

@@ -168,3 +168,19 @@ def test_every_event_is_logged_somewhere() -> None:
         path.read_text() for path in (ROOT / "reconciler").rglob("*.py") if path.name != "events.py"
     )
     assert not [event.name for event in Event if f"Event.{event.name}" not in code]
+
+
+class Gone(io.BytesIO):
+    """A pipe whose reader went away, or a file on a full disk."""
+
+    def write(self, _: object) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else() -> None:
+    logs.configure(stream=Gone())
+    logs.get_logger().info(Event.RUN_FINISHED, pipeline="shop")
+    logging.getLogger("library").warning("said")
