@@ -99,6 +99,12 @@ class TestClaim:
             await world.catalog.claim(op(), ALPHA, [candidate, candidate], ttl=TTL, limits={})
         assert await dump(world.catalog) == before
 
+    async def test_all_that_a_claim_names_twice_is_said(self, world: World) -> None:
+        candidates = [await world.candidate(name) for name in "dbacdbac"]
+        words = "claim names 'a', 'b', 'c', 'd' more than once; name each pipeline once, since it"
+        with pytest.raises(BadRequest, match=words):
+            await world.catalog.claim(op(), ALPHA, candidates, ttl=TTL, limits={})
+
     async def test_limits_hold_across_one_call(self, world: World) -> None:
         answers = await world.claim("a", "b", "c", connections=("db",), limits={"db": 2})
         assert isinstance(answers[0], Claimed)

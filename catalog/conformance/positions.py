@@ -130,6 +130,9 @@ class TestSchemas:
         await refused(world, lease, SchemaConflict, batch(0, schema=schema(0)))
         await world.commit(lease, batch(0, schema=schema(1)))
         await refused(world, lease, SchemaConflict, batch(1, schema=schema(3)))
+        for number in (0, 3):  # also one that looks like the last
+            same = replace(schema(1), version=number)
+            await refused(world, lease, SchemaConflict, batch(1, schema=same))
         await world.commit(lease, batch(1, schema=schema(2)))
         versions = await world.catalog.schemas("shop", "orders")
         now = world.clock.wall_us()

@@ -102,6 +102,9 @@ def test_a_value_that_has_no_position_is_refused_with_a_sentence(
         ("int", -42, "-42"),
         ("decimal", Decimal("1200.50"), "1200.5"),
         ("decimal", Decimal("1E+3"), "1000"),
+        ("decimal", Decimal("-0.00"), "0"),
+        ("decimal", Decimal("1E+59"), "1" + "0" * 59),
+        ("decimal", Decimal("1E+60"), "1E+60"),
         ("timestamp", 1_767_323_045_000_000, "2026-01-02 03:04:05Z"),
         ("naive_timestamp", 1_767_323_045_000_006, "2026-01-02 03:04:05.000006"),
         ("date", date(2026, 1, 2), "2026-01-02"),
@@ -146,6 +149,7 @@ def test_a_position_has_the_bytes_that_catalogs_have_of_it(tag: str, value: Any,
     [
         ("int", "82ff", "the stored cursor '82ff' is no int: its length is wrong"),
         ("decimal", "7b01", "the stored cursor '7b01' is no decimal: its first byte is wrong"),
+        ("decimal", "8001", "the stored cursor '8001' is no decimal: its first byte is wrong"),
         ("date", "01", "the stored cursor '01' is no date: it has 1 bytes instead of 4"),
         ("timestamp", "", "the stored cursor '' is no timestamp: it has 0 bytes instead of 8"),
         ("text", "ff", "the stored cursor 'ff' is no text: .*utf-8"),
@@ -154,6 +158,10 @@ def test_a_position_has_the_bytes_that_catalogs_have_of_it(tag: str, value: Any,
 def test_damaged_bytes_are_named_with_what_is_wrong(tag: str, data: str, says: str) -> None:
     with pytest.raises(BadPosition, match=says):
         decode(Position(tag, bytes.fromhex(data), ""))
+
+
+def test_a_time_beyond_the_calendar_is_shown_in_microseconds() -> None:
+    assert encode("timestamp", 2**62).text == "4611686018427387904 us Z"
 
 
 def test_a_time_is_parsed_with_its_own_offset() -> None:
