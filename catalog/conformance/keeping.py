@@ -181,6 +181,18 @@ class TestRetention:
         newer = await world.edit(Pause("shop"))
         assert newer.id > kept.id
 
+    async def test_the_oldest_commits_go_first_once_their_runs_are_gone(self, world: World) -> None:
+        for follows in range(3):
+            published = (("orders", follows + 1),)
+            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
+        await world.run("shop", Outcome.FAILED)
+        world.clock.advance(1)
+        found = []
+        for _ in range(5):
+            assert await world.retain(limit=1) == 1
+            found.append((len(await epochs(world)), await seqs(world)))
+        assert found == [(n, [3, 2, 1]) for n in (3, 2, 1)] + [(1, [3, 2]), (1, [3])]
+
     async def test_the_oldest_edits_go_first(self, world: World) -> None:
         edits = []
         for name in ("a", "b", "c"):

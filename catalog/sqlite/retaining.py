@@ -50,7 +50,7 @@ class Portions:
 
 def _find(tables: Tables, keep: Retention) -> Old:
     runs = tables.old_runs(keep.runs_before, _FOUND_AT_ONCE)
-    if len(runs) == _FOUND_AT_ONCE:  # commits go after their runs
+    if len(runs) == _FOUND_AT_ONCE:  # commits go after their runs, and are found after them
         return Old(runs)
     before = (keep.runs_before, keep.operations_before)
     return Old(runs, tables.old_commits(*before, _FOUND_AT_ONCE))

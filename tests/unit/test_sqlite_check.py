@@ -46,7 +46,8 @@ async def fill(path: Path) -> None:
             await catalog.commit(op(), leases[0], [Batch("s", follows, "receipt")], {"s": 1})
         both = (("s", 1), ("t", 1))
         await catalog.finish(op(), leases[1], Finish(Outcome.SUCCEEDED, "", published=both))
-        holds = (StreamResult("t", Outcome.HELD, hold=Hold(HoldKind.NULL_KEY, "null", 1, ())),)
+        hold = Hold(HoldKind.NULL_KEY, "null", 1, ())
+        holds = tuple(StreamResult(name, Outcome.HELD, hold=hold) for name in "ts")
         held = Finish(Outcome.HELD, "", streams=holds, published=both)
         await catalog.finish(op(), leases[2], held)
         assert (await catalog.check()).problems == ()
@@ -140,7 +141,7 @@ DAMAGE = {
         (
             "update pipelines set held = null where name = 'held'",
             {
-                "pipeline 'held': held is [], its streams say [\"t\"]",
+                'pipeline \'held\': held is [], its streams say ["s","t"]',
             },
         ),
     ],

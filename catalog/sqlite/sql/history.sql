@@ -60,27 +60,20 @@ with recursive line (id) as (
 select c.* from line join commits c on c.id = line.id where c.seq > ?3 order by c.seq limit ?4;
 
 -- name: old_commits
--- Of runs that went or may go by ?1, published, not their stream's last, and not the answer of an
--- operation that is kept by ?3; before the first that is younger, so that those are not looked at.
--- A run that stays because it is its pipeline's last keeps its commits, which are not found again
--- and again in the place of those that may go.
+-- Of runs that are gone, published, not their stream's last, and not the answer of an operation that
+-- is kept by ?3; before the first that is younger, so that those are not looked at.
 select c.id from commits c
 join streams s on s.pipeline = c.pipeline and s.stream = c.stream
 where c.id < coalesce((select id from commits where committed_at >= min(?1, ?3)
                        order by id limit 1), 9e18)
   and c.seq <= s.published and c.id <> s.last_commit
-  and not exists (select 1 from runs r where r.epoch = c.epoch
-                  and (r.outcome is null or r.finished_at >= ?1
-                       or not exists (select 1 from runs n
-                                      where n.pipeline = r.pipeline and n.epoch > r.epoch
-                                        and n.outcome is not null)))
+  and not exists (select 1 from runs where runs.epoch = c.epoch)
 order by c.id limit ?2;
 
 -- name: drop_old_commit
--- Commits are never unpublished, and a later one stays: only the run is to be asked after again,
--- and that it is the first of its stream.
+-- Commits are never unpublished, a later one stays, and no run comes back: only that it is the first
+-- of its stream is to be asked after again.
 delete from commits where id = ?
-and not exists (select 1 from runs where runs.epoch = commits.epoch)
 and not exists (select 1 from commits p where p.id = commits.previous);
 
 -- name: add_schema
