@@ -26,11 +26,12 @@ from catalog.port import Catalog
 from catalog.records import Pause
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
-from tests.crash.catalog_story import LIMIT, Ask, Base, base, clock, verbs
+from tests.crash.catalog_story import LIMIT, Ask, Base, base, claim, clock, verbs
 from tests.crash.sqlite_disk import Fault, FaultyDisk, faults_of, passed_over
 
 pytestmark = pytest.mark.anyio
 SOON = 20.0
+CHECKPOINT_CALLS = 60
 ID = "0" * 31 + "1"
 """The operation id under test."""
 VERBS = tuple(verbs(Base(b"", dict.fromkeys(("shop", "mine", "busy", "lost"), None))))  # type: ignore[arg-type]
@@ -316,6 +317,77 @@ async def test_a_call_fails_while_it_is_opened_or_closed(closing: bool, left: Le
 @pytest.mark.parametrize("closing", [False, True], ids=["open", "close"])
 async def test_each_call_fails_while_it_is_opened_or_closed(closing: bool, left: Left) -> None:
     await fail_opening(left, 1, closing=closing)
+
+
+# -- checkpoints ---------------------------------------------------------------------------------
+
+
+async def under_checkpoints(path: Path, trial: Trial | None) -> FaultyDisk:
+    """Commit while the log is copied back and cut, on a disk that fails under those; what was
+    acknowledged is there after a loss of power then, and the catalog goes on."""
+    disk = FaultyDisk()
+    tuning = Tuning(vfs=disk.name, checkpoint_pages=8, truncate_bytes=60_000)
+    catalog = await SqliteCatalog.open(path, clock(), LIMIT, tuning)
+    lease, seq = await claim(catalog, "story"), 0
+
+    async def commit() -> None:
+        nonlocal seq
+        id_, answer = op(), None
+        with anyio.fail_after(SOON):
+            while answer is None:
+                try:
+                    answer = await catalog.commit(id_, lease, [batch(seq)], {"orders": seq})
+                except (Unknown, Unavailable, Full):
+                    disk.heal()
+        seq += 1
+
+    thread = "catalog-checkpoint"
+    at, fault, lasting = (trial.at, trial.fault, trial.lasting) if trial else (0, Fault.EIO, False)
+    disk.arm(at, fault, lasting=lasting, thread=thread)
+    while len(disk.calls) < CHECKPOINT_CALLS and not disk.struck:
+        await commit()
+    for _ in range(3):
+        await commit()
+    disk.heal()
+    for _ in range(20):
+        await commit()
+    image = path.parent / "image"
+    image.mkdir()
+    disk.image(image, random.Random(at))
+    found = await open_at(image / "catalog.db", None)
+    (state,) = await found.streams("story")
+    assert state.seq == seq
+    assert (await found.check()).problems == ()
+    await found.aclose()
+    assert (await catalog.stats()).last_error == ""
+    await catalog.aclose()
+    return disk
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_a_call_of_a_checkpoint_fails(tmp_path: Path) -> None:
+    await fail_checkpoints(tmp_path, 29)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quiet")
+async def test_each_call_of_a_checkpoint_fails(tmp_path: Path) -> None:
+    await fail_checkpoints(tmp_path, 1)
+
+
+async def fail_checkpoints(folder: Path, every: int) -> None:
+    (folder / "good").mkdir()
+    calls = (await under_checkpoints(folder / "good" / "catalog.db", None)).calls
+    assert {call.split()[0] for call in calls} >= {"xRead", "xWrite", "xSync", "xTruncate"}
+    struck = 0
+    for number, trial in enumerate(trials(calls[:CHECKPOINT_CALLS])[::every]):
+        place = folder / str(number)
+        place.mkdir()
+        try:
+            struck += bool((await under_checkpoints(place / "catalog.db", trial)).struck)
+        except Exception as error:
+            pytest.fail(f"{trial}: {error!r}")
+    assert struck
 
 
 # -- many at once, and reading -------------------------------------------------------------------
