@@ -205,7 +205,7 @@ async def test_a_call_to_the_disk_fails_under_each_verb(made: Base, tmp_path: Pa
     for number, (name, ask) in enumerate(verbs(made).items()):
         folder = tmp_path / name
         folder.mkdir()
-        await fail_all(Story(made, ask, folder), first=number % 2, every=73 + number)
+        await fail_all(Story(made, ask, folder), first=number % 2, every=131 + number)
 
 
 @pytest.mark.slow

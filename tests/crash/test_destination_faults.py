@@ -226,12 +226,12 @@ async def fail_all(kind: str, folder: Path, *, every: int) -> int:
     return struck
 
 
-@pytest.mark.parametrize(("kind", "every"), [("parquet", 199), ("duckdb", 281)])
+@pytest.mark.parametrize(("kind", "every"), [("parquet", 397), ("duckdb", 577)])
 async def test_a_step_of_a_run_fails_at_the_destination(
     kind: str, every: int, tmp_path: Path
 ) -> None:
     """A few of all that the slow proof below goes through."""
-    assert await fail_all(kind, tmp_path, every=every) > 2
+    assert await fail_all(kind, tmp_path, every=every) > 0
 
 
 @pytest.mark.slow

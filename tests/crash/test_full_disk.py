@@ -115,7 +115,7 @@ def arrived(world: World, connector: str, folder: str = ".") -> Callable[[], boo
     return lambda: rows(world, connector, folder) == world.source_rows("orders")
 
 
-@pytest.mark.parametrize("connector", PATHS)
+@pytest.mark.parametrize("connector", ["duckdb", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_full_destination_costs_runs_and_no_row(connector: str, world: World, disk: Disk) -> None:
     world.fill("orders", orders(1, 200))
     world.write_config(config(connector, f"disk/{PATHS[connector]}"))

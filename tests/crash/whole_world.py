@@ -14,8 +14,7 @@ import asyncio
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -141,10 +140,6 @@ class Line(Link):
         if cast(Any, answer) is None:
             raise PowerCut
         return answer
-
-    @contextmanager
-    def pulse(self, stream: str) -> Iterator[None]:
-        yield
 
     def may_go_on(self) -> None:
         self._power.check()
