@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import multiprocessing
 import sys
 import time
@@ -43,6 +44,8 @@ def _many(args: argparse.Namespace) -> int:
     seeds = range(int(first), int(last or first) + 1)
     began, bad = time.monotonic(), 0
     work = [(seed, args.days) for seed in seeds]
+    gc.collect()
+    gc.freeze()  # what all worlds share is not looked through after each
     with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
         for problem in pool.imap_unordered(_play, work, chunksize=1):
             if problem is None:
