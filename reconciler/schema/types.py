@@ -151,7 +151,10 @@ class _Reader:
 
     def field_name(self) -> str:
         if quoted := self.match(_QUOTED):
-            return msgspec.json.decode(quoted[0], type=str)
+            try:
+                return msgspec.json.decode(quoted[0], type=str)
+            except (msgspec.DecodeError, UnicodeError) as error:
+                raise self.bad(f"the field name {quoted[0]} is no JSON string: {error}") from None
         plain = self.match(_PLAIN)
         if plain is None:
             raise self.bad(f"a field's name is missing at character {self.at + 1}")

@@ -33,7 +33,12 @@ def main() -> int:
     corpus = Path(tempfile.mkdtemp(prefix="reconciler-fuzz-"))
     for number, seed in enumerate(SEEDS[args.target]):
         (corpus / f"seed{number}").write_bytes(seed)
-    options = [f"-max_total_time={args.seconds}", "-timeout=20", "-rss_limit_mb=4096"]
+    options = [
+        f"-max_total_time={args.seconds}",
+        f"-artifact_prefix={corpus}/",
+        "-timeout=20",
+        "-rss_limit_mb=4096",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[args.target])
     atheris.Fuzz()
     return 0

@@ -167,6 +167,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
             b"struct<a: int64, b: list<date>>",
             b"struct<a:text,A:text>",
         ),
+        *(b'struct<"a\x00": text>', b'struct<"\\ud800": text>', b'struct<"\\q": text>'),
         *(b"list<" * 3000 + b"text" + b">" * 3000, b'struct<"a, b": int64>'),
     ),
     "cursor": (
