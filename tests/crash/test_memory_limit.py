@@ -84,7 +84,7 @@ def test_a_worker_that_the_kernel_kills_for_memory_costs_a_run(world: World) -> 
         _fill_with_large_rows(world)
         world.cli("run", "p", code=1)
         failed = daemon.finished("p", "failed")
-        assert failed["reason"] == "the worker was killed by the kernel because memory ran out"
+        assert "by the kernel for want of memory" in failed["reason"]
         daemon.finished("p", "succeeded", after=daemon.events.index(failed))
     assert world.parquet_rows("orders") == world.source_rows("orders")
     assert daemon.stop() == 0
