@@ -25,7 +25,7 @@ _ROWS = 2_000
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
-    world.write_config(_PARQUET.replace('schedule = "every 1s"\n', ""))
+    world.write_config(_PARQUET.replace('schedule = "every 1s"\n', ""), lease_ttl="30s")
     world.fill("orders", [_row(0)])
     yield world
     world.close()
