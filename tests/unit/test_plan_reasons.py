@@ -6,7 +6,7 @@ import pytest
 
 from catalog.records import Mark, Outcome, PipelineState, Request, TriggerKind
 from reconciler.config.desired import Pipeline
-from reconciler.plan.plan import Code
+from reconciler.plan.plan import Code, Dispatch
 from tests.replacing import replace
 from tests.unit.test_plan import (
     FAILED,
@@ -140,6 +140,13 @@ def test_what_was_interrupted_is_finished_though_nothing_is_due() -> None:
     action = planned(state, THREE - HOUR)
     assert trigger(action).kind is TriggerKind.RETRY
     assert action.reason.text == "run 40 did not get to its end; finishes what it left"
+
+
+def test_a_first_run_that_was_lost_waits_since_now() -> None:
+    state = PipelineState("shop", epoch=1, holder="other", lapsed=True)
+    action = planned(state, THREE, BY_HAND)
+    assert isinstance(action, Dispatch)
+    assert action.due == THREE
 
 
 def test_without_catch_up_a_tick_is_on_time_for_a_minute() -> None:

@@ -14,7 +14,7 @@ from catalog.records import (
     Request,
     StreamState,
 )
-from reconciler.config.desired import Cron, Pipeline
+from reconciler.config.desired import Cron, Every, Pipeline
 from reconciler.plan.plan import decide, orphaned
 from reconciler.plan.why import Facts, Room, Why, commands, lines, why
 from reconciler.plan.words import schedule_words, since, span, these
@@ -295,8 +295,13 @@ def test_words_for_spans_lists_and_schedules() -> None:
         "1h 30m",
         "1d 1h",
     ]
+    assert [span(s) for s in (1.2, 1.5, 86_700)] == ["1s", "2s", "1d"]
+    assert these(()) == ""
     assert these(("a",)) == "a"
     assert these(("a", "b", "c")) == "a, b and c"
+    assert these(tuple("abcde")) == "a, b, c, d and e"
+    assert these(tuple("abcdef")) == "a, b, c, d, e and 1 more"
+    assert schedule_words(Every(900)) == "every 15m"
     assert these(tuple("abcdefgh")) == "a, b, c, d, e and 3 more"
     assert schedule_words(Cron("0 3 * * *", "Europe/Berlin")) == "cron '0 3 * * *' in Europe/Berlin"
 
