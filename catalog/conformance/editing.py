@@ -243,7 +243,7 @@ class TestStreamEdits:
         await published(world, batch())
         lease = await world.lease()
         await refused(world, Leased, action)
-        with pytest.raises(Leased, match="would overwrite the edit; cancel the run or wait for"):
+        with pytest.raises(Leased, match="and would overwrite the edit; cancel the run or wait"):
             await world.edit(action)
         await world.finish(lease)
         await world.edit(action)
@@ -305,7 +305,7 @@ class TestStreamEdits:
     ) -> None:
         await world.run("shop", Outcome.SUCCEEDED, batch(0), batch(0, "items"))
         await refused(world, Unpublished, action)
-        with pytest.raises(Unpublished, match="published; run the pipeline once, then edit"):
+        with pytest.raises(Unpublished, match="not yet published; run the pipeline once, then"):
             await world.edit(action)
         lease = await world.lease()
         await world.finish(lease, Outcome.NOTHING_NEW, published=(("orders", 1),))

@@ -218,12 +218,13 @@ class TestFollowing:
         assert len(set(places)) == 3
 
     async def test_claims_commits_finishes_and_releases_are_changes(self, world: World) -> None:
-        at = 0
+        at = version = 0
 
         async def moved() -> bool:
-            nonlocal at
-            before, at = at, (await world.catalog.pipeline("shop")).change
-            return at > before
+            nonlocal at, version
+            before, state = (at, version), await world.catalog.pipeline("shop")
+            at, version = state.change, state.version
+            return at > before[0] and version == before[1] + 1
 
         lease = await world.lease()
         assert await moved()

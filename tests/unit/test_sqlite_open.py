@@ -186,7 +186,8 @@ def mountinfo(*mounts: tuple[str, str]) -> str:
 )
 def test_a_remote_file_system_is_refused_by_name(kind: str) -> None:
     mounts = mountinfo(("/", "ext4"), ("/srv/my\\040data", kind), ("/srv/other", "ext4"))
-    with pytest.raises(CannotOpen, match=f"type {kind} .*/srv/my data.*local disk"):
+    words = f"type {kind} .*/srv/my data.*put the catalog .`state_dir`. on a local disk"
+    with pytest.raises(CannotOpen, match=words):
         refuse_remote(Path("/srv/my data/state"), mounts)
     refuse_remote(Path("/srv/other"), mounts)
     refuse_remote(Path("/srv/my data2"), mounts)
