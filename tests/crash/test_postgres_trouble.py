@@ -114,7 +114,7 @@ def restarted(scene: Scene) -> None:
     seen = len(scene.daemon.events)
     scene.server.stop(signal.SIGQUIT)
     try:
-        scene.fails("refused|reset|closed the connection|terminat|starting up|server running", seen)
+        scene.fails("refused|reset|closed the connection|terminat|starting up|shutting down|server running", seen)
     finally:
         scene.server.start()
 
