@@ -31,6 +31,7 @@ from tests.servers import PrivateServer, private_postgres
 pytestmark = pytest.mark.postgres
 _STALL = "no bytes moved for 4 s, the pipeline's `stall_timeout`"
 _PIPELINES = ("merged", "added")
+_GONE = "refused|reset|closed the connection|terminat|starting up|shutting down|server running"
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def restarted(scene: Scene) -> None:
     seen = len(scene.daemon.events)
     scene.server.stop(signal.SIGQUIT)
     try:
-        scene.fails("refused|reset|closed the connection|terminat|starting up|shutting down|server running", seen)
+        scene.fails(_GONE, seen)
     finally:
         scene.server.start()
 
