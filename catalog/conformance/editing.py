@@ -214,6 +214,13 @@ class TestEdits:
             ),
         )
 
+    async def test_every_answer_is_kept(self, world: World) -> None:
+        for number in ("f2", "f3"):
+            await world.hold(schema_hold(number))
+            await world.edit(AnswerSchema("shop", "orders", number, "approved"))
+        found = await world.catalog.decisions("shop", "orders")
+        assert [decision.fingerprint for decision in found] == ["f2", "f3"]
+
     async def test_a_stale_answer_is_refused(self, world: World) -> None:
         await world.hold(schema_hold("f2"))
         await world.hold(schema_hold("f3"))

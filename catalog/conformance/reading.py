@@ -166,8 +166,8 @@ class TestReading:
         assert found == names
 
     async def test_holders_are_listed_with_their_leases(self, world: World) -> None:
-        await world.claim("a", "b")
         await world.claim("c", holder=BETA)
+        await world.claim("a", "b")
         assert [(h.holder.id, h.leases) for h in await world.catalog.holders()] == [
             ("alpha", 2),
             ("beta", 1),
