@@ -127,7 +127,7 @@ def any_bytes(good: Path, damage: list[Damage], beside: dict[str, bytes | None])
         shutil.rmtree(folder)
 
 
-@examples(25)
+@examples(15)
 @given(damage=DAMAGE, wal=BESIDE, shm=BESIDE)
 def test_a_catalog_of_any_bytes_works_or_is_refused_in_a_sentence(
     good: Path, foreign_wal: Path, damage: list[Damage], wal: Any, shm: Any
@@ -209,8 +209,7 @@ def test_every_command_says_what_is_wrong_with_the_catalog_and_changes_nothing(
     damage(path)
     before = digest(path)
     for command in (
-        *("status", "catalog check", "runs", "why shop", "plan", "leases", "schema shop.orders"),
-        *("cursor get shop.orders", "pause shop", "retry shop"),
+        *("status", "catalog check", "runs", "why shop", "cursor get shop.orders", "pause shop"),
     ):
         found = shop.cli(*command.split())
         assert found.code == 1, (command, found)

@@ -161,7 +161,7 @@ def any_bytes(loop: Loop, requests: list[bytes], damage: list[Damage]) -> None:
 ASKED = st.lists(st.sampled_from(GOOD), min_size=1, max_size=3)
 
 
-@examples(60)
+@examples(30)
 @given(requests=ASKED, damage=DAMAGE)
 def test_any_bytes_are_answered_and_the_loop_goes_on(
     loop: Loop, requests: list[bytes], damage: list[Damage]

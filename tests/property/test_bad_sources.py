@@ -188,7 +188,7 @@ def any_bytes_in_files(data: st.DataObject, destination: str) -> None:
                 assert result.outcome is Outcome.HELD or repr(name) in text, text
 
 
-@examples(40)
+@examples(25)
 @given(st.data())
 def test_any_bytes_in_a_file_are_rows_or_a_sentence(data: st.DataObject) -> None:
     any_bytes_in_files(data, "parquet")
@@ -253,7 +253,7 @@ def loaded(folder: Path) -> list[Any]:
     return sorted(row[0] for row in rows.fetchall())
 
 
-@examples(25)
+@examples(15)
 @given(st.data())
 def test_a_mended_file_is_loaded_whole_and_the_good_one_once(data: st.DataObject) -> None:
     a_bad_file_and_its_mending(data)
@@ -311,7 +311,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_noted_as_read(
         if base == "parquet"
         else GOOD[base] + b"".join(GOOD[base].splitlines(keepends=True)[-1] for _ in range(9_000))
     )
-    for moment in range(1, 5):
+    for moment in range(1, 4):
         folder = tmp_path / str(moment)
         folder.mkdir()
         file = folder / f"f.{kind}"
@@ -533,7 +533,7 @@ def a_damaged_database(data: st.DataObject, whole: bytes) -> None:
             assert is_plain(result.reason)
 
 
-@examples(10)
+@examples(6)
 @given(data=st.data())
 def test_a_damaged_database_is_rows_or_a_sentence(data: st.DataObject, database: Path) -> None:
     a_damaged_database(data, database.read_bytes())

@@ -30,7 +30,7 @@ def inputs(target: str) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("target", QUICK)
-@examples(60)
+@examples(30)
 @given(data=st.data())
 def test_any_text_is_taken_or_refused_in_words(target: str, data: st.DataObject) -> None:
     TARGETS[target](data.draw(inputs(target)))
