@@ -125,7 +125,7 @@ def world(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[World]:
     (secrets / "canary").write_text(CANARIES["Credential"])
     (secrets / "file").write_text(CANARIES["File"] + "\n")
     (secrets / "wrong").write_text(CANARIES["Wrong"])
-    world.write_config(config(server.port, database))
+    world.write_config(config(server.port, database), lease_ttl="60s")
     yield world
     world.close()
 
