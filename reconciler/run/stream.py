@@ -60,6 +60,8 @@ SEAL_SECONDS = 30.0
 _OF_DESTINATION = (HoldKind.DESTINATION, HoldKind.LOST_BATCH)
 """Holds that are looked at anew with each run: an answer is to what is there now."""
 _TO_DESTINATION = ("refresh", "cursor adopt", "cursor rewind --to-destination")
+_TO_WHAT_IS_AHEAD = ("refresh", "cursor rewind --to-destination")
+"""To adopt would read again what is there, and without keys it would be there twice."""
 
 
 class _NotRecorded(Exception):
@@ -240,10 +242,12 @@ class StreamRun:
             )
         if marker.seq > state.seq:
             self._publish(last=True)  # was done long ago: now it is known, and bars no choice
+            appends = self._settings.mode is Mode.APPEND
             raise self._mismatch(
                 f"table {table!r} is at batch {marker.seq}, but the catalog knows only "
                 f"{state.seq}: the catalog is new or was restored",
                 marker,
+                _TO_WHAT_IS_AHEAD if appends else _TO_DESTINATION,
             )
 
     def _foreign(self, marker: Marker) -> NeedsAnswer:
@@ -254,9 +258,11 @@ class StreamRun:
         )
         if self._unpublished:  # they are for a table of ours, and bar every edit (B5)
             return self._mismatch(whose, marker, ("retry",))
+        twice = self._settings.mode is Mode.APPEND
         return self._mismatch(
             f"{whose}, 'cursor rewind --to-destination' takes it over and goes on where it "
-            "stands, 'cursor adopt' takes it over and reads on from here",
+            "stands, 'cursor adopt' takes it over and reads on from here"
+            + (", also what is there, which is there twice then" if twice else ""),
             marker,
             ("cursor rewind --to-destination", "cursor adopt", "retry"),
         )

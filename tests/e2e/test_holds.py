@@ -40,11 +40,14 @@ def _destinations(quick: str) -> pytest.MarkDecorator:
     return _quick("destination", ["duckdb", "parquet"], [quick])
 
 
-def _choices(*quick: tuple[str, str]) -> pytest.MarkDecorator:
+def _choices(
+    *quick: tuple[str, str], leaving_out: tuple[str, str] | None = None
+) -> pytest.MarkDecorator:
     table = [
         (destination, choice)
         for destination in ("duckdb", "parquet")
         for choice in ("refresh", "cursor adopt", _REWIND)
+        if (destination, choice) != leaving_out
     ]
     return _quick("destination, choice", table, list(quick))
 
@@ -171,19 +174,20 @@ def test_a_destination_restored_from_an_older_copy_is_held(
     _later_rows_arrive(project)
 
 
-@_choices(("duckdb", "cursor adopt"), ("parquet", "refresh"))
+@_choices(
+    ("duckdb", "cursor adopt"), ("parquet", "refresh"), leaving_out=("parquet", "cursor adopt")
+)
 def test_a_catalog_restored_from_an_older_copy_is_held(
     project: Project, destination: str, choice: str
 ) -> None:
+    """Adopting is no choice where rows are appended: those there already would be there twice."""
     _two_batches(project, destination)
     _put_back(project, "catalog")
     hold = project.held()
     assert hold["kind"] == "destination"
     assert choice in hold["choices"]
     project.answer(choice)
-    assert sorted(set(project.rows())) == project.source_rows("orders")
-    if destination == "duckdb" or choice != "cursor adopt":
-        assert project.equal()
+    assert project.equal()
     _later_rows_arrive(project)
 
 

@@ -14,7 +14,7 @@ from catalog.records import (
     HoldKind,
     Outcome,
 )
-from reconciler.config.desired import Mode
+from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import (
     NeedsAnswer,
 )
@@ -141,6 +141,14 @@ def test_a_destination_ahead_of_the_catalog_is_of_a_newer_one() -> None:
     assert found.choices == TO_DESTINATION
     assert detail(found)["seq"] == 5
     assert world.diary == ["publish 3"]
+
+
+def test_appended_rows_that_the_catalog_does_not_know_are_not_offered_to_be_read_again() -> None:
+    appends = StreamSettings(mode=Mode.APPEND)
+    found = held(World(marker=at(5)).run(settings=appends, seq=3, published=3))
+    assert found.choices == ("refresh", "cursor rewind --to-destination")
+    found = held(World(marker=at(0, OTHER)).run(settings=appends))
+    assert found.reason.endswith("also what is there, which is there twice then")
 
 
 @pytest.mark.parametrize("seq", [2, 3])
