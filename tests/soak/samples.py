@@ -156,9 +156,9 @@ def judge(samples: Sequence[Sample], after: float, *, waits: bool = True) -> lis
     """What is not flat from day ``after`` on, once retention has begun to take away.
 
     Sizes are compared by the greatest of each half, what visitors open by the least, waits by the
-    median. The log has a limit and no trend: how far it comes below that is the scheduling of two threads. How long the
-    writer was kept is judged by processor time, and by the clock where it says more than who else
-    was at work: ``held_p99`` is for people.
+    median. The log has a limit and no trend: how far it comes below that is the scheduling of two
+    threads. How long the writer was kept is judged by processor time, and by the clock where it
+    says more than who else was at work: ``held_p99`` is for people.
     """
     steady = [sample for sample in samples if sample.day > after]
     half = len(steady) // 2
