@@ -19,15 +19,20 @@ FILE = "config.json"
 
 
 def keep(project: Project) -> None:
-    """Keep the files that ``project`` was read from. What cannot be kept is not compared later."""
+    """Keep the files that ``project`` was read from. When that fails nothing is kept: an older
+    config must not be taken for the one that runs."""
     path = project.state_dir / FILE
     new = path.with_suffix(f".{os.getpid()}.new")
-    with suppress(ConfigError, OSError):
+    try:
         body = json.dumps({str(file): read_text(file) for file in project.files})
         if not path.exists() or path.read_text() != body:
             new.touch(0o600)
             new.write_text(body)
             new.replace(path)
+    except (ConfigError, OSError):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
 
 
 def last_kept(state_dir: Path, env: Mapping[str, str]) -> Project | None:

@@ -149,6 +149,16 @@ def test_plan_compares_included_files_as_they_were(shop: Shop) -> None:
     ]
 
 
+def test_a_config_that_cannot_be_kept_leaves_no_older_one_to_compare_with(shop: Shop) -> None:
+    file = shop.folder / "config.toml"
+    (shop.folder / "state").mkdir()
+    project = load(file, {}, secrets=False)
+    keep(project)
+    file.unlink()
+    keep(project)
+    assert list((shop.folder / "state").iterdir()) == []
+
+
 def test_plan_without_a_readable_record_of_what_ran_shows_no_edits(shop: Shop) -> None:
     (shop.folder / "state").mkdir()
     for text in ("", "[]", "{}", '{"/nowhere": "project = 1"}', "\x00"):
