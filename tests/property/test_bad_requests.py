@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -63,7 +64,8 @@ class Loop:
             try:
                 sock.sendall(sent)
                 if hang_up:
-                    sock.shutdown(socket.SHUT_WR)
+                    with suppress(OSError):  # hung up on already; what it answered is here
+                        sock.shutdown(socket.SHUT_WR)
                 while part := sock.recv(65536):
                     found += part
             except ConnectionError:
@@ -112,7 +114,6 @@ REQUESTS: dict[str, tuple[bytes, int]] = {
         b"GET /metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST + b"zz\r\n",
         400,
     ),
-    "a long header": (b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000 + b"\r\n" + HOST, 400),
     "a header of no form": (b"GET / HTTP/1.1\r\nBad Header\r\n" + HOST, 400),
     "NUL in a header": (b"GET / HTTP/1.1\r\nX: a\0b\r\n" + HOST, 400),
     "a long path": (b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\n" + HOST, 404),
@@ -138,6 +139,13 @@ def test_a_bad_request_is_answered_in_a_sentence_and_leaves_nothing_in_the_log(
     assert b"Traceback" not in answer
     assert b"root:" not in answer
     assert caplog.records == []
+
+
+def test_a_header_without_end_is_hung_up_on(loop: Loop) -> None:
+    """With more of it on the way, the answer may be lost where the kernel resets the connection."""
+    answer = loop.answer(b"GET / HTTP/1.1\r\nX: " + b"a" * 2_000_000)
+    assert statuses(answer) in ([], [400])
+    assert statuses(loop.answer(b"GET /healthz HTTP/1.1\r\n" + HOST)) == [200]
 
 
 GOOD = [
