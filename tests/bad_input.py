@@ -60,9 +60,10 @@ def is_plain(sentence: str) -> bool:
 
 
 def examples(number: int) -> Callable[[Any], Any]:
-    """Hypothesis with so many examples, however slow the machine is and whatever a fixture is."""
+    """Hypothesis with so many examples, however slow the machine is; as many as ``WIDE``: others
+    each time."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     found: Callable[[Any], Any] = settings(
-        max_examples=number, deadline=None, suppress_health_check=checks
+        max_examples=number, derandomize=number < WIDE, suppress_health_check=checks
     )
     return found

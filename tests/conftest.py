@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.servers import postgres_server
 
-# How long an example takes says nothing on a machine that is busy.
-settings.register_profile("suite", deadline=None)
+# How long an example takes says nothing on a machine that is busy. The ordinary run looks at the
+# same examples each time: what fails is what was changed. Wide searches draw others each time.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("suite")
 
 __all__ = ["anyio_backend", "postgres_server"]

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.patience import PATIENCE
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -92,19 +94,20 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until_ready(server: PostgresServer, process: subprocess.Popen[bytes], log: Path) -> None:
+def _answers(server: PostgresServer, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until it does; False: it ended, or patience did."""
     import psycopg
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             server.connect().close()
         except psycopg.OperationalError:
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the PostgreSQL server did not start:\n{log.read_text()[-2000:]}")
+                return False
             time.sleep(0.05)
         else:
-            return
+            return process.poll() is None  # and not another's server
 
 
 class PrivateServer(PostgresServer):
@@ -114,6 +117,7 @@ class PrivateServer(PostgresServer):
         super().__init__(_free_port())
         self._folder, self._programs, self._who = folder, programs, who
         self._process: subprocess.Popen[bytes] | None = None
+        self._has_run = False
         self._run("initdb", "-D", "data", "-A", "trust", "-U", "postgres", "--no-sync", "-E",
                   "UTF8", "--locale=C.UTF-8")  # fmt: skip
 
@@ -124,21 +128,35 @@ class PrivateServer(PostgresServer):
         )  # fmt: skip
 
     def start(self) -> None:
-        """Start, and return when it answers."""
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        """Start, and return when it answers.
+
+        Its port was free when it was looked for, or when the server stopped; whoever took it since,
+        for a connection of its own, is waited for, or the first start takes another.
+        """
         log = self._folder / "server.log"
-        with log.open("ab") as output:
+        deadline = time.monotonic() + PATIENCE
+        while not _answers(self, self._launch(log)):
+            said = log.read_text()
+            if "could not create any TCP/IP sockets" not in said or time.monotonic() > deadline:
+                pytest.fail(f"the PostgreSQL server did not start:\n{said[-2000:]}")
+            if not self._has_run:
+                self.port = _free_port()
+        self._has_run = True
+
+    def _launch(self, log: Path) -> subprocess.Popen[bytes]:
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [self._programs / "postgres", "-D", "data", "-p", str(self.port), *settings],
                 stdout=output, stderr=output, cwd=self._folder, **self._who,
             )  # fmt: skip
-        _wait_until_ready(self, self._process, log)
+        return self._process
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """SIGINT: fast, clients are disconnected. SIGQUIT: at once, as a crash."""
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(timeout=30)
+            self._process.wait(PATIENCE)
             self._process = None
 
 

@@ -28,9 +28,9 @@ from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
 from tests.crash.catalog_story import LIMIT, Ask, Base, base, claim, clock, verbs
 from tests.crash.sqlite_disk import Fault, FaultyDisk, faults_of, passed_over
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
-SOON = 20.0
 CHECKPOINT_CALLS = 60
 ID = "0" * 31 + "1"
 """The operation id under test."""
@@ -130,7 +130,7 @@ class Story:
 
     async def check_it_goes_on(self, catalog: SqliteCatalog) -> None:
         """By itself, and with the same answer to the same id, however often it is sent."""
-        with anyio.fail_after(SOON):
+        with anyio.fail_after(PATIENCE):
             while await outcome_of(self.ask, catalog) is not None:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         for _ in range(2):
@@ -333,7 +333,7 @@ async def under_checkpoints(path: Path, trial: Trial | None) -> FaultyDisk:
     async def commit() -> None:
         nonlocal seq
         id_, answer = op(), None
-        with anyio.fail_after(SOON):
+        with anyio.fail_after(PATIENCE):
             while answer is None:
                 try:
                     answer = await catalog.commit(id_, lease, [batch(seq)], {"orders": seq})

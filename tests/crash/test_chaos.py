@@ -145,8 +145,9 @@ def _nothing_is_left_over(world: World, daemons: list[Daemon]) -> None:
     assert list(world.folder.rglob("*.staged")) == []
     assert "No damage" in world.cli("catalog", "check")
     said = [event for daemon in daemons for event in daemon.events]
-    started = [event["run"] for event in said if event["event"] == "run_started"]
-    assert len(started) == len(set(started)), "a run's number was given twice"
+    ended = [event["run"] for event in said if event["event"] == "run_finished"]
+    assert ended
+    assert len(ended) == len(set(ended)), "a run's number was given twice"
     assert not [event for event in said if event.get("outcome") == "held"]
     assert not [event for event in said if "fault of its own" in str(event.get("reason", ""))]
     assert not [event for event in said if event["event"] == "text"], "a process said a traceback"

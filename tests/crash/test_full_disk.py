@@ -24,6 +24,7 @@ from catalog.port import new_operation_id
 from catalog.records import Pause, Retention
 from tests.crash.test_stale_holder import _stopped, _workers
 from tests.e2e.world import World, eventually
+from tests.patience import PATIENCE
 
 _CONFIG = """
 [connections.src]
@@ -99,14 +100,14 @@ def orders(first: int, last: int) -> Iterator[tuple[int, str, str]]:
 def ready(url: str) -> tuple[int, str]:
     """The status of ``/readyz``, and what it says."""
     try:
-        with urllib.request.urlopen(f"{url}readyz") as answer:
+        with urllib.request.urlopen(f"{url}readyz", timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
 
 def metric(url: str, name: str) -> float:
-    with urllib.request.urlopen(f"{url}metrics") as answer:
+    with urllib.request.urlopen(f"{url}metrics", timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 

@@ -30,6 +30,7 @@ from catalog import position
 from catalog.open import open_catalog
 from catalog.records import Commit, Cursor, CursorKind, RunQuery
 from tests.crash.hammer import PIPELINES, STREAM
+from tests.patience import PATIENCE
 from tests.replacing import replace
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +209,7 @@ class Hammers:
                 victim.send_signal(signal.SIGKILL)
                 victim.wait()
                 children.append(self._start(max(end - time.monotonic(), 0.5)))
-            assert [child.wait(60) for child in children] == [0] * _PROCESSES
+            assert [child.wait(PATIENCE) for child in children] == [0] * _PROCESSES
         finally:
             for child in children:
                 child.kill()

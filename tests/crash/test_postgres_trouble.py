@@ -17,6 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,10 @@ def server() -> Iterator[PrivateServer]:
 class Stubborn(Writers):
     """Writers that connect again when their server went away."""
 
-    def _serve(self, number: int, what: Any) -> None:
+    def _work(self, number: int, what: Any) -> None:
         while not self._over.is_set():
-            before = len(self.faults)
-            super()._serve(number, what)
-            fault = self.faults.pop() if len(self.faults) > before else None
-            if fault is not None and not isinstance(fault, psycopg.OperationalError):
-                self.faults.append(fault)
-                return
+            with suppress(psycopg.OperationalError, psycopg.InterfaceError):
+                super()._work(number, what)
             self._over.wait(0.1)
 
     def stop(self) -> None:

@@ -17,10 +17,10 @@ from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
 from tests.crash.sqlite_disk import FailingDisk
 from tests.crash.test_sqlite_power_loss import claim
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 LIMIT = 1 << 30
-SOON = 20.0
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ async def test_while_nothing_can_be_recovered_the_outcome_is_unknown_and_nothing
         await catalog.cursor("p", "s")
     assert "cannot be recovered" in (await catalog.stats()).last_error
     disk.fails = lambda _path: False
-    with anyio.fail_after(SOON):  # it recovers by itself, asked or not
+    with anyio.fail_after(PATIENCE):  # it recovers by itself, asked or not
         while (await catalog.stats()).last_error:  # noqa: ASYNC110
             await anyio.sleep(0.05)
     (row,) = await commit(catalog, lease, 0, op)
@@ -117,7 +117,7 @@ async def test_a_failed_checkpoint_costs_nothing(tmp_path: Path, disk: FailingDi
     lease = await claim(catalog, "p")
     fail(disk, 3, "d.db")
     follows, op = 0, new_operation_id()
-    with anyio.fail_after(SOON):
+    with anyio.fail_after(PATIENCE):
         while follows < 50 or disk.refused < 3:
             with suppress(Unavailable):  # the file is being recovered
                 await commit(catalog, lease, follows, op)

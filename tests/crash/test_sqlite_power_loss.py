@@ -32,11 +32,11 @@ from catalog.records import (
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
 from tests.crash.sqlite_disk import LossyDisk, passed_over
+from tests.patience import PATIENCE
 
 HOLDER = Holder("h", "host", 1)
 WORKERS = 8
 LIMIT = 1 << 30
-SOON = 20.0
 
 
 def cursor(seq: int) -> Cursor:
@@ -208,7 +208,7 @@ async def test_what_was_copied_before_a_failed_sync_is_copied_again(tmp_path: Pa
         await commit()
     reader.execute("begin")
     reader.execute("select * from commits").fetchall()
-    with anyio.fail_after(SOON):
+    with anyio.fail_after(PATIENCE):
         while not copied():
             await commit()
         reader.close()

@@ -18,6 +18,7 @@ import pytest
 
 from tests.crash.test_kill_points import _prepare, _row, _rows
 from tests.e2e.world import Daemon, World, eventually
+from tests.patience import PATIENCE
 
 _DESTINATIONS = pytest.mark.parametrize("destination", ["parquet", "duckdb"])
 
@@ -34,17 +35,28 @@ def _stopped(pid: int) -> bool:
 
 
 def _state(pid: int) -> str:
-    """``T``: stopped; ``Z``: ended, and its parent has not asked how yet."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+    """``T``: stopped; ``Z``: ended, and its parent has not asked how yet; empty: gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _gone(pid: int) -> bool:
+    """Ended, whether or not anybody has asked how."""
+    return _state(pid) in ("", "Z")
 
 
 def _workers(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in children.read_text().split()] if children.exists() else []
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # the daemon itself is gone
+    return [int(child) for child in children.split()]
 
 
 def _metric(url: str, name: str) -> float:
-    with urllib.request.urlopen(f"{url}metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"{url}metrics", timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import pytest
 
 from reconciler.cli.main import main
-from tests.e2e.world import PATIENCE, RECONCILER, Daemon, World
+from tests.e2e.world import PATIENCE, RECONCILER, Daemon, World, eventually
 from tests.servers import PostgresServer
 
 CANARIES = {
@@ -94,6 +94,17 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _asks(server: PostgresServer) -> bool:
+    """The server has taken up that these accounts need their passwords."""
+    import psycopg
+
+    try:
+        server.connect("canary_env").close()
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
 @pytest.fixture
 def world(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[World]:
     """Accounts with passwords on a real server, which repeats one of them in an error."""
@@ -109,6 +120,7 @@ def world(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[World]:
     if lines not in hba.read_text():
         hba.write_text(lines + hba.read_text())
         server.execute("SELECT pg_reload_conf()")
+        eventually(lambda: _asks(server), "the server asks for a password")
     password = CANARIES["Env"]
     server.execute(
         "CREATE TABLE orders (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now())",

@@ -83,6 +83,7 @@ def _goes_on(world: World, what: str) -> None:
 def _jump(world: World, clocks: Clocks, hours: tuple[int, ...]) -> None:
     """One daemon, its clock moved a second at a time and by hours, while rows trickle in."""
     _prepare(world, "parquet")
+    world.write_config(_PARQUET, lease_ttl="1m", grace="1m")  # not lost on a busy machine
     daemon = world.start(**clocks.env)
     url = daemon.wait_ready()
     with Trickle(world):

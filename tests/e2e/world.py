@@ -16,9 +16,9 @@ from typing import Any
 
 import duckdb
 
+from tests.patience import PATIENCE
+
 RECONCILER = str(Path(sys.executable).with_name("reconciler"))
-PATIENCE = float(os.environ.get("RECONCILER_TEST_PATIENCE", "60"))
-"""Seconds until what should happen is taken for not happening; more for a machine that is busy."""
 
 
 class Daemon:
@@ -113,6 +113,24 @@ def eventually(check: Callable[[], bool], what: str, patience: float = PATIENCE)
         time.sleep(0.02)
 
 
+def read_duckdb(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """What a query finds there; nothing while there is no such file or table.
+
+    A writer keeps readers out as long as it writes; its end is waited for.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with duckdb.connect(str(path), read_only=True) as db:
+                return db.execute(sql).fetchall()
+        except duckdb.CatalogException:
+            return []
+        except duckdb.IOException as error:
+            if "Could not set lock" not in str(error) or time.monotonic() > end:
+                return []
+            time.sleep(0.01)
+
+
 class World:
     """One project in one directory."""
 
@@ -124,12 +142,18 @@ class World:
         """See ``Daemon``."""
         self._daemons: list[Daemon] = []
 
-    def write_config(self, body: str, *, lease_ttl: str = "3s") -> None:
+    def write_config(self, body: str, *, lease_ttl: str = "3s", grace: str = "2s") -> None:
         """``body``: connections and pipelines. Renewal and grace are short, the port is any."""
-        self.config.write_text(
+        self.save(
             f'project = "test"\n[daemon]\nlisten = "127.0.0.1:0"\n'
-            f'lease_ttl = "{lease_ttl}"\ngrace = "2s"\n\n{body}'
+            f'lease_ttl = "{lease_ttl}"\ngrace = "{grace}"\n\n{body}'
         )
+
+    def save(self, text: str) -> None:
+        """The config as it is from now on. Saved as editors save: nobody ever reads half of it."""
+        fresh = self.config.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.rename(self.config)
 
     def start(self, **env: str) -> Daemon:
         daemon = Daemon(self.config, env, self.within)
@@ -175,11 +199,7 @@ class World:
 
     def duckdb_rows(self, table: str, file: str = "out.duckdb") -> list[tuple[Any, ...]]:
         """The destination as an independent reader sees it; empty when there is none yet."""
-        try:
-            with duckdb.connect(str(self.folder / file), read_only=True) as db:
-                return db.execute(f'select id, name from "{table}" order by id').fetchall()
-        except (duckdb.CatalogException, duckdb.IOException):
-            return []
+        return read_duckdb(self.folder / file, f'select id, name from "{table}" order by id')
 
     def parquet_rows(self, table: str, folder: str = "lake") -> list[tuple[Any, ...]]:
         pattern = str(self.folder / folder / table / "**" / "*.parquet")

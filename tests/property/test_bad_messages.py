@@ -20,6 +20,7 @@ from reconciler.run import messages as m
 from reconciler.run.pool import WorkerGone, WorkerPool
 from tests.bad_input import DAMAGE, WIDE, Damage, damaged, examples, is_plain
 from tests.e2e.world import World
+from tests.patience import PATIENCE
 
 # -- decoding -------------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ async def test_who_waits_for_a_worker_is_told_why_none_comes(
     custom.write_text(f"import sys\nif 'reconciler.run.worker' in sys.orig_argv:\n    {says}\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), *_path())))
     pool = WorkerPool()
-    with anyio.fail_after(60), pytest.raises(WorkerGone) as caught:
+    with anyio.fail_after(PATIENCE), pytest.raises(WorkerGone) as caught:
         await pool.acquire()
     await pool.aclose()
     assert words in str(caught.value)

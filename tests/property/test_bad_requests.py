@@ -20,9 +20,9 @@ from reconciler.web.app import build_app
 from reconciler.web.server import serve
 from tests.bad_input import DAMAGE, WIDE, Damage, damaged, examples
 from tests.e2e.world import eventually
+from tests.patience import PATIENCE
 from tests.unit.test_web import Daemon
 
-PATIENCE = 30.0
 HOST = b"Host: 127.0.0.1\r\n\r\n"
 
 
@@ -197,7 +197,8 @@ def test_peers_that_say_no_more_keep_nobody_else_out(
     held = [socket.create_connection(("127.0.0.1", loop.port), PATIENCE) for _ in range(120)]
     try:
         for sock in held:
-            sock.sendall(piece)
+            with suppress(ConnectionError):  # it was hung up on before all of them were there
+                sock.sendall(piece)
         eventually(
             lambda: statuses(loop.answer(b"GET /healthz HTTP/1.1\r\n" + HOST)) == [200],
             "somebody else is answered",
@@ -223,7 +224,8 @@ def test_a_request_that_comes_byte_by_byte_is_cut_off(
                 return True
             return False
 
-        sock.sendall(b"GET / HTTP/1.1\r\nX: ")
+        with suppress(ConnectionError):
+            sock.sendall(b"GET / HTTP/1.1\r\nX: ")
         eventually(dropped, "the connection is cut")
 
 
@@ -242,7 +244,8 @@ def test_an_answer_that_nobody_takes_is_given_up(
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", loop.port))
-        sock.sendall((b"GET /api/status HTTP/1.1\r\n" + HOST) * 20_000)
+        with suppress(ConnectionError):  # where less of it has room on the way
+            sock.sendall((b"GET /api/status HTTP/1.1\r\n" + HOST) * 20_000)
         assert given_up.wait(PATIENCE)
 
 

@@ -11,6 +11,7 @@ import pytest
 from reconciler.cli import grammar, main
 from reconciler.cli.failure import Exit
 from tests.cli_kit import Shop, make_shop
+from tests.patience import PATIENCE
 
 VERBS = (
     *("init", "discover", "check", "run", "serve"),
@@ -163,7 +164,7 @@ def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
     program = "from reconciler.cli.main import main; raise SystemExit(main(['config', 'schema']))"
     command = f'{sys.executable} -c "{program}" | head -c 10'
     shown = subprocess.run(
-        ["/bin/sh", "-c", command], capture_output=True, text=True, check=True, timeout=60
+        ["/bin/sh", "-c", command], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert len(shown.stdout) == 10
     assert shown.stderr == ""
@@ -183,6 +184,10 @@ def test_a_plain_run_loads_neither_parser_nor_rich_nor_models() -> None:
         "'duckdb', 'starlette'}; print(sorted(heavy & set(sys.modules)))"
     )
     shown = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
     )
     assert shown.stdout == "[]\n"

@@ -28,6 +28,7 @@ from catalog.records import (
 from reconciler.lease import keeper as module
 from reconciler.lease.keeper import Keeper
 from reconciler.lease.locks import HolderLock
+from tests.patience import PATIENCE
 
 
 class _NoLocks:
@@ -56,7 +57,7 @@ async def test_a_run_that_could_not_be_finished_is_released_by_the_next_heartbea
     assert isinstance(claimed, Claimed)
     assert await keeper.finish(claimed.lease, Finish(Outcome.SUCCEEDED, "done")) is None
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(keeper.keep)
             while (await catalog.pipeline("shop")).holder:  # noqa: ASYNC110 - asked of the catalog
@@ -83,7 +84,7 @@ async def test_leases_are_renewed_at_once_after_the_machine_slept(
     (claimed,) = await keeper.claim([_candidate(0)], {}, ())
     assert isinstance(claimed, Claimed)
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(keeper.keep)
             await anyio.lowlevel.checkpoint()

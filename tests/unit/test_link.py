@@ -12,6 +12,7 @@ import pytest
 from reconciler.run import link as module
 from reconciler.run import messages as m
 from reconciler.run.link import Link
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(
     not hasattr(socket, "TCP_INFO"), reason="the kernel's count of bytes is Linux's"
@@ -62,7 +63,7 @@ def test_bytes_that_arrive_are_a_sign_of_life_and_silence_is_none(
             thread = threading.Thread(target=dribble)
             thread.start()
             try:
-                assert _hears(near, 30) == m.Moved("", 0, 0)
+                assert _hears(near, PATIENCE) == m.Moved("", 0, 0)
             finally:
                 over.set()
                 thread.join()

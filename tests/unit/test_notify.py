@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.daemon.notify import READY, notify, watchdog_interval
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -21,7 +22,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         shown = "@" + name[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(name)
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         monkeypatch.setenv("NOTIFY_SOCKET", shown)
         yield sock
 

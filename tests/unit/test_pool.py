@@ -13,6 +13,7 @@ import pytest
 
 from reconciler.run import messages as m
 from reconciler.run.pool import LOG_LIMIT, Worker, WorkerGone, WorkerPool, printed_to
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 _NOWHERE = m.InspectOrder(m.ConnectionOrder("x", "none", {}, {}), "source")
@@ -32,7 +33,7 @@ async def test_a_run_goes_to_a_freed_worker_before_a_new_one_is_ready(pool: Work
     async def wait_for_one() -> None:
         got.append(await pool.acquire())
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait_for_one)
             await anyio.lowlevel.checkpoint()
@@ -68,7 +69,7 @@ async def test_a_killed_worker_is_named_by_its_signal_and_never_handed_out_again
 async def test_who_no_longer_waits_gets_no_worker(pool: WorkerPool) -> None:
     with anyio.move_on_after(0.01):
         await pool.acquire()
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE):
         worker = await pool.acquire()
     assert pool.busy == 1
     await pool.release(worker, healthy=True)

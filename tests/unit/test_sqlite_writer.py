@@ -42,11 +42,11 @@ from catalog.sqlite.database import Tuning
 from catalog.sqlite.operations import Operations
 from catalog.sqlite.writer import Writer
 from catalog.sqlite.writes import Write
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
 HOLDER = Holder("h", "host", 1)
 LIMIT = 1 << 30
-SOON = 20.0
 QUICK = Tuning(busy_seconds=0.05)
 
 
@@ -78,6 +78,7 @@ class Gate:
 
     def __init__(self, path: Path) -> None:
         self._db = apsw.Connection(str(path))
+        self._db.set_busy_timeout(round(PATIENCE * 1_000))
 
     def __enter__(self) -> None:
         self._db.execute("begin immediate")
@@ -89,7 +90,7 @@ class Gate:
 
 async def begun(catalog: SqliteCatalog) -> None:
     """Wait until the writer has taken all that was queued."""
-    with anyio.fail_after(SOON):
+    with anyio.fail_after(PATIENCE):
         writer = catalog._writer
         while writer._collected or writer._queue.qsize():  # noqa: ASYNC110
             await anyio.sleep(0.001)
@@ -119,7 +120,7 @@ async def test_what_waits_shares_one_flush_and_one_wake_up(path: Path) -> None:
                 tasks.start_soon(pause, catalog, f"p{number}")
             await anyio.lowlevel.checkpoint()
             loop.call_soon_threadsafe = count
-        with anyio.fail_after(SOON):
+        with anyio.fail_after(PATIENCE):
             while len(await catalog.changed(0, 100)) < 100:  # noqa: ASYNC110
                 await anyio.sleep(0.001)
         await pause(catalog, "last")
@@ -277,7 +278,7 @@ async def test_a_group_of_commits_is_judged_in_order(path: Path) -> None:
             for batch in batches:
                 tasks.start_soon(commit, batch)
             await anyio.lowlevel.checkpoint()
-        with anyio.fail_after(SOON):
+        with anyio.fail_after(PATIENCE):
             while len(answers) < len(batches):  # noqa: ASYNC110
                 await anyio.sleep(0.001)
         assert answers == [
@@ -352,15 +353,15 @@ async def test_an_outcome_and_a_cancellation_that_meet_on_the_loop_lose_neither(
         await anyio.lowlevel.checkpoint()  # asked for
         await anyio.lowlevel.checkpoint()  # handed to the thread
         loop: Any = asyncio.get_running_loop()
-        deadline = time.monotonic() + SOON
-        while not any("settle" in repr(handle) for handle in loop._ready):
+        deadline = time.monotonic() + PATIENCE
+        while not any("settle" in repr(handle) for handle in tuple(loop._ready)):
             assert time.monotonic() < deadline
             time.sleep(0.001)  # noqa: ASYNC251 - the loop must not come round yet
         if first == "cancellation":
             task.cancel()
         else:
             loop.call_soon(task.cancel)
-        with anyio.fail_after(SOON), suppress(asyncio.CancelledError):
+        with anyio.fail_after(PATIENCE), suppress(asyncio.CancelledError):
             await task
         assert [answer.pipeline for answer in answers] == ["p"]
 
@@ -434,7 +435,7 @@ async def test_a_group_done_again_one_by_one_keeps_to_the_ceiling_and_to_what_wa
             ):
                 tasks.start_soon(hear, name, asked)
             await anyio.lowlevel.checkpoint()
-        with anyio.fail_after(SOON):
+        with anyio.fail_after(PATIENCE):
             while len(heard) < 4:  # noqa: ASYNC110
                 await anyio.sleep(0.001)
         assert (heard["bad"], heard["grows"]) == (TypeError, Full)
@@ -538,8 +539,8 @@ async def test_a_wait_ends_with_others_changes_and_not_with_ones_own(path: Path)
         # Before the wait, and for each that waits.
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
-                tasks.start_soon(mine.wait_changed, seen, SOON)
-        assert await mine.wait_changed(seen, SOON)
+                tasks.start_soon(mine.wait_changed, seen, PATIENCE)
+        assert await mine.wait_changed(seen, PATIENCE)
         seen = (await mine.changed(0))[-1].change
         assert not await mine.wait_changed(seen, 0.3)
         await pause(mine, "s")  # after another's: still one's own
@@ -595,7 +596,7 @@ async def test_the_log_is_copied_back_and_cut(path: Path) -> None:
             await catalog.commit(op(), lease, [Batch("s", follows, "x" * 3000)], {"s": follows})
             follows += 1
         reader._readers.near.db.execute("rollback")
-        with anyio.fail_after(SOON):
+        with anyio.fail_after(PATIENCE):
             while (await catalog.stats()).wal_bytes > 200_000:
                 await catalog.commit(op(), lease, [Batch("s", follows, "x")], {"s": follows})
                 follows += 1

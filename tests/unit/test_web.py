@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+from contextlib import suppress
 from html.parser import HTMLParser
 
 import anyio
@@ -17,6 +18,7 @@ from reconciler.telemetry.metrics import Metrics, PipelineView, State
 from reconciler.web.app import build_app, is_loopback
 from reconciler.web.server import CannotListen, serve
 from reconciler.web.status import PipelinePage, PipelineQuery, PipelineStatus, Summary
+from tests.patience import PATIENCE
 from tests.replacing import replace
 
 pytestmark = pytest.mark.anyio
@@ -306,7 +308,7 @@ async def test_it_serves_from_the_moment_it_says_so_until_cancelled() -> None:
             assert "date" in answer.headers
             tasks.cancel_scope.cancel()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=5)
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 async def test_its_port_can_be_taken_again_at_once() -> None:
@@ -339,8 +341,10 @@ async def test_what_no_browser_sends_does_no_harm() -> None:
         for sent in (b"\x00\xff\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 50_000):
             stream = await anyio.connect_tcp("127.0.0.1", port)
             async with stream:
-                await stream.send(sent)
-                assert (await stream.receive()).startswith(b"HTTP/1.1 400")
+                # A kernel may reset a line with more of it on the way, and the answer with it.
+                with suppress(anyio.BrokenResourceError):
+                    await stream.send(sent)
+                    assert (await stream.receive()).startswith(b"HTTP/1.1 400")
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             assert json.loads((await http.get("/healthz")).text)["alive"]
         tasks.cancel_scope.cancel()
