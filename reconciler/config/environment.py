@@ -16,7 +16,7 @@ from reconciler.config.positions import KeyPath, dotted
 from reconciler.config.problems import Place, Problem, listed, nearest
 
 PREFIX = "RECONCILER_"
-RESERVED = ("RECONCILER_CONFIG",)
+RESERVED = ("RECONCILER_CONFIG", "RECONCILER_DEBUG")
 """Variables that are no part of the file's values."""
 RESERVED_PREFIXES = (
     "RECONCILER_TEST_",

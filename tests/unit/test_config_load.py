@@ -389,6 +389,7 @@ def test_reserved_variables_and_those_of_secrets_set_no_key(write: Write) -> Non
     path = write(SHOP.replace("env:SHOP_DB_PASSWORD", "env:RECONCILER_DB_PASSWORD"))
     env = {
         "RECONCILER_CONFIG": "elsewhere.toml",
+        "RECONCILER_DEBUG": "1",
         "RECONCILER_TEST_CRASH_AT": "x",
         "RECONCILER_SERVICE_HOST": "10.0.0.1",
         "RECONCILER_PORT": "tcp://10.0.0.1:8790",
