@@ -451,10 +451,13 @@ class StreamRun:
     def _refuse_emptying(self, pending: _Pending, marker: Marker | None) -> None:
         had_rows = marker is not None and marker.has_rows
         if pending.rows == 0 and had_rows and not self._settings.allow_empty:
+            found = "the source has no rows now"
+            if pending.rejected:
+                found = f"all rows that the source has now ({pending.rejected}) are set aside"
             raise NeedsAnswer(
                 HoldKind.EMPTY_REPLACE,
-                f"the source has no rows now, and table {self._table!r} has some: replacing them "
-                "by none is held; `allow_empty = true` on the stream lets it happen",
+                f"{found}, and table {self._table!r} has some: replacing them by none is held; "
+                "`allow_empty = true` on the stream lets it happen",
                 ("retry", "refresh"),
             )
 

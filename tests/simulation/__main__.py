@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import gc
 import multiprocessing
+import os
 import sys
 import time
 
@@ -46,7 +47,12 @@ def _many(args: argparse.Namespace) -> int:
     work = [(seed, args.days) for seed in seeds]
     gc.collect()
     gc.freeze()  # what all worlds share is not looked through after each
-    with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
+    fork = multiprocessing.get_context("fork")
+    free = fork.SimpleQueue()
+    cores = sorted(os.sched_getaffinity(0))
+    for job in range(args.jobs):
+        free.put(cores[job % len(cores)])
+    with fork.Pool(args.jobs, _settle, (free,)) as pool:
         for problem in pool.imap_unordered(_play, work, chunksize=1):
             if problem is None:
                 continue
@@ -62,6 +68,11 @@ def _many(args: argparse.Namespace) -> int:
 
 def _quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+def _settle(free: multiprocessing.SimpleQueue[int]) -> None:
+    """Stay on one core: a world's threads take turns, and a turn given to another core waits."""
+    os.sched_setaffinity(0, {free.get()})
 
 
 def _play(work: tuple[int, float]) -> Problem | None:

@@ -119,6 +119,7 @@ class SimDaemon:
             eternal: tuple[Callable[[], Awaitable[None]], ...] = (
                 keeper.keep,
                 loop.follow,
+                loop.mend,
                 loop.watch_rivals,
                 lambda: upkeep.retain(session, loop),
             )

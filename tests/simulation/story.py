@@ -80,6 +80,10 @@ _TROUBLES = (
 )
 
 
+_PACES = (1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)
+"""How many times rarer runs, troubles and writes are than in a crowded world. What befalls
+a run is the same; many worlds with few runs see more of what can be drawn than few with many."""
+
 _EDITS = ("pause", "resume", "run", "run", "cancel", "refresh", "rewind", "adopt", "release")
 
 
@@ -114,6 +118,7 @@ class Story(Places):
         self.world = World(seed)
         self.chance = self.world.random
         self.days = days
+        self.pace = self.chance.choice(_PACES)
         self.machine = Machine(self.world)
         self.store = MemoryStore(id="c" * 8)
         self.database, self.warehouse = Database(), Warehouse()
@@ -147,7 +152,7 @@ class Story(Places):
     def _draw_trouble(self) -> Trouble:
         count = self.chance.randint(1, len(_TROUBLES))
         kinds = tuple(self.chance.sample(_TROUBLES, count))
-        trouble = Trouble(kinds, every=self.chance.choice((300.0, 600.0, 1200.0)))
+        trouble = Trouble(kinds, self.pace * self.chance.choice((300.0, 600.0, 1200.0)))
         if "worker_crash" in kinds:
             trouble.worker_crash = self.chance.choice((0.002, 0.01, 0.05))
         if "worker_freeze" in kinds:
@@ -159,9 +164,13 @@ class Story(Places):
         return trouble
 
     def _draw_schedule(self) -> Schedule:
-        return self.chance.choice(
-            (Every(1800.0), Every(3600.0), Every(5400.0), Cron("*/45 * * * *"), Cron("7 * * * *"))
+        seconds = self.pace * self.chance.choice((1800.0, 3600.0, 5400.0))
+        crons = (
+            ("*/45 * * * *", "7 * * * *")
+            if self.pace == 1.0
+            else ("7 */4 * * *", "50 5-20/3 * * *")
         )
+        return self.chance.choice((Every(seconds), Cron(self.chance.choice(crons))))
 
     def _draw_project(self) -> Project:
         modes = (Mode.MERGE, Mode.APPEND, Mode.REPLACE)
@@ -271,6 +280,9 @@ class Story(Places):
 
     def _start_daemon(self) -> None:
         if len(self.daemons) >= self.wanted_daemons:
+            return
+        if self._asleep_until > self.world.now:  # nothing starts on a machine that sleeps
+            self.world.at(self._asleep_until, self._start_daemon)
             return
         self._names += 1
         name = f"d{self._names}"
@@ -395,7 +407,8 @@ class Story(Places):
             self._start_daemon()
         end = self.days * 24 * HOUR
         while self.world.now < end - 5 * HOUR:
-            self._bad_time(self.chance.uniform(1.5, 3.5) * HOUR)
+            bad = self.chance.uniform(1.5, 3.5) * min(self.pace, 3.0) * HOUR
+            self._bad_time(min(bad, end - self.world.now - 3 * HOUR))
             self._quiet_time()
         self._calm_time(end - self.world.now - QUIET)
         self._quiet_time()
@@ -418,7 +431,7 @@ class Story(Places):
         while self.world.now < until:
             pause = self.chance.expovariate(1 / self.trouble.every)
             self.world.run(min(self.world.now + pause, until))
-            if self.chance.random() < 0.5:
+            if self.chance.random() * self.pace < 0.5:
                 self._strike()
             else:
                 self._ambush += 1
@@ -481,6 +494,7 @@ class Story(Places):
         self._quiet_writers = False
 
     _quiet_writers = False
+    _asleep_until = 0.0
     _destination_moved = -1.0
     """When somebody else last emptied or restored tables."""
     _ambush = 0
@@ -497,6 +511,7 @@ class Story(Places):
         weather.slow = weather.unknown = weather.crash = weather.away_until = 0.0
         self.machine.wall_off = 0.0
         self.database.down_until = self.warehouse.busy_until = 0.0
+        self._asleep_until = self.world.now
         for node in self.world.nodes:
             node.thaw()
         for one in self.daemons:
@@ -572,6 +587,9 @@ class Story(Places):
                 self._edit(self._about_destination(pipeline, stream, hold))
             case HoldKind.LOST_BATCH:
                 self._edit(Refresh(pipeline, stream))
+            case HoldKind.EMPTY_REPLACE:  # no row fits a type that was rejected
+                self.database.tables[stream].text = False
+                self._edit(Release(pipeline, stream))
             case _:
                 self._edit(self.chance.choice((Refresh, Release))(pipeline, stream))
 
@@ -640,7 +658,7 @@ class Story(Places):
         self._write_later(table)
 
     def _write_later(self, table: Table) -> None:
-        pause = self.chance.expovariate(1 / 1200.0)
+        pause = self.chance.expovariate(1 / (1200.0 * self.pace))
         self.world.after(pause, lambda: self._writer(table), unseen=True)
 
     def _write(self, table: Table) -> None:
@@ -698,6 +716,7 @@ class Story(Places):
 
     def _suspend(self) -> None:
         seconds = self.chance.choice((10.0, 60.0, 3600.0))
+        self._asleep_until = max(self._asleep_until, self.world.now + seconds)
         for node in self.world.nodes:
             node.suspend(seconds)
         for one in self.daemons:
@@ -713,6 +732,7 @@ class Story(Places):
             self._end_daemon(one, orphans=False)
         self.warehouse.lose_power()
         self.machine.reboot()
+        self._asleep_until = self.world.now
         self._new_person()
 
     def _for_a_while(self, what: str, value: float, seconds: float) -> None:

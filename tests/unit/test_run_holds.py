@@ -17,6 +17,7 @@ from catalog.records import (
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import (
     NeedsAnswer,
+    Rejected,
 )
 from reconciler.run import messages as m
 from reconciler.run import stream as module
@@ -24,6 +25,7 @@ from tests.replacing import replace
 from tests.stream_kit import (
     KEY,
     OTHER,
+    REJECTED,
     TO_DESTINATION,
     FakeRead,
     World,
@@ -97,6 +99,16 @@ def test_replacing_rows_by_none_is_held_unless_it_is_meant() -> None:
         assert world.run(seq=seq, published=seq, settings=settings).outcome is Outcome.NOTHING_NEW
         assert world.commits[0][0].replaces
         assert world.stages[0].request.may_empty == settings.allow_empty
+
+
+def test_replacing_rows_by_such_as_are_all_set_aside_is_held_in_its_own_words() -> None:
+    replaces = replace(KEY, mode=Mode.REPLACE)
+    world = World(FakeRead(Rejected((REJECTED, REJECTED)), mark(7)), marker=at(1))
+    found = held(world.run(seq=1, published=1, settings=replaces))
+    assert found.reason == (
+        "all rows that the source has now (2) are set aside, and table 'orders' has some: "
+        "replacing them by none is held; `allow_empty = true` on the stream lets it happen"
+    )
 
 
 # -- the destination's marker ----------------------------------------------------------------------
