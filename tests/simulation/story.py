@@ -511,7 +511,7 @@ class Story(Places):
         weather.slow = weather.unknown = weather.crash = weather.away_until = 0.0
         self.machine.wall_off = 0.0
         self.database.down_until = self.warehouse.busy_until = 0.0
-        self._asleep_until = self.world.now
+        self._wake()
         for node in self.world.nodes:
             node.thaw()
         for one in self.daemons:
@@ -723,6 +723,12 @@ class Story(Places):
             for worker in one.pool.workers:
                 worker.freeze(seconds)
 
+    def _wake(self) -> None:
+        """The machine is up: what could not start while it slept does."""
+        self._asleep_until = self.world.now
+        for _ in range(self.wanted_daemons - len(self.daemons)):
+            self.world.after(self.chance.choice((0.5, 5.0, 60.0)), self._start_daemon)
+
     def _reboot(self) -> None:
         """Power is lost: every process ends, and what nobody flushed."""
         for one in self._holders.values():
@@ -732,7 +738,7 @@ class Story(Places):
             self._end_daemon(one, orphans=False)
         self.warehouse.lose_power()
         self.machine.reboot()
-        self._asleep_until = self.world.now
+        self._wake()
         self._new_person()
 
     def _for_a_while(self, what: str, value: float, seconds: float) -> None:
