@@ -199,6 +199,7 @@ class SimWorker:
         """A connector does something that others could see: fate may strike before."""
         self._must_live()
         self.places.fate(self, name)
+        self._must_live()
         if seconds and self.world.random.random() < 0.5:
             self.sleep(self.world.random.random() * 2 * seconds)
         self._must_live()
