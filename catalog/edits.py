@@ -14,7 +14,7 @@ from typing import assert_never
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from catalog.errors import Leased, NotFound, Stale, Unpublished
+from catalog.errors import BadRequest, Leased, NotFound, Stale, Unpublished
 from catalog.records import (
     PIPELINE_SCOPE,
     Adopt,
@@ -30,6 +30,7 @@ from catalog.records import (
     PipelineState,
     Refresh,
     Release,
+    Rename,
     Request,
     RequestRun,
     Resume,
@@ -49,6 +50,8 @@ class Standing:
     streams: Mapping[str, StreamState]
     """All of the pipeline's."""
     open_run: Run | None
+    former: Standing | None = None
+    """For ``Rename``: what it says of the pipeline by its old name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,9 @@ class Edited:
     """The open run of a lapsed lease, closed because the edit took the lease away."""
     decision: Decision | None
     edit: Edit
+    vacated: PipelineState | None = None
+    """For ``Rename``: what is left under the old name. All else that is recorded by that name goes
+    over to ``pipeline.name``, whose own record and streams, if there are any, are replaced."""
 
 
 def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros) -> Edited:
@@ -80,14 +86,21 @@ def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros)
         case Refresh() | SetCursor() | Adopt() | Release():
             stream, decision = _edit_stream(action, at), None
             pipeline, interrupted = _take_lapsed(by, at, now)
+        case Rename():
+            return _rename(by, why, action, at, now)
         case _:
             assert_never(action)
     if stream:
         held = {*pipeline.held} - {stream.stream}
         pipeline = replace(pipeline, held=tuple(sorted(held)))
     pipeline = replace(pipeline, lease_expires_at=None, lapsed=False)
-    old, new = _difference(at, pipeline, stream)
-    edit = Edit(
+    changed = _difference(at, pipeline, stream)
+    edit = _audit(by, why, action, now, *changed)
+    return Edited(pipeline, stream, interrupted, decision, edit)
+
+
+def _audit(by: str, why: str, action: EditAction, now: Micros, old: str, new: str) -> Edit:
+    return Edit(
         id=0,
         at=now,
         by=by,
@@ -98,7 +111,44 @@ def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros)
         old=old,
         new=new,
     )
-    return Edited(pipeline, stream, interrupted, decision, edit)
+
+
+def _rename(by: str, why: str, action: Rename, at: Standing, now: Micros) -> Edited:
+    if action.was == action.pipeline:
+        raise BadRequest(f"pipeline {action.was!r} has that name already")
+    former = at.former
+    if former is None or not (former.pipeline.epoch or former.streams):
+        raise NotFound(f"the catalog has no pipeline {action.was!r} to rename {action.pipeline!r}")
+    if any(stream.seq for stream in at.streams.values()):
+        raise Stale(
+            f"pipeline {action.pipeline!r} has committed batches of its own and cannot take "
+            f"over those of {action.was!r}"
+        )
+    for name, side in ((action.was, former), (action.pipeline, at)):
+        if run := side.open_run:
+            if side is former and side.pipeline.lapsed:
+                continue
+            raise Leased(
+                f"{action.was!r} becomes {action.pipeline!r} once run {run.epoch} of {name!r} by "
+                f"holder {run.holder} has ended"
+            )
+    old, interrupted = _take_lapsed(by, former, now)
+    pipeline = replace(
+        old,
+        name=action.pipeline,
+        version=max(old.version, at.pipeline.version),
+        epoch=max(old.epoch, at.pipeline.epoch),
+        paused=at.pipeline.paused or old.paused,
+        request=at.pipeline.request or old.request,
+        origin=old.origin or old.name,
+        lease_expires_at=None,
+        lapsed=False,
+    )
+    # The old name may be used for another pipeline, which destinations are not to take for this.
+    origin = f"{old.name}~{old.epoch}"
+    vacated = PipelineState(old.name, version=old.version, origin=origin)
+    edit = _audit(by, why, action, now, *_difference(former, pipeline, None))
+    return Edited(pipeline, None, interrupted, None, edit, vacated)
 
 
 def action_name(action: EditAction) -> str:

@@ -11,7 +11,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -40,6 +40,7 @@ from catalog.records import (
     Lease,
     Micros,
     PipelineState,
+    Rename,
     Renewal,
     Retention,
     Run,
@@ -323,7 +324,8 @@ class MemoryCatalog:
     async def edit(self, op: str, by: str, why: str, action: EditAction) -> Edit:
         def transaction() -> Edit:
             state = self._state(action.pipeline)
-            standing = Standing(self._seen(state), self._streams(state.name), self._open_run(state))
+            was = action.was if isinstance(action, Rename) else ""
+            standing = self._standing(state, self._standing(self._state(was)) if was else None)
             done = apply_edit(by, why, action, standing, self._clock.wall_us())
             if done.stream:
                 self._write_streams([done.stream])
@@ -333,6 +335,8 @@ class MemoryCatalog:
                 key = (state.name, done.decision.stream)
                 earlier = self._store.decisions.get(key, ())
                 self._store.decisions[key] = (*earlier, done.decision)
+            if done.vacated:
+                self._hand_over(done.vacated, done.pipeline.name)
             self._write(done.pipeline)
             self._store.edit += 1
             edit = replace(done.edit, id=self._store.edit)
@@ -340,6 +344,25 @@ class MemoryCatalog:
             return edit
 
         return await self._once(op, "edit", transaction)
+
+    def _standing(self, state: PipelineState, former: Standing | None = None) -> Standing:
+        return Standing(self._seen(state), self._streams(state.name), self._open_run(state), former)
+
+    def _hand_over(self, vacated: PipelineState, name: str) -> None:
+        """What is recorded by the vacated name is recorded by ``name``."""
+        store, was = self._store, vacated.name
+        self._write(vacated)
+        for epoch, run in store.runs.items():
+            if run.pipeline == was:
+                store.runs[epoch] = replace(run, pipeline=name)
+        for key in [key for key in store.streams if key[0] == name]:
+            del store.streams[key]
+        rows: Any
+        for rows in (store.streams, store.commits, store.schemas, store.decisions, store.files):
+            for key in [key for key in rows if key[0] == was]:
+                row = rows.pop(key)
+                is_record = isinstance(row, StreamState | Commit)
+                rows[name, *key[1:]] = replace(row, pipeline=name) if is_record else row
 
     # -- upkeep ---------------------------------------------------------------------------------
 

@@ -243,6 +243,13 @@ class Catalog(Protocol):
           while a batch is unpublished (for ``PIPELINE_SCOPE``: of any stream). Each ends the
           stream's hold. A lapsed lease ends with them, its run closed as ``interrupted``, so that
           its late holder is fenced and does not overwrite the edit.
+        - ``Rename``: all that is recorded by the name ``was`` (state, streams, runs, commits,
+          schema versions, decisions, the ledger) goes over to ``pipeline``, and under the old name
+          stands a pipeline that never ran; ``origin`` keeps the name that destinations know. The
+          audit stays as it is. ``NotFound`` when there is nothing by the old name, ``Stale`` when
+          ``pipeline`` has committed a batch of its own (else its streams are replaced),
+          ``BadRequest`` when both are one, ``Leased`` while a lease is held on it or a live one on
+          ``was``; a lapsed one ends with it.
         - ``SetCursor``: the seq becomes at least ``seq_at_least``, published with it; a directive
           ``refresh`` ends, since the newest wish counts.
         """

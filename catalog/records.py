@@ -219,6 +219,14 @@ class PipelineState(Struct, frozen=True):
     rows: int = 0
     """Rows committed in all."""
     rejected: int = 0
+    origin: str = ""
+    """By which name destinations know it, where that is another: it was renamed. No two pipelines
+    of a catalog ever have the same one."""
+
+    @property
+    def is_vacant(self) -> bool:
+        """A name that a renamed pipeline had, and that nothing has run by since."""
+        return bool(self.origin) and not self.epoch
 
 
 class Candidate(Struct, frozen=True):
@@ -460,6 +468,14 @@ class Adopt(Struct, frozen=True):
     stream: str
 
 
+class Rename(Struct, frozen=True):
+    """Give a pipeline that has not run all that the catalog knows of another: ``renamed_from``."""
+
+    pipeline: str
+    """The new name."""
+    was: str
+
+
 class Release(Struct, frozen=True):
     """End a hold that needs nothing else (null keys mended, an empty table is meant)."""
 
@@ -468,7 +484,16 @@ class Release(Struct, frozen=True):
 
 
 EditAction: TypeAlias = (
-    Pause | Resume | RequestRun | CancelRun | AnswerSchema | Refresh | SetCursor | Adopt | Release
+    Pause
+    | Resume
+    | RequestRun
+    | CancelRun
+    | AnswerSchema
+    | Refresh
+    | SetCursor
+    | Adopt
+    | Release
+    | Rename
 )
 
 

@@ -116,6 +116,7 @@ class Bench:
         order = m.RunOrder(
             catalog="kit",
             pipeline="p",
+            origin="p",
             epoch=claimed.lease.epoch,
             deadline_ns=0,
             source=self.source,

@@ -247,7 +247,7 @@ class World:
         )
         ends = [m.ConnectionOrder(name, "fake", {}, {}) for name in ("from", "to")]
         order = m.RunOrder(
-            *("cat", "shop", 9, 0, *ends, (), StreamSettings(), {}, (), 1, ()),
+            *("cat", "shop", "shop", 9, 0, *ends, (), StreamSettings(), {}, (), 1, ()),
             self.unpublished,
             self.ledgers,
         )

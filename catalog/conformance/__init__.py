@@ -43,7 +43,7 @@ take its time from the ``clock`` it is given and from nowhere else, ``wait_chang
 
 from catalog.conformance.claiming import TestClaim, TestTakingOver
 from catalog.conformance.committing import TestCommit, TestPublishing
-from catalog.conformance.editing import TestEdits, TestStreamEdits
+from catalog.conformance.editing import TestEdits, TestRenaming, TestStreamEdits
 from catalog.conformance.fencing import TestFencing
 from catalog.conformance.finishing import TestFinish, TestFolding
 from catalog.conformance.keeping import TestCheck, TestRetention
@@ -67,6 +67,7 @@ __all__ = [
     "TestOperations",
     "TestPublishing",
     "TestReading",
+    "TestRenaming",
     "TestRenew",
     "TestRetention",
     "TestSchemas",

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from catalog.conformance.kit import (
     ALPHA,
@@ -14,9 +15,10 @@ from catalog.conformance.kit import (
     cursor,
     dump,
     request,
+    schema,
     schema_hold,
 )
-from catalog.errors import Leased, NotFound, Refused, Stale, Unpublished
+from catalog.errors import BadRequest, Fenced, Leased, NotFound, Refused, Stale, Unpublished
 from catalog.records import (
     PIPELINE_SCOPE,
     Adopt,
@@ -24,6 +26,7 @@ from catalog.records import (
     CancelRun,
     Decision,
     EditAction,
+    FileEntry,
     Hold,
     HoldKind,
     Mark,
@@ -31,6 +34,7 @@ from catalog.records import (
     Pause,
     Refresh,
     Release,
+    Rename,
     Request,
     RequestRun,
     Resume,
@@ -379,3 +383,124 @@ class TestStreamEdits:
         world.lapse()
         await world.edit(Refresh("shop", "orders"))
         assert await world.catalog.runs(RunQuery(open_only=True)) == ()
+
+
+SHOP_IS_STORE = Rename("store", "shop")
+
+
+async def a_past(world: World) -> None:
+    """``shop`` has two streams, one with a batch that is not published, files, schemas, runs."""
+    files = (FileEntry("a.csv", 1, 2, 3, 4, "hash", 1),)
+    first = batch(schema=schema(1), files=files, cursor=cursor(5))
+    await world.run("shop", Outcome.SUCCEEDED, first, batch(0, "lines"), published=(("orders", 1),))
+    await world.hold(schema_hold())
+    await world.edit(AnswerSchema("shop", "orders", "f2", "approved"))
+
+
+@pytest.mark.anyio
+class TestRenaming:
+    """``Rename``: all that is known by one name is known by another, and nothing is lost."""
+
+    async def test_all_that_is_known_goes_along(self, world: World) -> None:
+        await a_past(world)
+        await world.run("till")
+        before = await dump(world.catalog)
+        await world.edit(SHOP_IS_STORE)
+        after = await dump(world.catalog)
+        mine = [key for key in before if key == "shop" or key.startswith(("shop.", "shop "))]
+        for key in (key for key in mine if key != "shop"):
+            expected = [named_anew(record) for record in as_list(before[key])]
+            assert as_list(after[key.replace("shop", "store", 1)]) == expected, key
+        assert [run.pipeline for run in after["runs"]] == ["till", "store", "store"]
+        assert after["till"] == before["till"]
+        was, now = before["shop"], after["store"]
+        assert now == replace(
+            was, name="store", version=now.version, change=now.change, origin="shop"
+        )
+        assert now.version > was.version
+        assert now.change > was.change
+
+    async def test_the_old_name_is_free_and_never_taken_for_the_new_one(self, world: World) -> None:
+        await a_past(world)
+        epoch = (await world.catalog.pipeline("shop")).epoch
+        await world.edit(SHOP_IS_STORE)
+        old = await world.catalog.pipeline("shop")
+        assert (old.epoch, old.rows, old.held, old.last_outcome) == (0, 0, (), None)
+        assert old.origin == f"shop~{epoch}"
+        assert await world.catalog.streams("shop") == ()
+        await world.run("shop", Outcome.SUCCEEDED, batch())
+        await world.edit(Rename("branch", "shop"))
+        origins = {(await world.catalog.pipeline(n)).origin for n in ("shop", "store", "branch")}
+        assert len(origins) == 3
+
+    async def test_a_name_may_come_back(self, world: World) -> None:
+        await a_past(world)
+        streams = await world.catalog.streams("shop")
+        await world.edit(SHOP_IS_STORE)
+        await world.edit(Rename("shop", "store"))
+        assert await world.catalog.streams("shop") == streams
+        assert (await world.catalog.pipeline("shop")).origin == "shop"
+        assert await world.catalog.streams("store") == ()
+
+    async def test_a_renamed_pipeline_goes_on_where_it_stood(self, world: World) -> None:
+        await a_past(world)
+        await world.edit(SHOP_IS_STORE)
+        lease = await world.lease("store")
+        (done,) = await world.commit(lease, batch(1, cursor=cursor(6)))
+        assert (done.pipeline, done.seq) == ("store", 2)
+        waiting = await world.catalog.commits("store", unpublished=True)
+        assert [(c.stream, c.seq) for c in waiting] == [("lines", 1), ("orders", 2)]
+        await world.finish(lease)
+
+    async def test_who_held_the_old_name_is_fenced(self, world: World) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch())
+        world.lapse()
+        await world.edit(SHOP_IS_STORE)
+        for late in (lease, replace(lease, pipeline="store")):
+            with pytest.raises(Fenced):
+                await world.commit(late, batch(1))
+        (run,) = await world.catalog.runs(RunQuery(pipeline="store"))
+        assert run.outcome is Outcome.INTERRUPTED
+
+    async def test_a_run_under_way_is_waited_for(self, world: World) -> None:
+        lease = await world.lease()
+        await refused(world, Leased, SHOP_IS_STORE)
+        await world.finish(lease)
+        await world.lease("store")
+        await refused(world, Leased, SHOP_IS_STORE)
+        world.lapse()
+        await refused(world, Leased, SHOP_IS_STORE)
+
+    async def test_a_name_with_batches_of_its_own_is_refused(self, world: World) -> None:
+        await a_past(world)
+        await world.run("store", Outcome.SUCCEEDED, batch())
+        await refused(world, Stale, SHOP_IS_STORE)
+
+    async def test_a_name_that_was_held_before_it_committed_is_taken_over(
+        self, world: World
+    ) -> None:
+        await a_past(world)
+        await world.hold(schema_hold(), name="store")
+        await world.edit(Pause("store"))
+        await world.edit(RequestRun("store", "now"))
+        held = await world.catalog.pipeline("store")
+        await world.edit(SHOP_IS_STORE)
+        now = await world.catalog.pipeline("store")
+        assert (now.held, now.paused, now.request) == ((), held.paused, held.request)
+        assert (now.epoch, now.rows) == (held.epoch, 20)
+
+    async def test_nothing_to_rename_is_refused(self, world: World) -> None:
+        await refused(world, NotFound, SHOP_IS_STORE)
+        await a_past(world)
+        await refused(world, BadRequest, Rename("shop", "shop"))
+        await world.edit(SHOP_IS_STORE)
+        await refused(world, NotFound, SHOP_IS_STORE)
+
+
+def as_list(found: Any) -> list[Any]:
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+def named_anew(record: Any) -> Any:
+    return replace(record, pipeline="store") if hasattr(record, "pipeline") else record

@@ -29,6 +29,7 @@ from catalog.records import (
     NotClaimed,
     Outcome,
     PipelineState,
+    Rename,
     Renewal,
     Retention,
     Run,
@@ -223,23 +224,34 @@ class Operations:
 
     def edit(self, by: str, why: str, action: EditAction) -> tuple[Edit, bytes]:
         tables = self._tables
-        state = tables.pipeline(action.pipeline)
-        beat = tables.heartbeat(state.holder) if state.holder else None
-        standing = Standing(
-            rules.seen(state, beat, self._clock),
-            tables.streams(state.name),
-            tables.open_run(state.epoch) if state.holder else None,
-        )
+        former = self._standing(action.was) if isinstance(action, Rename) else None
+        standing = self._standing(action.pipeline, former)
         done = apply_edit(by, why, action, standing, self._clock.wall_us())
         if done.stream:
             tables.write_stream(done.stream)
         if done.interrupted:
             tables.end_run(done.interrupted)
         if done.decision:
-            tables.write_decision(state.name, done.decision)
-        self._write(done.pipeline)
+            tables.write_decision(action.pipeline, done.decision)
+        if done.vacated:
+            tables.hand_over(done.vacated.name, done.pipeline.name)
+            for state in (done.vacated, done.pipeline):
+                tables.replace_pipeline(rules.touch(state, self._next_change()))
+        else:
+            self._write(done.pipeline)
         edit = tables.write_edit(done.edit)
         return edit, _pack(edit)
+
+    def _standing(self, pipeline: str, former: Standing | None = None) -> Standing:
+        tables = self._tables
+        state = tables.pipeline(pipeline)
+        beat = tables.heartbeat(state.holder) if state.holder else None
+        return Standing(
+            rules.seen(state, beat, self._clock),
+            tables.streams(pipeline),
+            tables.open_run(state.epoch) if state.holder else None,
+            former,
+        )
 
     # -- upkeep -----------------------------------------------------------------------------------
 

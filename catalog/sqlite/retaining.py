@@ -53,4 +53,4 @@ def _find(tables: Tables, keep: Retention) -> Old:
     if len(runs) == _FOUND_AT_ONCE:  # commits go after their runs, and are found after them
         return Old(runs)
     before = (keep.runs_before, keep.operations_before)
-    return Old(runs, tables.old_commits(*before, _FOUND_AT_ONCE))
+    return Old(runs, tables.old_commits(*before, _FOUND_AT_ONCE, runs))

@@ -56,7 +56,7 @@ def _or_null(part: object) -> str | None:
     return _encode(part).decode() if part else None
 
 
-PIPELINE_COLUMNS = 25
+PIPELINE_COLUMNS = 26
 """Those of the record; behind them stand the open run's counts."""
 
 
@@ -68,7 +68,7 @@ def pipeline_row(p: PipelineState) -> Row:
         *(p.cancel, p.tick, p.failures, p.retry_at, _or_null(p.retry_streams)),
         *(p.news, _or_null(p.after_seen), _or_null(p.held)),
         *(p.last_outcome, p.last_reason, p.last_epoch, p.last_started_at, p.last_finished_at),
-        *(p.last_success_at, p.data_at, p.rows, p.rejected),
+        *(p.last_success_at, p.data_at, p.rows, p.rejected, p.origin),
     )
 
 
@@ -102,6 +102,7 @@ def pipeline_of(r: Row, expires_at: int | None = None, *, lapsed: bool = False) 
         r[22],
         r[23],
         r[24],
+        r[25],
     )
 
 

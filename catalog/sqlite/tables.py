@@ -136,6 +136,18 @@ class Tables:
         self.many("add_pipeline", [row for row in rows if row[1] == 1])
         self.many("set_pipeline", [row for row in rows if row[1] != 1])
 
+    def hand_over(self, was: str, name: str) -> None:
+        """What is recorded by ``was`` is recorded by ``name``, in the place of its streams; all but
+        the pipelines' own records."""
+        self.run_sql(SQL["drop_streams"], (name,))
+        for rows in ("streams", "runs", "commits", "schemas", "decisions", "files"):
+            self.run_sql(SQL[f"hand_over_{rows}"], (was, name))
+
+    def replace_pipeline(self, state: PipelineState) -> None:
+        """Write a record in the place of whichever is there by its name, if any."""
+        self.run_sql(SQL["drop_pipeline"], (state.name,))
+        self.run_sql(SQL["add_pipeline"], pipeline_row(state))
+
     # -- streams ---------------------------------------------------------------------------------
 
     def cursor(self, pipeline: str, stream: str) -> Cursor | None:
@@ -307,8 +319,12 @@ class Tables:
     def old_runs(self, before: int, limit: int) -> list[int]:
         return [row[0] for row in self._all("old_runs", before, limit)]
 
-    def old_commits(self, before: int, operations_before: int, limit: int) -> list[int]:
-        return [row[0] for row in self._all("old_commits", before, limit, operations_before)]
+    def old_commits(
+        self, before: int, operations_before: int, limit: int, going: Sequence[int]
+    ) -> list[int]:
+        """``going``: runs that go before them."""
+        args = (before, limit, operations_before, to_json(going))
+        return [row[0] for row in self._all("old_commits", *args)]
 
     def drop(self, name: str, *args: Any) -> int:
         """Carry out one deletion; how many rows went."""

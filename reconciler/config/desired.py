@@ -117,6 +117,8 @@ class Pipeline:
     after: tuple[str, ...] = ()
     select: tuple[str, ...] = ()
     """Globs over stream names, ``!`` takes away; empty: exactly the streams named."""
+    renamed_from: str = ""
+    """The name that it had before; empty: always this one."""
     parallel: int = 1
     retries: int = 5
     stall_timeout: float = 600.0

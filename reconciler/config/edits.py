@@ -17,6 +17,7 @@ class ChangeKind(StrEnum):
 
     PIPELINE_ADDED = "pipeline_added"
     PIPELINE_REMOVED = "pipeline_removed"
+    PIPELINE_RENAMED = "pipeline_renamed"
     SCHEDULE = "schedule"
     LIMITS = "limits"
     SOURCE = "source"
@@ -42,6 +43,8 @@ EFFECTS = {
     ChangeKind.PIPELINE_ADDED: "It is planned from now on, and its first run reads everything.",
     ChangeKind.PIPELINE_REMOVED: "It is planned no more; its data, cursors and history are kept, "
     "and it is shown as orphaned.",
+    ChangeKind.PIPELINE_RENAMED: "It goes on where the old name stood, with its cursors and its "
+    "history, as soon as no run by the old name is under way.",
     ChangeKind.SCHEDULE: "Takes effect at once; a run under way is left alone.",
     ChangeKind.LIMITS: "Takes effect at once; a run under way keeps the limits it began with.",
     ChangeKind.SOURCE: "Cursors belong to the old source: its streams are held with their choices.",
@@ -189,12 +192,23 @@ def _connection(before: Connection, after: Connection) -> Iterator[ConfigChange]
 
 
 def _pipelines(old: Project, new: Project) -> Iterator[ConfigChange]:
+    renamed = {
+        after.renamed_from: name
+        for name, after in new.pipelines.items()
+        if name not in old.pipelines and after.renamed_from in old.pipelines
+    }
     for name in sorted({*old.pipelines, *new.pipelines}):
         before, after = old.pipelines.get(name), new.pipelines.get(name)
-        if before is None:
+        if after is not None and renamed.get(after.renamed_from) == name:
+            was = after.renamed_from
+            kind = ChangeKind.PIPELINE_RENAMED
+            yield ConfigChange(kind, name, key="renamed_from", old="none", new=was)
+            yield from _pipeline(old.pipelines[was], after)
+        elif before is None:
             yield ConfigChange(ChangeKind.PIPELINE_ADDED, name)
         elif after is None:
-            yield ConfigChange(ChangeKind.PIPELINE_REMOVED, name)
+            if name not in renamed:
+                yield ConfigChange(ChangeKind.PIPELINE_REMOVED, name)
         elif before != after:
             yield from _pipeline(before, after)
 

@@ -91,6 +91,7 @@ class _Explainer:
             "timezone": schedule.timezone if isinstance(schedule, Cron) else None,
             "after": pipeline.after,
             "select": pipeline.select,
+            "renamed_from": pipeline.renamed_from or None,
         }
         for key, value in values.items():
             yield self._value((key,), value, "pipeline" if key in given else "default", "")

@@ -1,4 +1,4 @@
-"""What pipelines say of each other: ``after``."""
+"""What pipelines say of each other: ``after``, ``renamed_from``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,31 @@ def check_after(
             f"leads in a circle: {' after '.join((*circle, circle[0]))}",
             hint="take one of these away",
         )
+
+
+def check_renamed(
+    document: Document, known: Iterable[str], pipelines: Mapping[str, Pipeline]
+) -> None:
+    """Note ``renamed_from`` that names a pipeline of this config, or one that another names."""
+    heirs: dict[str, str] = {}
+    for pipeline in pipelines.values():
+        was, at = pipeline.renamed_from, ("pipelines", pipeline.name, "renamed_from")
+        if not was:
+            continue
+        if was in known:
+            document.add(
+                at,
+                f'names pipeline "{was}", which is in this config',
+                allowed="a name that no pipeline has any more",
+                hint="take the line away once the new name is in use",
+            )
+        elif was in heirs:
+            document.add(
+                at,
+                f'names "{was}", as pipeline "{heirs[was]}" does',
+                allowed="one pipeline that goes on where another name stood",
+            )
+        heirs.setdefault(was, pipeline.name)
 
 
 def _circles(pipelines: Mapping[str, Pipeline]) -> list[tuple[str, ...]]:

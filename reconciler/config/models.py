@@ -18,6 +18,7 @@ from reconciler.config.values import (
     Filled,
     Keep,
     MaxRuns,
+    Name,
     Names,
     Partitions,
     Patterns,
@@ -194,6 +195,9 @@ class PipelineTable(RunKeys):
     )
     select: Patterns | None = Field(
         default=None, description="Globs over the source's streams; ! takes away."
+    )
+    renamed_from: Name | None = Field(
+        default=None, description="The pipeline's name before: all that is known by it goes along."
     )
     streams: dict[str, StreamTable] = Field(
         default_factory=dict, description="Streams by name, where they differ from the pipeline."

@@ -20,7 +20,7 @@ from reconciler.config.desired import (
     table_name,
 )
 from reconciler.config.document import Document
-from reconciler.config.graph import check_after
+from reconciler.config.graph import check_after, check_renamed
 from reconciler.config.locations import absolute, catalog_url
 from reconciler.config.positions import KeyPath, dotted
 from reconciler.config.problems import listed, nearest
@@ -59,6 +59,7 @@ class Resolution:
         connections = self._connections()
         pipelines = self._pipelines()
         check_after(self.document, settings.pipelines, pipelines)
+        check_renamed(self.document, settings.pipelines, pipelines)
         return Project(
             name=settings.project,
             state_dir=self.state_dir,
@@ -149,6 +150,7 @@ class Resolution:
             schedule=self.resolver.share(schedule) if schedule else None,
             after=self.resolver.share(table.after or ()),
             select=self.resolver.share(table.select or ()),
+            renamed_from=table.renamed_from or "",
             defaults=base.settings,
             streams=self._streams(at, table, (source, destination), own),
             **self.run_values(table),

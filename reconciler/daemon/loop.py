@@ -32,6 +32,7 @@ from reconciler.config.desired import Pipeline, Project
 from reconciler.connectors.killpoints import point
 from reconciler.daemon.agenda import Agenda
 from reconciler.daemon.backlog import Backlog
+from reconciler.daemon.renaming import take_over
 from reconciler.daemon.runs import Runs, limits
 from reconciler.daemon.views import Views
 from reconciler.lease.keeper import Keeper
@@ -227,6 +228,8 @@ class Loop:
         started = time.perf_counter()
         try:
             for name in names:
+                if not await self._has_its_name(name):
+                    continue
                 state = await self._catalog.pipeline(name)
                 # Only now: a reload while we waited may have changed or removed it.
                 if (pipeline := self.project.pipelines.get(name)) is not None:
@@ -239,6 +242,14 @@ class Loop:
             for name in names:
                 self._agenda.look(name, later)
         self._metrics.ticked(time.perf_counter() - started)
+
+    async def _has_its_name(self, name: str) -> bool:
+        """False: what its old name has is still to be taken over; it is looked at again soon."""
+        pipeline = self.project.pipelines.get(name)
+        if pipeline is None or await take_over(self._catalog, pipeline):
+            return True
+        self._agenda.look(name, self._clock.wall_us() + _MICROS)
+        return False
 
     def _decide(self, pipeline: Pipeline, state: PipelineState) -> None:
         name = pipeline.name

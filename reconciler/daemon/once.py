@@ -18,6 +18,7 @@ from catalog.records import (
 )
 from reconciler.config import keep
 from reconciler.config.desired import Project
+from reconciler.daemon.renaming import take_over
 from reconciler.daemon.runs import limits
 from reconciler.daemon.session import Hands, Session, open_session
 from reconciler.daemon.teller import Quiet
@@ -62,6 +63,10 @@ async def run_here(
 async def _claim(
     session: Session, project: Project, name: str, streams: tuple[str, ...], by: str
 ) -> Claimed:
+    settings = project.pipelines[name]
+    if not await take_over(session.catalog, settings):
+        was = settings.renamed_from
+        raise Leased(f"pipeline {name!r} cannot be run here now: a run of {was!r} is under way")
     mark = (await session.catalog.pipeline(name)).paused
     if mark is not None:
         raise IsPaused(f"{name} is paused by {mark.by}{': ' if mark.why else ''}{mark.why}.")
@@ -69,7 +74,6 @@ async def _claim(
     action = RequestRun(name, request, streams)
     await session.catalog.edit(new_operation_id(), by, "run from the command line", action)
     state = await session.catalog.pipeline(name)
-    settings = project.pipelines[name]
     candidate = Candidate(
         name,
         state.version,

@@ -99,6 +99,7 @@ class Conduct:
         return m.RunOrder(
             catalog=self.catalog.id,
             pipeline=pipeline.name,
+            origin=self.claimed.pipeline.origin or pipeline.name,
             epoch=self.lease.epoch,
             deadline_ns=deadline_ns,
             source=connection_order(self.project, pipeline.source, secrets),

@@ -48,7 +48,7 @@ def discard_orphans(order: m.RunOrder, destination: Destination) -> None:
     it marked as published and what is staged is a left-over. Everything else is left alone.
     """
     waiting = {(c.stream, c.epoch, c.seq) for c in order.unpublished}
-    for name in destination.staged(order.catalog, order.pipeline):
+    for name in destination.staged(order.catalog, order.origin):
         if name.epoch < order.epoch and (name.owner.stream, name.epoch, name.seq) not in waiting:
             destination.discard(name)
 

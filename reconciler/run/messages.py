@@ -63,6 +63,8 @@ class RunOrder(_Message, frozen=True, tag="run"):
 
     catalog: str
     pipeline: str
+    origin: str
+    """By which name destinations know the pipeline."""
     epoch: int
     deadline_ns: int
     """CLOCK_BOOTTIME after which nothing may be written any more (A8)."""

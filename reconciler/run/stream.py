@@ -120,7 +120,7 @@ class StreamRun:
         self._settings = settings
         self._state = state
         self.stream = state.stream
-        self._owner = Owner(order.catalog, order.pipeline, self.stream)
+        self._owner = Owner(order.catalog, order.origin, self.stream)
         self._table = settings.table or table_name(self.stream)
         self._seq = state.seq
         self._read = self._rows = self._bytes = self._rejected = 0

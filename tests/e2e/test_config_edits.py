@@ -143,6 +143,32 @@ def test_pipelines_and_streams_come_and_go_beside_the_others(world: World) -> No
     assert daemon.stop() == 0
 
 
+_RENAMED = ("[pipelines.p]", '[pipelines.q]\nrenamed_from = "p"'), (".p.", ".q.")
+
+
+def test_a_renamed_pipeline_goes_on_under_a_daemon(world: World) -> None:
+    daemon = world.start()
+    daemon.finished("p", "succeeded")
+    seen = len(daemon.events)
+    _edit(world, *_RENAMED)
+    _taken_up(daemon, "q", after=seen)
+    world.fill("orders", [_row(100)])
+    eventually(lambda: _equal(world), "it goes on by its new name")
+    assert daemon.stop() == 0
+    runs = json.loads(world.cli("runs", "--json"))
+    assert {run["pipeline"] for run in runs} == {"q"}
+    assert sum(run["rows"] for run in runs) == 51
+
+
+def test_a_daemon_killed_in_a_run_of_the_old_name_goes_on_by_the_new_one(world: World) -> None:
+    daemon = world.start(RECONCILER_TEST_KILL_AT="daemon.committed")
+    daemon.died()
+    _edit(world, *_RENAMED)
+    again = world.start()
+    eventually(lambda: _equal(world), "what was committed by the old name is there, once")
+    assert again.stop() == 0
+
+
 def test_what_needs_a_restart_is_said_and_the_rest_takes_effect(world: World) -> None:
     daemon = world.start()
     daemon.finished("p", "succeeded")
@@ -186,6 +212,57 @@ def test_included_files_are_watched_new_and_broken_ones_too(world: World) -> Non
 def _first_run(project: Project) -> None:
     project.do("run", "p")
     assert project.equal()
+
+
+@pytest.mark.parametrize("destination", ["duckdb", "parquet"])
+def test_a_pipeline_that_was_renamed_loads_nothing_again(
+    project: Project, destination: str
+) -> None:
+    project.loads_into(destination)
+    project.do("run", "p")
+    project.add(50, 60)
+    _edit(project, *_RENAMED)
+    assert "pipeline renamed" in project.do("plan")
+    assert "orders  10 " in project.do("run", "q")
+    assert project.equal()
+    assert "orphaned" not in project.do("status")
+    _edit(project, ('renamed_from = "p"\n', ""))
+    project.add(60, 70)
+    assert "orders  10 " in project.do("run", "q")
+    assert project.equal()
+
+
+def test_a_pipeline_that_was_renamed_without_a_word_can_be_told_later(project: Project) -> None:
+    project.do("run", "p")
+    _edit(project, ("pipelines.p", "pipelines.q"))
+    project.add(50, 60)
+    assert "'p'" in project.held("q.orders")["reason"]
+    _edit(project, ("[pipelines.q]", '[pipelines.q]\nrenamed_from = "p"'))
+    project.do("run", "q")
+    assert project.equal()
+
+
+def test_another_pipeline_by_the_old_name_does_not_touch_the_renamed_one(project: Project) -> None:
+    project.do("run", "p")
+    _edit(project, *_RENAMED)
+    project.do("run", "q")
+    _edit(project, ('renamed_from = "p"\n', ""), ("[connections.src]", _P + "\n[connections.src]"))
+    _edit(project, ("[pipelines.p.streams.orders]", '[pipelines.p.streams.orders]\ntable = "mine"'))
+    project.do("run", "p")
+    project.add(50, 60)
+    project.do("run", "q")
+    project.do("run", "p")
+    assert project.equal()
+    assert project.duckdb_rows("mine") == project.source_rows("orders")
+
+
+def test_files_that_were_read_by_the_old_name_are_not_read_again(project: Project) -> None:
+    project.write_config(_FILES.format(destination="parquet"))
+    (project.folder / "inbox").mkdir()
+    (project.folder / "inbox" / "a.csv").write_text("id\n1\n2\n")
+    assert "lines   2 " in project.do("run", "p")
+    _edit(project, *_RENAMED)
+    assert "nothing new" in project.do("run", "q")
 
 
 def test_another_source_is_held(project: Project) -> None:

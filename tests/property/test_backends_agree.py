@@ -50,6 +50,7 @@ from catalog.records import (
     Pause,
     Refresh,
     Release,
+    Rename,
     RequestRun,
     Resume,
     Retention,
@@ -137,6 +138,7 @@ edits: st.SearchStrategy[EditAction] = st.one_of(
     st.builds(Refresh, pipelines, streams),
     st.builds(SetCursor, pipelines, streams, cursors, st.integers(0, 6), st.booleans()),
     st.builds(Adopt, pipelines, streams),
+    st.builds(Rename, pipelines, pipelines),
     st.builds(Release, pipelines, streams),
 )
 

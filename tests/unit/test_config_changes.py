@@ -151,6 +151,20 @@ def test_a_renamed_pipeline_is_a_removed_and_a_new_one(tmp_path: Path) -> None:
     )
 
 
+def test_a_pipeline_that_says_what_it_was_goes_on_where_that_stood(tmp_path: Path) -> None:
+    text = BASE.replace("pipelines.drop", "pipelines.inbox", 4)
+    text = text.replace(
+        "[pipelines.inbox]\n", '[pipelines.inbox]\nrenamed_from = "drop"\nretries = 1\n', 1
+    )
+    found = changes(project(tmp_path, BASE), project(tmp_path, text))
+    assert found == (
+        ConfigChange(K.PIPELINE_RENAMED, "inbox", key="renamed_from", old="none", new="drop"),
+        ConfigChange(K.LIMITS, "inbox", key="retries", old="5", new="1"),
+    )
+    later = text.replace('renamed_from = "drop"\n', "")
+    assert changes(project(tmp_path, text), project(tmp_path, later)) == ()
+
+
 def test_a_connection_goes_with_its_pipelines(tmp_path: Path) -> None:
     text = BASE.replace('[connections.db2]\nconnector = "sql"\nurl = "sqlite:///shop2.db"\n', "")
     (found,) = changes(project(tmp_path, BASE), project(tmp_path, text))
@@ -184,5 +198,5 @@ def test_the_table_in_the_docs_is_what_happens() -> None:
 
 
 def test_every_line_of_the_table_is_tried() -> None:
-    apart = {K.CONNECTION_REMOVED}  # has a test of its own
+    apart = {K.CONNECTION_REMOVED, K.PIPELINE_RENAMED}  # have tests of their own
     assert {kind for kind, *_ in EDITS} | apart == set(ChangeKind)

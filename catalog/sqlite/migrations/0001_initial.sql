@@ -43,6 +43,7 @@ create table pipelines (
     data_at integer,
     rows integer not null,
     rejected integer not null,
+    origin text not null,             -- '': its own name is the one that destinations know
     -- What the open run committed so far, beside what each commit writes anyway.
     run_rows integer not null,
     run_bytes integer not null,

@@ -20,6 +20,22 @@ update runs set
     streams = ?9, count = ?10, first_started_at = ?11
 where epoch = ?1;
 
+-- name: hand_over_runs
+update runs set pipeline = ?2 where pipeline = ?1;
+
+-- name: hand_over_commits
+-- Walks all of them: it is rare, and an index would be paid by every commit.
+update commits set pipeline = ?2 where pipeline = ?1;
+
+-- name: hand_over_schemas
+update schemas set pipeline = ?2 where pipeline = ?1;
+
+-- name: hand_over_decisions
+update decisions set pipeline = ?2 where pipeline = ?1;
+
+-- name: hand_over_files
+update files set pipeline = ?2 where pipeline = ?1;
+
 -- name: drop_run
 delete from runs where epoch = ?;
 
@@ -60,14 +76,16 @@ with recursive line (id) as (
 select c.* from line join commits c on c.id = line.id where c.seq > ?3 order by c.seq limit ?4;
 
 -- name: old_commits
--- Of runs that are gone, published, not their stream's last, and not the answer of an operation that
--- is kept by ?3; before the first that is younger, so that those are not looked at.
+-- Of runs that are gone or among ?4 (JSON), which go before them, published, not their stream's last,
+-- and not the answer of an operation that is kept by ?3; before the first that is younger, so that
+-- those are not looked at.
 select c.id from commits c
 join streams s on s.pipeline = c.pipeline and s.stream = c.stream
 where c.id < coalesce((select id from commits where committed_at >= min(?1, ?3)
                        order by id limit 1), 9e18)
   and c.seq <= s.published and c.id <> s.last_commit
-  and not exists (select 1 from runs where runs.epoch = c.epoch)
+  and (not exists (select 1 from runs where runs.epoch = c.epoch)
+       or c.epoch in (select value from json_each(?4)))
 order by c.id limit ?2;
 
 -- name: drop_old_commit

@@ -15,7 +15,7 @@ select * from pipelines where holder = ? and holder <> '';
 
 -- name: add_pipeline
 insert into pipelines
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0);
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0);
 
 -- name: set_pipeline
 -- What the run committed so far is counted anew with another run.
@@ -24,10 +24,13 @@ update pipelines set
     cancel = ?9, tick = ?10, failures = ?11, retry_at = ?12, retry_streams = ?13, news = ?14,
     after_seen = ?15, held = ?16, last_outcome = ?17, last_reason = ?18, last_epoch = ?19,
     last_started_at = ?20, last_finished_at = ?21, last_success_at = ?22, data_at = ?23,
-    rows = ?24, rejected = ?25,
+    rows = ?24, rejected = ?25, origin = ?26,
     run_rows = iif(epoch = ?4, run_rows, 0), run_bytes = iif(epoch = ?4, run_bytes, 0),
     run_rejected = iif(epoch = ?4, run_rejected, 0)
 where name = ?1;
+
+-- name: drop_pipeline
+delete from pipelines where name = ?;
 
 -- name: count_committed
 -- ?2 commits on the pipeline and its open run; the fence was checked.
@@ -59,6 +62,12 @@ select * from streams where pipeline = ? order by stream;
 -- ?1: a JSON list of pipelines' names.
 select * from streams
 where pipeline in (select value from json_each(?1)) order by pipeline, stream;
+
+-- name: drop_streams
+delete from streams where pipeline = ?;
+
+-- name: hand_over_streams
+update streams set pipeline = ?2 where pipeline = ?1;
 
 -- name: put_stream
 replace into streams values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
