@@ -62,12 +62,16 @@ class Place:
 
 def find(explicit: Path | None) -> Place:
     """The place of the config that ``--config`` names, else of the first that is found."""
-    from reconciler.config import find_config, locate
+    from reconciler.config import ConfigError, find_config, load, locate
 
     named = explicit or config_before_verb.get()
     output.named_config.set(str(named) if named else "")
     path = find_config(named, os.environ)
-    where = locate(path, os.environ)
+    try:
+        where = locate(path, os.environ)
+    except ConfigError:
+        load(path, os.environ)  # says what is wrong with all of it, not with these keys alone
+        raise
     return Place(path, where.project, where.state_dir, where.catalog, where.catalog_limit)
 
 

@@ -19,7 +19,7 @@ from reconciler.config.desired import (
     StreamSettings,
     table_name,
 )
-from reconciler.config.document import Document
+from reconciler.config.document import Document, RawTable
 from reconciler.config.graph import check_after, check_renamed
 from reconciler.config.locations import absolute, catalog_url
 from reconciler.config.positions import KeyPath, dotted
@@ -129,7 +129,15 @@ class Resolution:
                 pipeline = self._pipeline(name, table)
                 if pipeline is not None:
                     found[name] = pipeline
+            elif isinstance(raw, dict):
+                self._check_roles(at, raw)
         return found
+
+    def _check_roles(self, at: KeyPath, raw: RawTable) -> None:
+        """Names of connections in a pipeline that has other problems: one look finds them all."""
+        for key, kinds in (("source", SOURCES), ("destination", DESTINATIONS)):
+            if isinstance(name := raw.get(key), str):
+                self._role((*at, key), name, kinds)
 
     def _pipeline(self, name: str, table: models.PipelineTable) -> Pipeline | None:
         at = ("pipelines", name)
@@ -253,7 +261,9 @@ class Resolution:
 
     def _claim_table(self, destination: str, table: str, at: KeyPath) -> None:
         mine = (at[1], at[3])
-        other = self._tables.setdefault((destination, table), mine)
+        # DuckDB takes two names that differ in case alone for one; directories are two.
+        place = table.lower() if self.kinds.get(destination) == "duckdb" else table
+        other = self._tables.setdefault((destination, place), mine)
         if other != mine:
             self.document.add(
                 at,

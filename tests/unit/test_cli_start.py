@@ -28,6 +28,19 @@ def test_what_init_writes_is_a_good_config(
     assert list(project.pipelines) == ["shop"]
 
 
+def test_check_finds_all_mistakes_at_once_those_of_the_first_keys_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        'projct = "x"\nstate_dir = 5\n[daemon]\nmax_runs = "8"\n[pipelines.p]\nmod = 1\n'
+    )
+    assert main(["check", "--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    for word in ('did you mean "project"', "state_dir", "daemon.max_runs", "pipelines.p.mod"):
+        assert word in said
+
+
 def test_init_never_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.toml"
     path.write_text("mine")

@@ -390,3 +390,13 @@ def test_check_says_what_is_missing(shop: Shop) -> None:
     assert findings[0].level == "ok"
     assert any("no key to merge on" in f.text for f in findings)
     assert "no table 'u'" in texts["problem"]
+
+
+def test_the_index_that_check_proposes_can_be_made_as_it_stands(shop: Shop) -> None:
+    shop.app.execute('CREATE TABLE "or der.s" (id INTEGER PRIMARY KEY, "Changed ""At""" INT)')
+    settings = {"or der.s": StreamSettings(cursor=('Changed "At"',))}
+    proposed = next(f for f in shop.source.check(settings) if f.level == "warning")
+    shop.app.execute(proposed.hint)
+    assert all(f.level == "ok" for f in shop.source.check(settings))
+    query = StreamSettings(query='SELECT * FROM "or der.s"', cursor=("id",))
+    assert [f.hint for f in shop.source.check({"q": query}) if f.level == "warning"] == [""]

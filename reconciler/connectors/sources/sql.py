@@ -21,7 +21,7 @@ from reconciler.connectors.ports import (
     Secrets,
 )
 from reconciler.connectors.sources import postgres, sqlite
-from reconciler.connectors.sources.relation import Dialect, Relation
+from reconciler.connectors.sources.relation import Dialect, Relation, quote
 from reconciler.connectors.sources.session import Session
 from reconciler.connectors.sources.sql_plan import cursor_column, plan
 from reconciler.connectors.sources.sql_read import SqlRead
@@ -130,6 +130,15 @@ def selected(name: str, select: Iterable[str]) -> bool:
     return taken
 
 
+def _index(stream: str, relation: Relation, column: str) -> str:
+    """The statement, as both databases take it, that makes the index; none for a query's rows."""
+    if relation.identity == "the query":
+        return ""
+    name = quote(f"{stream.rpartition('.')[2]}_{column}")
+    # SQLite wants a name, and its schema before that one alone.
+    return f"CREATE INDEX {name} ON {relation.source.removeprefix('main.')} ({quote(column)})"
+
+
 def _word(native: str, name: str, settings: StreamSettings) -> str:
     return dict(settings.columns).get(name, native)
 
@@ -163,7 +172,7 @@ def _check_stream(stream: str, settings: StreamSettings, relation: Relation) -> 
                 "warning",
                 f"{stream}: no index leads with the cursor {column.name!r}: each run scans the "
                 "table, and is one commit",
-                f"CREATE INDEX ON {relation.source} ({column.name})",
+                _index(stream, relation, column.name),
             )
         )
     else:
