@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from catalog.conformance.kit import (
@@ -215,6 +216,16 @@ class TestRetention:
         await world.retain(runs_before=0)
         await world.catalog.edit(same, "ann", "because", Pause("shop"))
         assert len(await world.catalog.edits()) == 2
+
+    async def test_an_old_operation_goes_however_many_came_after_it(self, world: World) -> None:
+        await world.edit(Pause("shop"))
+        world.clock.advance(1)
+        between = world.clock.wall_us()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(1001):
+                tasks.start_soon(world.renew)
+        assert await world.retain(runs_before=0, operations_before=between) == 1
+        assert await world.retain(runs_before=0, operations_before=between) == 0
 
     async def test_lapsed_holders_without_leases_go(self, world: World) -> None:
         await world.lease("shop")

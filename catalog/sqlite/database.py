@@ -112,7 +112,7 @@ class Location:
         return db
 
     def _use_wal(self, db: apsw.Connection) -> None:
-        """Turning the log on wants the file for itself, and SQLite does not wait for that."""
+        """Turning the log on wants the file for itself, and SQLite does not wait for a writer."""
         deadline = time.monotonic() + self.tuning.busy_seconds
         while True:
             try:

@@ -8,14 +8,18 @@ rows at the destination, each once, and nothing left over.
 
 from __future__ import annotations
 
+import gc
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 from unittest import mock
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -39,6 +43,11 @@ from tests.destination_kit import leftovers, orders, request, seal
 
 pytestmark = pytest.mark.anyio
 Rows = dict[str, list[int]]
+"""The ids that are visible, by table."""
+
+TABLES = ("orders", "country")
+PARTS = 4
+"""All steps take some minutes: in so many tests, which can run side by side."""
 
 
 class Lake:
@@ -52,11 +61,16 @@ class Lake:
     def open(self, files: Files) -> Destination:
         return ParquetDestination(self.path, files)
 
-    def ids(self, table: str) -> list[int]:
+    def rows(self) -> Rows:
+        return {table: self._ids(table) for table in TABLES}
+
+    def _ids(self, table: str) -> list[int]:
         folder = TableFolder(DISK, self.path / table, table)
         state = folder.state()
         names = folder.manifest(state) if state else []
-        tables = [pq.ParquetFile(folder.path / name).read(["id"]) for name in names]
+        # Out of memory: Arrow closes a file in a thread of its own, some time after it is done with.
+        files = [pa.BufferReader((folder.path / name).read_bytes()) for name in names]
+        tables = [pq.ParquetFile(file).read(["id"], use_threads=False) for file in files]
         return sorted(value for one in tables for value in one["id"].to_pylist())
 
     def left(self) -> list[str]:
@@ -86,16 +100,18 @@ class Database:
     def open(self, files: Files) -> Destination:
         return DuckdbDestination(self.path, files=files)
 
-    def ids(self, table: str) -> list[int]:
+    def rows(self) -> Rows:
         if not self.path.exists():
+            return {table: [] for table in TABLES}
+        with duckdb.connect(str(self.path), read_only=True, config={"threads": 1}) as db:
+            return {table: self._ids(db, table) for table in TABLES}
+
+    @staticmethod
+    def _ids(db: duckdb.DuckDBPyConnection, table: str) -> list[int]:
+        try:
+            return [row[0] for row in db.execute(f"SELECT id FROM {table} ORDER BY 1").fetchall()]
+        except duckdb.CatalogException:
             return []
-        with duckdb.connect(str(self.path), read_only=True) as db:
-            try:
-                return [
-                    row[0] for row in db.execute(f"SELECT id FROM {table} ORDER BY 1").fetchall()
-                ]
-            except duckdb.CatalogException:
-                return []
 
     def left(self) -> list[str]:
         return leftovers(self.path.parent)
@@ -174,8 +190,9 @@ class Story:
         if run.outcome is not Outcome.SUCCEEDED:
             assert self.files.struck, run
             check_words(run)
+        seen = self.place.rows()
         for table, states in self.allowed().items():
-            assert self.place.ids(table) in states, (table, self.place.ids(table))
+            assert seen[table] in states, (table, seen[table])
         self.files.heal()
         for _ in range(2):
             run = await self.run()
@@ -189,8 +206,7 @@ class Story:
 
     def check_done(self) -> None:
         last = self.shelf.orders
-        assert self.place.ids("orders") == self.good(last)
-        assert self.place.ids("country") == list(range(last))
+        assert self.place.rows() == {"orders": self.good(last), "country": list(range(last))}
         assert self.place.left() == []
 
 
@@ -214,16 +230,32 @@ def trials(calls: list[str]) -> list[Trial]:
     ]
 
 
-async def fail_all(kind: str, folder: Path, *, every: int) -> int:
-    struck = 0
-    with mock.patch.object(stream, "SEAL_BYTES", 1):
-        all_of_them = trials(await Story(kind, folder / "good").calls())
-        for number, trial in enumerate(all_of_them[::every]):
+async def fail_all(kind: str, folder: Path, *, first: int = 0, every: int) -> int:
+    struck, wrong = 0, []
+    with mock.patch.object(stream, "SEAL_BYTES", 1), old_things_left_alone():
+        calls = await Story(kind, folder / "good").calls()
+        for number, trial in enumerate(trials(calls)[first::every]):
+            place = folder / str(number)
             try:
-                struck += await Story(kind, folder / str(number)).attempt(trial)
+                struck += await Story(kind, place).attempt(trial)
             except Exception as error:
-                pytest.fail(f"{trial}: {error!r}")
+                wrong.append(f"{trial}, {calls[trial.at - 1]}: {error!r}")
+            else:
+                shutil.rmtree(place)
+    assert not wrong, f"{len(wrong)} trials, of which the first: " + "\n".join(wrong[:20])
     return struck
+
+
+@contextmanager
+def old_things_left_alone() -> Iterator[None]:
+    """What was there before is not searched for open files after each trial, which costs more
+    than the trial."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize(("kind", "every"), [("parquet", 397), ("duckdb", 577)])
@@ -235,6 +267,9 @@ async def test_a_step_of_a_run_fails_at_the_destination(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("kind", KINDS)
-async def test_each_step_of_a_run_fails_at_the_destination(kind: str, tmp_path: Path) -> None:
-    assert await fail_all(kind, tmp_path, every=1) > 200
+async def test_each_step_of_a_run_fails_at_the_destination(
+    kind: str, part: int, tmp_path: Path
+) -> None:
+    assert await fail_all(kind, tmp_path, first=part, every=PARTS) > 50

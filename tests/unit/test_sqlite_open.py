@@ -210,14 +210,16 @@ async def test_a_file_kept_locked_is_unavailable(tmp_path: Path) -> None:
     await make(path)
 
 
-async def test_a_file_that_another_reads_is_made_a_catalog_once_that_is_over(
-    tmp_path: Path,
+@pytest.mark.parametrize("begin", ["begin", "begin immediate"])
+async def test_a_file_that_another_uses_is_made_a_catalog_once_that_is_over(
+    tmp_path: Path, begin: str
 ) -> None:
-    """The journal is changed with the file for oneself, and SQLite does not wait for that."""
+    """The journal is changed with the file for oneself. SQLite waits for who reads, and not for
+    who is about to write, as one that makes the same catalog is."""
     path = tmp_path / "c.db"
     path.touch()
     other = apsw.Connection(str(path))
-    other.execute("begin")
+    other.execute(begin)
     assert other.execute("select * from sqlite_schema").fetchall() == []
     with pytest.raises(Unavailable, match="is being written by"):
         await SqliteCatalog.open(path, ManualClock(), 1 << 30, Tuning(busy_seconds=0.05))
