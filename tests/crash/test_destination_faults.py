@@ -68,7 +68,7 @@ class Lake:
         folder = TableFolder(DISK, self.path / table, table)
         state = folder.state()
         names = folder.manifest(state) if state else []
-        # Out of memory: Arrow closes a file in a thread of its own, some time after it is done with.
+        # Out of memory: a file that Arrow reads is closed by a thread of its own, some time later.
         files = [pa.BufferReader((folder.path / name).read_bytes()) for name in names]
         tables = [pq.ParquetFile(file).read(["id"], use_threads=False) for file in files]
         return sorted(value for one in tables for value in one["id"].to_pylist())
