@@ -185,6 +185,16 @@ class TestSchemas:
         await world.commit(lease, batch(2, schema=again))
         assert (await world.catalog.streams("shop"))[0].schema_version == 3
 
+    async def test_a_batch_that_does_more_may_show_the_last_schema_again(
+        self, world: World
+    ) -> None:
+        lease = await world.lease()
+        await world.commit(lease, batch(0, schema=schema(1)))
+        await world.commit(lease, batch(1, schema=schema(1), replaces=True))
+        other = schema(1, "another")
+        await refused(world, lease, SchemaConflict, batch(2, schema=other, replaces=True))
+        assert len(await world.catalog.schemas("shop", "orders")) == 1
+
     async def test_a_batch_without_a_schema_is_of_the_last_one(self, world: World) -> None:
         lease = await world.lease()
         rows = await world.commit(lease, batch(0), batch(1, schema=schema(1)), batch(2))

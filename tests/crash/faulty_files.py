@@ -32,28 +32,44 @@ def faults_of(call: str) -> tuple[Fault, ...]:
 
 
 class FaultyFiles:
-    """The real disk, with the methods of ``Files``. While ``armed``, ``calls`` names the calls and
-    ``struck`` those that failed.
+    """The real disk, with the methods of ``Files``. While ``armed``, ``calls`` names the calls,
+    ``paths`` what they are about, and ``struck`` those that failed.
     """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.paths: list[Path] = []
         self.struck: list[str] = []
         self._at, self._fault, self._lasting, self._armed = 0, Fault.EIO, False, False
 
     def arm(self, at: int, fault: Fault, *, lasting: bool) -> None:
         """Count from now on; call ``at`` fails (0: none), ``lasting`` also those after it."""
-        self.calls, self.struck, self._armed = [], [], True
+        self.calls, self.paths, self.struck, self._armed = [], [], [], True
         self._at, self._fault, self._lasting = at, fault, lasting
 
     def heal(self) -> None:
         self._armed = False
+
+    def steps(self) -> list[tuple[int, str]]:
+        """Number and name of the calls that stand for all: of the many writes to one file, which
+        end alike, the first, the middle one and the last."""
+        writes: dict[Path, list[int]] = {}
+        for number, (call, path) in enumerate(zip(self.calls, self.paths, strict=True), start=1):
+            if call == "write":
+                writes.setdefault(path, []).append(number)
+        few = {at for all_ in writes.values() for at in (all_[0], all_[len(all_) // 2], all_[-1])}
+        return [
+            (number, call)
+            for number, call in enumerate(self.calls, start=1)
+            if call != "write" or number in few
+        ]
 
     def meet(self, call: str, path: Path) -> bool:
         """Count a call and raise if it fails; True: half of it is to be done first."""
         if not self._armed:
             return False
         self.calls.append(call)
+        self.paths.append(path)
         number = len(self.calls)
         hit = number == self._at or (self._lasting and 0 < self._at < number)
         if not hit or self._fault not in faults_of(call):

@@ -125,11 +125,13 @@ class Trial:
     """One way for the disk to fail."""
 
     at: int
+    call: str
     fault: Fault
     lasting: bool
 
     def __str__(self) -> str:
-        return f"call {self.at}: {self.fault.name} {'for good' if self.lasting else 'once'}"
+        how = "for good" if self.lasting else "once"
+        return f"call {self.at}, {self.call}: {self.fault.name} {how}"
 
 
 class Story:
@@ -174,13 +176,13 @@ class Story:
     def good(end: int) -> list[int]:
         return [n for n in range(1, end + 1) if not is_bad(n)]
 
-    async def calls(self) -> list[str]:
-        """Those that the second run makes when all is well."""
+    async def steps(self) -> list[tuple[int, str]]:
+        """Those of the second run when all is well."""
         await self.begin()
         self.files.arm(0, Fault.EIO, lasting=False)
         assert (await self.run()).outcome is Outcome.SUCCEEDED
         self.check_done()
-        return self.files.calls
+        return self.files.steps()
 
     async def attempt(self, trial: Trial) -> bool:
         """Whether the fault struck; what is promised is checked on the way."""
@@ -221,10 +223,10 @@ def check_words(run: Run) -> None:
         assert word not in run.reason, run.reason
 
 
-def trials(calls: list[str]) -> list[Trial]:
+def trials(steps: list[tuple[int, str]]) -> list[Trial]:
     return [
-        Trial(at, fault, lasting)
-        for at, call in enumerate(calls, start=1)
+        Trial(at, call, fault, lasting)
+        for at, call in steps
         for fault in faults_of(call)
         for lasting in (False, True)
     ]
@@ -233,13 +235,13 @@ def trials(calls: list[str]) -> list[Trial]:
 async def fail_all(kind: str, folder: Path, *, first: int = 0, every: int) -> int:
     struck, wrong = 0, []
     with mock.patch.object(stream, "SEAL_BYTES", 1), old_things_left_alone():
-        calls = await Story(kind, folder / "good").calls()
-        for number, trial in enumerate(trials(calls)[first::every]):
+        all_of_them = trials(await Story(kind, folder / "good").steps())
+        for number, trial in enumerate(all_of_them[first::every]):
             place = folder / str(number)
             try:
                 struck += await Story(kind, place).attempt(trial)
             except Exception as error:
-                wrong.append(f"{trial}, {calls[trial.at - 1]}: {error!r}")
+                wrong.append(f"{trial}: {error!r}")
             else:
                 shutil.rmtree(place)
     assert not wrong, f"{len(wrong)} trials, of which the first: " + "\n".join(wrong[:20])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from textwrap import dedent
@@ -19,7 +21,14 @@ from catalog.port import new_operation_id
 from catalog.records import Pause
 from catalog.sqlite import database
 from catalog.sqlite.backend import SqliteCatalog
-from catalog.sqlite.database import APPLICATION_ID, Location, Tuning, migrations, refuse_remote
+from catalog.sqlite.database import (
+    APPLICATION_ID,
+    Location,
+    Tuning,
+    migrations,
+    refuse_remote,
+    who_writes,
+)
 from catalog.sqlite.queries import SQL, parse
 
 pytestmark = pytest.mark.anyio
@@ -142,6 +151,19 @@ async def test_a_wrong_mark_is_refused(tmp_path: Path) -> None:
     assert "another program" in await refusal(path)
 
 
+async def test_a_mark_or_a_version_of_another_program_is_refused_before_it_has_tables(
+    tmp_path: Path,
+) -> None:
+    for pragma in ("application_id", "user_version"):
+        path = tmp_path / f"{pragma}.db"
+        db = apsw.Connection(str(path))
+        db.pragma(pragma, 7)
+        db.close()
+        before = path.read_bytes()
+        assert "another program" in await refusal(path)
+        assert path.read_bytes() == before
+
+
 async def test_a_newer_schema_is_refused_by_both_versions(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     await make(path)
@@ -231,6 +253,50 @@ async def test_a_file_that_another_uses_is_made_a_catalog_once_that_is_over(
     db = apsw.Connection(str(path))
     assert db.pragma("journal_mode") == "wal"
     db.close()
+
+
+async def test_where_no_log_can_be_kept_the_file_is_refused(tmp_path: Path) -> None:
+    """This way to the disk has no shared memory."""
+    path = tmp_path / "c.db"
+    with pytest.raises(CannotOpen, match="cannot keep a write-ahead log there"):
+        await SqliteCatalog.open(path, ManualClock(), 1 << 30, Tuning(vfs="unix-none"))
+
+
+LOCK = """
+import fcntl, sys
+first, count, kind = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX if kind == "write" else fcntl.LOCK_SH, count, first)
+    print("kept", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "kind", "named"),
+    [
+        (120, 1, "write", True),
+        (120, 2, "write", True),  # the kernel shows it in one with the lock of a checkpoint
+        (119, 2, "write", True),
+        (120, 0, "write", True),  # to the end
+        (121, 1, "write", False),
+        (119, 1, "write", False),
+        (120, 1, "read", False),
+    ],
+)
+def test_who_holds_the_write_lock_is_named(
+    tmp_path: Path, first: int, count: int, kind: str, *, named: bool
+) -> None:
+    shared = tmp_path / "c.db-shm"
+    shared.write_bytes(bytes(200))
+    command = [sys.executable, "-S", "-c", LOCK, str(shared), str(first), str(count), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        words = who_writes(tmp_path / "c.db")
+        child.stdin.close()
+    assert words == (f"process {child.pid}" if named else "another process")
 
 
 # -- migrations --------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from catalog.records import (
     Trigger,
     TriggerKind,
 )
+from catalog.sqlite import writer
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
 from catalog.sqlite.operations import Operations
@@ -128,6 +129,22 @@ async def test_what_waits_shares_one_flush_and_one_wake_up(path: Path) -> None:
         stats = await catalog.stats()
         assert (stats.writes, stats.groups) == (102, 3)
         assert len(wakes) == 3
+
+
+async def test_a_group_takes_in_no_more_than_enough(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who came first would wait for all that came while it waited."""
+    monkeypatch.setattr(writer, "ENOUGH", 5)
+    async with opened(path) as catalog:
+        async with anyio.create_task_group() as tasks:
+            with Gate(path):
+                for number in range(13):
+                    tasks.start_soon(pause, catalog, f"p{number}")
+                    await anyio.lowlevel.checkpoint()
+                    await begun(catalog) if number == 0 else await anyio.lowlevel.checkpoint()
+        stats = await catalog.stats()
+        assert (stats.writes, stats.groups) == (13, 4)  # 1, 5, 5 and 2
 
 
 async def test_a_refusal_in_a_group_is_its_callers_alone(path: Path) -> None:
