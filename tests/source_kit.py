@@ -35,6 +35,7 @@ class Taken:
     rejected: list[RejectedRow] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     rows_before_mark: list[int] = field(default_factory=list)
+    idle: str = ""
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -91,7 +92,7 @@ def take(
                     taken.rows_before_mark.append(count)
                     taken.cursor = mark.cursor
         taken.schema = read.schema
-        taken.notes = read.notes
+        taken.notes, taken.idle = read.notes, read.idle
         taken.counts = dict(read.counts())
     finally:
         read.close()

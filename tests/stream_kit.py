@@ -81,6 +81,7 @@ class FakeRead:
         self.schema, self.key, self.whole = ARROW, more.get("key", ()), False
         self.ordered: bool = more.get("ordered", False)
         self.has_news: bool = more.get("has_news", True)
+        self.idle: str = more.get("idle", "")
         self.notes: tuple[str, ...] = ("assumes this",)
         self.left_out: dict[str, int] = more.get("left_out", {})
         self.given, self.closed = given, False

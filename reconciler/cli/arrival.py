@@ -12,6 +12,7 @@ from pathlib import Path
 from catalog.records import Run
 from reconciler.cli import output
 from reconciler.config.desired import Connection, Project, table_name
+from reconciler.connectors.destinations.names import encode_name
 
 _SHOWN = 10
 
@@ -32,7 +33,7 @@ def tell_arrival(project: Project, run: Run) -> None:
                 s.stream,
                 f"{s.rows:,}",
                 _shown(place, tables[s.stream]),
-                *((f"{s.rejected:,}, in {tables[s.stream]}__rejected",) if rejected else ()),
+                *((_set_aside(s.rejected, tables[s.stream]),) if rejected else ()),
             )
             for s in brought[:_SHOWN]
         ],
@@ -45,18 +46,22 @@ def tell_arrival(project: Project, run: Run) -> None:
         output.next_step(look_command(place, tables[most.stream]))
 
 
+def _set_aside(rows: int, table: str) -> str:
+    return f"{rows:,}, in {table}__rejected" if rows else "0"
+
+
 def _shown(place: Connection, table: str) -> str:
     path = nearby(str(place.options["path"]))
     if place.connector == "duckdb":
         return f"{place.options['schema']}.{table} in {path}"
-    return f"{path}/{table}/"
+    return f"{path}/{encode_name(table)}/"
 
 
 def look_command(place: Connection, table: str) -> str:
     """A command that shows five rows: duckdb's own where it is installed, else one that needs
     only this installation."""
     path = nearby(str(place.options["path"]))
-    file, query = "", f"from {_text(f'{path}/{table}/**/*.parquet')} limit 5"
+    file, query = "", f"from {_text(f'{path}/{encode_name(table)}/**/*.parquet')} limit 5"
     if place.connector == "duckdb":
         file = path
         query = f"from {_name(str(place.options['schema']))}.{_name(table)} limit 5"

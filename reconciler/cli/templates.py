@@ -111,6 +111,8 @@ def _stream_lines(table: str, stream: FoundStream) -> list[str]:
         return lines
     marked = [f"{c} (index)" if c in stream.indexed else c for c in stream.cursors]
     lines.append(f"cursor = [{_text(stream.cursors[0])}]   # candidates: {', '.join(marked)}")
+    if stream.cursors[0] in stream.schema.key:
+        lines.append('# new rows only, not those that change: for them mode = "replace"')
     lines.append(f"mode = {_text('merge' if stream.schema.key else 'append')}")
     return lines
 

@@ -178,6 +178,8 @@ class Read(Protocol):
     """Marks come between rows; otherwise one mark ends the read."""
     has_news: bool
     """False: certain before reading that nothing is new; ``items`` yields at most a mark."""
+    idle: str
+    """Why nothing is new, where that may surprise a person; else empty."""
     notes: tuple[str, ...]
     """What this read assumes or cannot see, and what held its bound back (rule 8, C1, C2).
     Complete once ``items`` has ended."""

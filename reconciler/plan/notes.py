@@ -37,6 +37,8 @@ def _of_stream(settings: StreamSettings, source: Connection, tag: str) -> Iterat
     if source.connector != "sql" or not settings.cursor or settings.mode is Mode.REPLACE:
         return
     yield "deletes, and rows whose key changed, are not seen by a cursor"
+    if set(settings.cursor) & set(settings.key):
+        yield "rows that change are not seen either: the cursor is a column of the key, and stays"
     if settings.null_cursor == "skip":
         yield "rows without a cursor value are left out, and counted"
     postgres = str(source.options.get("url", "")).startswith("postgresql")

@@ -178,7 +178,7 @@ class StreamRun:
             read.close()
         self._publish(last=True)
         if self._rows == 0 and self._rejected == 0:
-            return self._result(Outcome.NOTHING_NEW, "nothing new up to the bound")
+            return self._result(Outcome.NOTHING_NEW, read.idle or "nothing new up to the bound")
         return self._result(Outcome.SUCCEEDED, "read to its bound")
 
     # -- settling: the destination and what earlier runs left (B4, B5) --------------------------

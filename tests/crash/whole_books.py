@@ -83,6 +83,7 @@ class ShelfRead:
         self._first = 1 if at is None else int(str(position.decode(at.position))) + 1
         self._last = shelf.orders
         self.has_news = self.whole or self._first <= self._last
+        self.idle = ""
 
     def items(self) -> Iterator[ReadItem]:
         if self.whole:

@@ -268,6 +268,13 @@ def test_integers_are_read_to_the_greatest_and_the_assumption_is_told(table: Sho
     assert first.note("exact only if rows become visible in its order")
     table.run("INSERT INTO t VALUES (1000001, DEFAULT)")
     assert table.take(settings, first).column("id") == [1_000_001]
+    assert first.note("rows that change are not seen either")
+    table.run("TRUNCATE t", "INSERT INTO t VALUES (1, DEFAULT)")
+    fallen = table.take(settings, first)
+    assert (fallen.has_news, "reaches the cursor, 1000000, any more" in fallen.idle) == (
+        False,
+        True,
+    )
 
 
 def test_lookback_brings_a_late_number_that_was_passed_over(table: Shop) -> None:

@@ -16,8 +16,10 @@ import pytest
 from catalog.port import Catalog, new_operation_id
 from catalog.records import Finish, Hold, HoldKind, Outcome, Pause, RequestRun, StreamResult
 from reconciler.cli import waiting
+from reconciler.cli.arrival import look_command
 from reconciler.cli.failure import Exit
 from reconciler.cli.progress import Progress
+from reconciler.config.desired import Connection
 from tests.cli_kit import Result, Shop, claim, commit, finish, make_shop, ran
 from tests.patience import PATIENCE
 
@@ -135,13 +137,20 @@ def test_what_arrived_is_said_with_where_and_how_to_look(
         claimed = await claim(catalog)
         await commit(catalog, claimed, rows=1234, at=20)
         result = StreamResult("orders", Outcome.SUCCEEDED, rows=1234, rejected=2)
-        await finish(catalog, claimed, Outcome.SUCCEEDED, result)
+        clean = StreamResult("lines", Outcome.SUCCEEDED, rows=3)
+        await finish(catalog, claimed, Outcome.SUCCEEDED, result, clean)
 
     result = run_with(shop, work)
     assert "1,234" in result.out
     assert "raw.orders in shop.duckdb" in result.out
-    assert "orders__rejected" in result.out
+    assert "2, in orders__rejected" in result.out
+    assert "lines__rejected" not in result.out
     assert "from raw.orders limit 5" in result.out
+
+
+def test_a_parquet_table_is_said_to_be_where_its_folder_is() -> None:
+    lake = Connection("lake", "parquet", {"path": str(Path.cwd() / "lake")})
+    assert "lake/a%20b/**/*.parquet" in look_command(lake, "a b")
 
 
 def test_a_held_stream_is_said_with_its_answers(shop: Shop) -> None:

@@ -89,6 +89,14 @@ def test_discovered_streams_are_toml_to_paste(tmp_path: Path) -> None:
     assert streams['odd "name"\n'] == {"mode": "replace"}
     assert "# about 1,234,567 rows" in text
     assert "updated_at (index), id" in text
+    assert "new rows only" not in text
+
+
+def test_discover_says_that_a_key_as_cursor_shows_no_changes() -> None:
+    numbered = FoundStream("t", Schema((Field("id", "int64"),), ("id",)), cursors=("id",))
+    text = pipeline_for("shop_db", [numbered])
+    assert "# new rows only, not those that change" in text
+    assert tomllib.loads(text)["pipelines"]["shop_db"]["streams"]["t"]["cursor"] == ["id"]
 
 
 def test_what_discover_prints_loads_once_a_destination_is_named(tmp_path: Path) -> None:

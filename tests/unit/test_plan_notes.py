@@ -41,6 +41,12 @@ def test_deletes_and_changed_keys_are_not_seen_by_a_cursor() -> None:
     assert _texts(_POSTGRES, replace(_CURSOR, mode=Mode.REPLACE)) == ""
 
 
+def test_a_cursor_that_is_the_key_shows_no_row_that_changes() -> None:
+    numbered = replace(_CURSOR, key=_CURSOR.cursor)
+    assert "rows that change are not seen either" in _texts(_POSTGRES, numbered)
+    assert "rows that change are not seen either" not in _texts(_POSTGRES, _CURSOR)
+
+
 def test_where_whole_tables_are_read_nothing_is_assumed() -> None:
     assert _texts(_POSTGRES, StreamSettings()) == ""
     assert _texts(Connection("h", "history", {"url": "sqlite:////catalog.db"}), _CURSOR) == ""

@@ -168,6 +168,11 @@ def test_where_nothing_is_new_nothing_is_read_or_proposed() -> None:
     assert (world.diary, world.proposed, world.read.closed) == ([], [], True)
 
 
+def test_why_nothing_is_new_is_said_where_it_may_surprise() -> None:
+    world = World(FakeRead(has_news=False, idle="the table ends before the cursor"))
+    assert world.run().reason == "the table ends before the cursor"
+
+
 def test_the_read_goes_on_at_the_cursor_and_knows_the_files_read_before() -> None:
     world = World()
     world.run(cursor=cursor(5))

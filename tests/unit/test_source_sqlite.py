@@ -211,12 +211,37 @@ def test_a_time_of_the_future_is_counted_and_moves_nothing(shop: Shop) -> None:
     assert taken.note("lies in the future")
 
 
+@pytest.mark.parametrize("statement", ["DELETE FROM t", "UPDATE t SET id = id - 5"])
+def test_a_table_that_ends_before_the_cursor_is_said(shop: Shop, statement: str) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT)")
+    shop.app.execute("INSERT INTO t VALUES (8, 'a'), (9, 'b')")
+    first = shop.take("t", BY_ID)
+    again = shop.take("t", BY_ID, first)
+    assert (again.has_news, again.idle) == (False, "")
+    shop.app.execute(statement)
+    fallen = shop.take("t", BY_ID, first)
+    assert fallen.has_news is False
+    assert "reaches the cursor, 9, any more" in fallen.idle
+    assert fallen.idle in fallen.notes
+
+
+def test_a_newest_row_that_waits_to_settle_is_no_table_that_fell_back(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("INSERT INTO t VALUES (1, '2026-01-31 10:00:00'), (2, '2026-01-31 11:00:00')")
+    first = shop.take("t", BY_TIME)
+    shop.app.execute("UPDATE t SET updated_at = datetime('now', '+1 hour') WHERE id = 2")
+    assert shop.take("t", BY_TIME, first).idle == ""
+
+
 def test_a_cursor_that_mixes_forms_of_time_is_refused(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
     shop.app.execute("INSERT INTO t VALUES (1, '2026-01-31 10:00:00'), (2, '2026-01-31T09:00:00')")
-    with pytest.raises(ConnectorError, match="mixes ways to write a time") as caught:
+    with pytest.raises(ConnectorError, match="'updated_at' mixes ways to write a time") as caught:
         shop.take("t", BY_TIME)
     assert caught.value.error is ErrorClass.PERMANENT
+    shop.app.execute("UPDATE t SET updated_at = '2026-02-01T09:00:00Z' WHERE id = 2")
+    with pytest.raises(ConnectorError, match="'updated_at' mixes ways to write a time"):
+        shop.take("t", BY_TIME)
 
 
 def test_epoch_numbers_in_a_datetime_cursor_are_refused_with_what_to_do(shop: Shop) -> None:

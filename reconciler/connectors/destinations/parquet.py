@@ -24,6 +24,7 @@ from reconciler.connectors.destinations.files import (
     sync_holder,
     sync_up,
 )
+from reconciler.connectors.destinations.names import encode_name
 from reconciler.connectors.destinations.order import elsewhere, follows
 from reconciler.connectors.destinations.parquet_table import (
     TableFolder,
@@ -35,7 +36,7 @@ from reconciler.connectors.destinations.parquet_table import (
 )
 from reconciler.connectors.destinations.partitions import Partitioning
 from reconciler.connectors.destinations.stage import FileStage
-from reconciler.connectors.destinations.staging import Staging, encode_name, verify
+from reconciler.connectors.destinations.staging import Staging, verify
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
     BatchName,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.records import ErrorClass
-from reconciler.connectors.destinations.staging import encode_name
+from reconciler.connectors.destinations.names import encode_name
 from reconciler.connectors.ports import ArrowSchema, ConnectorError, RecordBatch
 
 NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -8,13 +8,12 @@ path; one too long for that is cut, and the directory keeps the whole in a file 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import msgspec
 import pyarrow as pa
@@ -29,6 +28,7 @@ from reconciler.connectors.destinations.files import (
     sync_up,
     write_atomic,
 )
+from reconciler.connectors.destinations.names import encode_name
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
     BatchName,
@@ -43,25 +43,8 @@ from reconciler.connectors.ports import (
 )
 
 ENDING = ".staged"
-_LONGEST = 180
 _SEALED = "sealed.json"
 _NAME = "name"
-
-
-def encode_name(name: str, longest: int = _LONGEST) -> str:
-    """``name`` as one safe component of a path, at most ``longest`` bytes; another for each name.
-
-    Letters, digits, ``_``, ``-`` and inner dots stay, all else is percent-encoded. A long one is
-    cut and ends in ``%~`` and a hash of the whole.
-    """
-    text = quote(name, safe="")
-    text = text.replace("~", "%7E")
-    if text.startswith("."):
-        text = "%2E" + text[1:]
-    if len(text) > longest:
-        cut = text[: longest - 34]
-        text = f"{cut}%~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
-    return text or "%"
 
 
 def _is_cut(encoded: str) -> bool:

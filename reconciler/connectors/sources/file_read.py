@@ -130,6 +130,7 @@ class FilesRead:
         self.whole = work.whole
         self.ordered = not work.whole
         self.has_news = work.has_news
+        self.idle = ""
         self.notes: tuple[str, ...] = ()
         self._entries: list[FileEntry] = []
         if work.files.unsettled:

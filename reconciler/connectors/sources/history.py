@@ -140,6 +140,7 @@ class HistoryRead:
         self._definition, self._after, self._bound = definition_, after, bound
         self.whole = whole
         self.has_news = whole or bound > after
+        self.idle = ""
 
     def items(self) -> Iterator[ReadItem]:
         """Rows, and the mark at the bound."""

@@ -42,6 +42,8 @@ class Plan:
     """Where to go on once all is committed."""
     closed: bool
     has_news: bool = True
+    idle: str = ""
+    """Why nothing is new, where that may surprise."""
     queries: tuple[Query, ...] = ()
     refuse_null_key: bool = False
     notes: tuple[str, ...] = ()
@@ -179,7 +181,9 @@ def _incremental(
             ("null_cursor = skip", "null_cursor = reread", "retry"),
         )
     reread = bool(nulls) and settings.null_cursor == "reread"
+    idle = ""
     if not (news or reread):
+        idle = _fallen_back(dialect, base, column, last, bound)
         dialect.end()
         if bound.stuck:
             raise ConnectorError(
@@ -200,14 +204,39 @@ def _incremental(
         base,
         cursor=cursor,
         has_news=news or reread,
+        idle=idle,
         queries=tuple(queries),
-        notes=notes + bound.notes + _warnings(column, base, far),
+        notes=notes + bound.notes + _warnings(column, base, far) + ((idle,) if idle else ()),
         counts={"null_cursor": 0 if reread else nulls, "beyond_bound": far},
+    )
+
+
+def _fallen_back(dialect: Dialect, base: Plan, column: Column, last: Any, bound: Bound) -> str:
+    """A table that ends before the cursor: restored, emptied or made anew (rule 8); else empty.
+
+    Where the bound is a clock's, the table may well end before it.
+    """
+    if last is None or not dialect.closed(column):
+        return ""
+    if bound.value is not None and bound.value >= last:
+        return ""
+    here = f"{dialect.operand(column)} >= {dialect.literal(column, last)}"
+    if dialect.session.rows(f"SELECT 1 FROM {base.relation.source} WHERE {here} LIMIT 1"):
+        return ""
+    return (
+        f"nothing new: no row's {column.name!r} reaches the cursor, {last}, any more. If the "
+        "newest rows were deleted, all is well; if the table was restored or made anew, rows up "
+        "to there are not read until `refresh`"
     )
 
 
 def _warnings(column: Column, base: Plan, far: int) -> tuple[str, ...]:
     notes = ["deletes, and rows whose key changed, are not seen by a cursor"]
+    if column.name in base.key:
+        notes.append(
+            f"rows that change are not seen either: {column.name!r} names the row and stays; a "
+            'column that rises with each change, or mode = "replace", shows them'
+        )
     if far:
         notes.append(
             f"{far} rows have a {column.name!r} that lies in the future or is no place in an "

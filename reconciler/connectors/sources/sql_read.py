@@ -44,6 +44,7 @@ class SqlRead:
         self.whole = plan.whole
         self.ordered = plan.ordered
         self.has_news = plan.has_news
+        self.idle = plan.idle
         self.notes = plan.notes
         self._caster: arrow.Caster | None = None
         self._newest: Any = None

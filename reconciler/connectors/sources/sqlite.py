@@ -302,19 +302,19 @@ class Sqlite:
             for batch in batches:
                 rest = batch.slice(skip)
                 skip = 0
-                self._check_form(rest)
+                self._check_form(rest, query.column)
                 yield rest
 
-    def _check_form(self, batch: pa.RecordBatch) -> None:
+    def _check_form(self, batch: pa.RecordBatch, column: Column | None) -> None:
         index = batch.schema.get_field_index(CURSOR)
-        if not self._form or index < 0:
+        if not self._form or index < 0 or column is None:
             return
         places = batch.column(index).drop_null()
         if len(places) == 0:
             return
         fits = places.type == pa.string() and pc.all(pc.match_substring_regex(places, self._form))
         if not (fits and fits.as_py()):
-            raise self._mixed("the stream's cursor")
+            raise self._mixed(column.name)
 
     def behind(self, column: Column, value: Any, lookback: float) -> Any:
         if column.tag == "int":
