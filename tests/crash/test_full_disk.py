@@ -163,7 +163,7 @@ def test_a_full_disk_under_the_catalog_is_waited_for(world: World, disk: Disk) -
     daemon.finished("p", "succeeded")
     assert arrived(world, "parquet")()
     assert daemon.stop() == 0
-    assert "No damage" in world.cli("catalog", "check")
+    assert "No damage" in world.do("catalog", "check")
 
 
 def test_at_its_ceiling_the_catalog_takes_no_run_until_there_is_room(
@@ -190,7 +190,7 @@ def test_at_its_ceiling_the_catalog_takes_no_run_until_there_is_room(
     eventually(lambda: ready(web)[0] == 200, "it is ready")
     assert arrived(world, "parquet")()
     assert daemon.stop() == 0
-    assert "No damage" in world.cli("catalog", "check")
+    assert "No damage" in world.do("catalog", "check")
 
 
 async def fill_up(url: str) -> int:

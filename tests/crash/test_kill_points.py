@@ -49,8 +49,9 @@ def _row(number: int, name: str = "") -> tuple[int, str, str]:
     return number, moment, name or f"row {number}"
 
 
-def _prepare(world: World, destination: str) -> None:
-    world.write_config(_PARQUET if destination == "parquet" else _DUCKDB)
+def _prepare(world: World, destination: str, schedule: str = "every 1s") -> None:
+    text = _PARQUET if destination == "parquet" else _DUCKDB
+    world.write_config(text.replace("every 1s", schedule))
     world.fill("orders", (_row(n) for n in range(ROWS)))
 
 
@@ -78,18 +79,19 @@ def _converges(world: World, destination: str) -> None:
 def test_a_killed_worker_costs_one_run_and_no_row(
     world: World, destination: str, point: str
 ) -> None:
-    _prepare(world, destination)
+    _prepare(world, destination, "every 200ms")
     daemon = world.start(RECONCILER_TEST_KILL_AT=f"worker.{point}")
     failed = daemon.finished("p", "failed")
     assert "SIGKILL" in failed["reason"]
     daemon.kill()
+    world.do("retry", "p")  # or the failure's pause would be waited for
     _converges(world, destination)
 
 
 @pytest.mark.parametrize("destination", ["parquet", "duckdb"])
 @pytest.mark.parametrize("point", _DAEMON)
 def test_a_killed_daemon_goes_on_where_it_stood(world: World, destination: str, point: str) -> None:
-    _prepare(world, destination)
+    _prepare(world, destination, "every 200ms")
     daemon = world.start(RECONCILER_TEST_KILL_AT=f"daemon.{point}")
     assert daemon.died() == -9
     _converges(world, destination)

@@ -295,7 +295,7 @@ def test_a_call_without_an_answer_may_have_happened_or_not() -> None:
 
 @pytest.mark.anyio
 async def test_all_processes_see_one_order(tmp_path: Path) -> None:
-    await _prove(tmp_path, 6)
+    await _prove(tmp_path, 4)
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ def _is_equal(scene: Scene) -> None:
     assert not [e for e in said if e.get("outcome") == "held"]
     assert not [e for e in said if "fault of its own" in str(e.get("reason", ""))]
     assert not [e for e in said if e["event"] in ("text", "pipeline_parked")]
-    failed = [run for run in json.loads(world.cli("runs", "--json")) if run["outcome"] == "failed"]
+    failed = [run for run in json.loads(world.do("runs", "--json")) if run["outcome"] == "failed"]
     assert {run["error"] for run in failed} <= {"transient"}
 
 

@@ -75,13 +75,19 @@ def _equal(world: World, destination: str) -> bool:
     return _rows(world, destination) == world.source_rows("orders")
 
 
+def _run_under_way(world: World) -> int:
+    """Mostly the first; on a busy machine the lease of a first may have run out before."""
+    (lease,) = json.loads(world.do("leases", "--json"))["leases"]
+    return int(lease["epoch"])
+
+
 def _ends_well(world: World, destination: str, daemons: list[Daemon]) -> None:
     """Both daemons go on: later rows arrive once, and both end cleanly."""
     world.fill("orders", (_row(n) for n in range(900, 950)))
     eventually(lambda: _equal(world, destination), "later rows arrive once")
     assert {daemon.stop() for daemon in daemons} == {0}
     assert _equal(world, destination)
-    assert "No damage" in world.cli("catalog", "check")
+    assert "No damage" in world.do("catalog", "check")
 
 
 @_DESTINATIONS
@@ -93,18 +99,19 @@ def test_a_daemon_that_slept_through_its_lease_commits_nothing(
     url = sleeper.wait_ready()
     pid = sleeper.process.pid
     eventually(lambda: _stopped(pid), "the first daemon stops before its commit")
+    run = _run_under_way(world)
     eventually(lambda: "Z" in map(_state, _workers(pid)), "its worker waits no longer than it may")
     successor = world.start()
     taken = successor.finished("p", "succeeded")
-    assert taken["run"] > 1
+    assert taken["run"] > run
     eventually(lambda: _equal(world, destination), "the second daemon loads everything")
 
     seen = len(sleeper.events)
     sleeper.process.send_signal(signal.SIGCONT)
-    assert sleeper.wait_for("write_fenced", after=seen)["run"] == 1
-    assert sleeper.wait_for("run_lost", after=seen)["run"] == 1
+    assert sleeper.wait_for("write_fenced", after=seen)["run"] == run
+    assert sleeper.wait_for("run_lost", after=seen)["run"] == run
     assert _metric(url, "reconciler_fenced_writes_total") >= 1
-    assert _metric(url, "reconciler_leases_lost_total") >= 1
+    eventually(lambda: _metric(url, "reconciler_leases_lost_total") >= 1, "it counts it as lost")
     assert _equal(world, destination)
     assert _marker_run(world, destination) == taken["run"], "what is there is the successor's"
     _ends_well(world, destination, [sleeper, successor])
@@ -121,6 +128,7 @@ def test_a_worker_that_slept_before_it_published_doubles_nothing(
     eventually(lambda: any(map(_stopped, _workers(pid))), "the worker stops before it publishes")
     (worker,) = [child for child in _workers(pid) if _stopped(child)]
     os.kill(pid, signal.SIGSTOP)
+    run = _run_under_way(world)
     successor = world.start()
     successor.wait_ready()
     eventually(lambda: _equal(world, destination), "the second daemon publishes what was committed")
@@ -131,7 +139,7 @@ def test_a_worker_that_slept_before_it_published_doubles_nothing(
     eventually(lambda: not _stopped(worker), "the worker wakes up")
     seen = len(sleeper.events)
     os.kill(pid, signal.SIGCONT)
-    assert sleeper.wait_for("run_lost", after=seen)["run"] == 1
+    assert sleeper.wait_for("run_lost", after=seen)["run"] == run
     # Its next worker would stop at the same point: the first daemon has shown what it had to.
     assert sleeper.stop() == 0
     eventually(lambda: _equal(world, destination), "nothing is lost or doubled by the sleeper")

@@ -114,7 +114,7 @@ def test_a_limit_of_a_connection_takes_effect_at_once(world: World) -> None:
     seen = len(daemon.events)
     late = [daemon.finished(name, "succeeded", after=seen)["run"] for name in names]
     assert daemon.stop() == 0
-    runs = json.loads(world.cli("runs", "--json"))
+    runs = json.loads(world.do("runs", "--json"))
     times = sorted((run["started_at"], run["finished_at"]) for run in runs if run["id"] in late)
     assert len(times) == len(names)
     assert all(ended <= began for (_, ended), (began, _) in pairwise(times)), times
@@ -137,9 +137,9 @@ def test_pipelines_and_streams_come_and_go_beside_the_others(world: World) -> No
     eventually(lambda: _equal(world), "those that stayed go on")
     eventually(lambda: _equal(world, "q"), "those that stayed go on")
     assert len(world.duckdb_rows("more")) == 50, "what was removed keeps its rows"
-    shown = json.loads(world.cli("status", "p", "--json"))["streams"]
+    shown = json.loads(world.do("status", "p", "--json"))["streams"]
     assert {s["stream"]: s["orphaned"] for s in shown} == {"orders": False, "more": True}
-    assert "orphaned" in world.cli("status", "p")
+    assert "orphaned" in world.do("status", "p")
     assert daemon.stop() == 0
 
 
@@ -155,7 +155,7 @@ def test_a_renamed_pipeline_goes_on_under_a_daemon(world: World) -> None:
     world.fill("orders", [_row(100)])
     eventually(lambda: _equal(world), "it goes on by its new name")
     assert daemon.stop() == 0
-    runs = json.loads(world.cli("runs", "--json"))
+    runs = json.loads(world.do("runs", "--json"))
     assert {run["pipeline"] for run in runs} == {"q"}
     assert sum(run["rows"] for run in runs) == 51
 

@@ -50,7 +50,7 @@ def _in_the_middle(world: World) -> tuple[object, int]:
 
 
 def _runs(world: World, *args: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(world.cli("runs", "p", "--json", *args))
+    found: list[dict[str, object]] = json.loads(world.do("runs", "p", "--json", *args))
     return found
 
 
@@ -80,7 +80,7 @@ def test_sigterm_interrupts_what_outlives_the_grace_and_the_next_start_goes_on(
 def test_a_cancelled_run_ends_in_seconds_and_does_not_start_again_by_itself(world: World) -> None:
     world.write_config(_DUCKDB.replace('"every 1s"', '"every 1h"'), lease_ttl="1h")
     daemon, worker = _in_the_middle(world)
-    world.cli("cancel", "p")
+    world.do("cancel", "p")
     cancelled = daemon.finished("p", "cancelled")  # type: ignore[attr-defined]
     eventually(lambda: _gone(worker), "the worker is gone")
     world.fill("others", [_row(1)])
@@ -89,7 +89,7 @@ def test_a_cancelled_run_ends_in_seconds_and_does_not_start_again_by_itself(worl
     eventually(lambda: any(map(_stopped, _workers(pid))), "it has planned since, and begun another")
     (run,) = _runs(world)
     assert (run["id"], run["outcome"]) == (cancelled["run"], "cancelled")
-    assert "cancel" in world.cli("why", "p")
+    assert "cancel" in world.do("why", "p")
 
 
 def test_pause_resume_and_run_work_with_the_daemon_up(world: World) -> None:
@@ -97,15 +97,15 @@ def test_pause_resume_and_run_work_with_the_daemon_up(world: World) -> None:
     daemon = world.start()
     daemon.finished("p", "succeeded")
     world.fill("orders", [_row(500)])
-    world.cli("run", "p")
+    world.do("run", "p")
     assert _equal(world)
-    world.cli("pause", "p", "--why", "maintenance")
+    world.do("pause", "p", "--why", "maintenance")
     world.fill("orders", [_row(501)])
-    world.cli("run", "p", code=3)
+    world.do("run", "p", code=3)
     assert not _equal(world)
-    assert "maintenance" in world.cli("why", "p")
-    world.cli("resume", "p")
-    world.cli("run", "p")
+    assert "maintenance" in world.do("why", "p")
+    world.do("resume", "p")
+    world.do("run", "p")
     assert _equal(world)
     assert daemon.stop() == 0
 
@@ -128,14 +128,14 @@ def test_an_edited_config_takes_effect_as_a_whole_or_not_at_all(world: World) ->
     world.fill("more", [_row(1)])
     edited = world.config.with_name("edited.toml")
     edited.write_text(good + second)
-    planned = json.loads(world.cli("plan", "--json", config=edited))
+    planned = json.loads(world.do("plan", "--json", config=edited))
     assert [(e["subject"], e["kind"]) for e in planned["edits"]] == [("q", "pipeline_added")]
     world.save(good + second)
     daemon.finished("q", "succeeded")
     assert _metric(url, "reconciler_config_last_reload_successful") == 1
 
     world.save(good)
-    eventually(lambda: '"orphaned"' in world.cli("plan", "--json"), "the removed one is an orphan")
+    eventually(lambda: '"orphaned"' in world.do("plan", "--json"), "the removed one is an orphan")
     assert daemon.stop() == 0
 
 

@@ -49,7 +49,7 @@ def test_a_run_that_moves_nothing_is_ended_and_named(world: World) -> None:
     daemon.kill()
     world.save(patient)  # on a busy machine a good worker may move nothing for a second
     world.start()
-    world.cli("retry", "p")
+    world.do("retry", "p")
     eventually(lambda: _equal(world), "the next run brings all")
 
 
@@ -71,7 +71,7 @@ def test_a_worker_killed_from_outside_is_named_and_the_others_go_on(world: World
     os.kill(worker, signal.SIGKILL)
     failed = daemon.wait_for("run_finished", lambda event: event["outcome"] == "failed")
     assert "SIGKILL" in failed["reason"]
-    shown = json.loads(world.cli("show", str(failed["run"]), "--json"))
+    shown = json.loads(world.do("show", str(failed["run"]), "--json"))
     assert "SIGKILL" in shown["reason"]
 
 
@@ -107,7 +107,7 @@ def test_what_is_after_another_runs_when_that_has_brought_something(world: World
 
 
 def _runs(world: World, pipeline: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(world.cli("runs", pipeline, "--json"))
+    found: list[dict[str, object]] = json.loads(world.do("runs", pipeline, "--json"))
     return found
 
 
@@ -123,13 +123,13 @@ def test_what_a_library_prints_in_a_run_is_kept_with_the_run(world: World) -> No
     paths = (str(world.folder), os.environ.get("PYTHONPATH"))
     daemon = world.start(PYTHONPATH=os.pathsep.join(filter(None, paths)))
     finished = daemon.finished("p", "succeeded")
-    assert "a library says hello" in world.cli("logs", "p", "--run", str(finished["run"]))
-    assert "a library says hello" in world.cli("logs", "p")
+    assert "a library says hello" in world.do("logs", "p", "--run", str(finished["run"]))
+    assert "a library says hello" in world.do("logs", "p")
     logs = world.folder / "state" / "logs"
     shutil.rmtree(logs)
     logs.write_text("in the way")
     world.fill("orders", [_row(300)])
-    world.cli("retry", "p")
+    world.do("retry", "p")
     note = daemon.wait_for("run_note", lambda event: "printed" in event["note"])
     assert str(logs) in note["note"]
     eventually(lambda: _equal(world), "a place that does not take it costs no run")
@@ -137,14 +137,14 @@ def test_what_a_library_prints_in_a_run_is_kept_with_the_run(world: World) -> No
 
 
 def test_a_pause_while_no_daemon_is_up_holds_for_the_next_one(world: World) -> None:
-    world.cli("run", "p")
-    world.cli("pause", "p")
+    world.do("run", "p")
+    world.do("pause", "p")
     world.fill("orders", [_row(500)])
     daemon = world.start()
     daemon.wait_ready()
-    assert "paused" in world.cli("why", "p")
+    assert "paused" in world.do("why", "p")
     assert not _equal(world)
-    world.cli("resume", "p")
+    world.do("resume", "p")
     eventually(lambda: _equal(world), "resumed, it runs at once")
     assert daemon.stop() == 0
 
@@ -158,14 +158,14 @@ def test_a_broken_table_does_not_keep_the_others_from_running(world: World) -> N
     assert "missing" in failed["reason"]
     eventually(lambda: _equal(world), "the others are loaded")
     assert world.duckdb_rows("good") == world.source_rows("good")
-    streams = json.loads(world.cli("show", str(failed["run"]), "--json"))["streams"]
+    streams = json.loads(world.do("show", str(failed["run"]), "--json"))["streams"]
     outcomes = {stream["stream"]: stream["outcome"] for stream in streams}
     assert outcomes == {"orders": "succeeded", "good": "succeeded", "missing": "failed"}
     with sqlite3.connect(world.source) as db:
         db.execute("create table missing (id integer primary key, updated_at timestamp, name text)")
         db.execute("insert into missing values (1, '2026-01-01 00:00:00', 'there now')")
     db.close()
-    world.cli("resume", "p")
-    world.cli("retry", "p.missing")
+    world.do("resume", "p")
+    world.do("retry", "p.missing")
     eventually(lambda: world.duckdb_rows("missing") == [(1, "there now")], "and it, once mended")
     assert daemon.stop() == 0

@@ -64,10 +64,10 @@ class Project(World):
         self.destination = destination
         self.write_config(edit(_DUCKDB if destination == "duckdb" else _PARQUET))
 
-    def do(self, *args: str, code: int = 0) -> str:
-        """Carry out one command; what it said."""
+    def do(self, *args: str, code: int = 0, config: Path | None = None) -> str:
+        """Carry out one command; what it said, on stderr too."""
         self._capsys.readouterr()
-        found = main(["--config", str(self.config), *args])
+        found = main(["--config", str(config or self.config), *args])
         out, err = self._capsys.readouterr()
         assert "Traceback" not in err
         assert found == code, f"exit {found} of {args}:\n{out}\n{err}"

@@ -21,7 +21,7 @@ from tests.patience import PATIENCE
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.postgres
-_SECONDS = 12.0
+_SECONDS = 8.0
 _CONFIG = """
 [connections.src]
 connector = "sql"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,11 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from reconciler.cli.main import main
 from tests.patience import PATIENCE
 
 RECONCILER = str(Path(sys.executable).with_name("reconciler"))
@@ -159,6 +162,14 @@ class World:
         daemon = Daemon(self.config, env, self.within)
         self._daemons.append(daemon)
         return daemon
+
+    def do(self, *args: str, code: int = 0, config: Path | None = None) -> str:
+        """As ``cli``, in this process: for what is proven of daemons, and not of the command."""
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            found = main(["--config", str(config or self.config), *args])
+        assert found == code, f"exit {found} of {args}:\n{out.getvalue()}\n{err.getvalue()}"
+        return out.getvalue()
 
     def cli(self, *args: str, code: int | None = 0, config: Path | None = None, **env: str) -> str:
         """Run a command of the program; its stdout. ``code``: the exit code to expect."""

@@ -61,6 +61,7 @@ from catalog.records import (
     TriggerKind,
 )
 from tests.replacing import replace
+from tests.soak.samples import MEMORY
 
 HOLDERS = (Holder("alpha", "host", 1), Holder("beta", "host", 2))
 PIPELINES = ("shop", "till")
@@ -184,7 +185,7 @@ class BackendsAgree(RuleBasedStateMachine):
         super().__init__()
         self._portal = anyio.from_thread.start_blocking_portal()
         self.portal = self._portal.__enter__()
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(dir=MEMORY)
         self.clock = ManualClock()
         self.model = Side(self.clock, MemoryStore())
         self.tested = Side(self.clock, Path(self._folder.name, "catalog.db"))

@@ -202,7 +202,7 @@ def test_each_broken_worker_costs_its_run_and_is_named(world: World) -> None:
     events = [event for event in daemon.events if event["event"] in ("text", "daemon_failed")]
     assert events == []
     assert daemon.stop() == 0
-    runs = json.loads(world.cli("runs", "--json"))
+    runs = json.loads(world.do("runs", "--json"))
     assert {run["pipeline"] for run in runs} == {*BROKEN, "twice", "good"}
     for run in runs:
         assert BROKEN.get(run["pipeline"], "20 rows in 1 stream") in run["reason"]
