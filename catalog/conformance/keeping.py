@@ -245,6 +245,15 @@ class TestRetention:
         gone = [await world.catalog.retain(op(), keep) for _ in range(4)]
         assert gone == [2, 2, 1, 0]
 
+    async def test_each_call_keeps_to_its_own_bounds(self, world: World) -> None:
+        """Also when an earlier one, with others, has left some of what it might have deleted."""
+        for outcome in (Outcome.SUCCEEDED, Outcome.FAILED) * 2:
+            await world.run("shop", outcome)
+        world.clock.advance(1)
+        assert await world.retain(operations_before=0, limit=1) == 1
+        assert await world.retain(runs_before=0, operations_before=0, limit=1) == 0
+        assert await world.retain(operations_before=0, limit=1) == 1
+
     async def test_the_oldest_rows_go_first(self, world: World) -> None:
         runs = [await world.run("shop", o) for o in (Outcome.SUCCEEDED, Outcome.FAILED) * 2]
         world.clock.advance(1)

@@ -158,6 +158,7 @@ async def outcome_of(ask: Callable[[Catalog, str], Awaitable[Any]], catalog: Cat
         text = str(error)
         assert "catalog.db" in text
         assert "apsw" not in text
+        assert "fault of this program" not in text
         assert " " in text
         return error
     return None

@@ -1,0 +1,193 @@
+"""The SQLite catalog after a step of its own failed: what is answered, and that it goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import apsw
+import pytest
+
+from catalog.clock import ManualClock
+from catalog.errors import BadRequest, CannotOpen, Full, Unavailable, Unknown
+from catalog.port import new_operation_id
+from catalog.records import (
+    Candidate,
+    Claimed,
+    Finish,
+    Outcome,
+    Pause,
+    Retention,
+    RunQuery,
+    Trigger,
+    TriggerKind,
+)
+from catalog.sqlite import backend, writer
+from catalog.sqlite.backend import SqliteCatalog
+from catalog.sqlite.database import Tuning
+from catalog.sqlite.readers import Readers
+from catalog.sqlite.tables import Tables
+from tests.crash.sqlite_disk import FailingDisk
+from tests.crash.test_catalog_faults import opened_files
+from tests.crash.test_sqlite_errors import fail
+from tests.crash.test_sqlite_power_loss import HOLDER, claim
+from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.anyio
+LIMIT = 1 << 30
+
+
+@pytest.fixture
+def disk() -> FailingDisk:
+    return FailingDisk()
+
+
+@pytest.fixture
+async def catalog(tmp_path: Path, disk: FailingDisk) -> AsyncIterator[SqliteCatalog]:
+    tuning = Tuning(vfs=disk.name)
+    catalog = await SqliteCatalog.open(tmp_path / "c.db", ManualClock(), LIMIT, tuning)
+    yield catalog
+    await catalog.aclose()
+
+
+async def pause(catalog: SqliteCatalog, op: str = "", name: str = "p") -> None:
+    await catalog.edit(op or new_operation_id(), "ann", "", Pause(name))
+
+
+async def test_what_cannot_be_read_back_may_have_happened(
+    catalog: SqliteCatalog, disk: FailingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was recovered, and then the row that would tell could not be read."""
+
+    def away(*_: Any) -> None:
+        raise apsw.IOError("disk I/O error")
+
+    same = new_operation_id()
+    fail(disk, 1)
+    with monkeypatch.context() as faulty:
+        faulty.setattr(Tables, "operation", away)
+        with pytest.raises(Unknown, match="cannot be read back: it may have happened") as caught:
+            await pause(catalog, same)
+    assert "fault of this program" not in str(caught.value)
+    await pause(catalog, same)
+    assert len(await catalog.edits()) == 1
+    assert (await catalog.stats()).last_error == ""
+
+
+async def test_a_refusal_stays_one_when_nobody_can_look_whether_it_was_sent_before(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    def away(*_: Any) -> None:
+        raise apsw.IOError("disk I/O error")
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(Tables, "write_operation", refuse)
+        faulty.setattr(Tables, "operation", away)
+        with pytest.raises((Full, Unavailable)) as caught:
+            await pause(catalog)
+    assert "fault of this program" not in str(caught.value)
+    await pause(catalog)
+    assert len(await catalog.edits()) == 1
+
+
+async def test_a_recovery_that_readers_could_not_follow_is_tried_again_unasked(
+    catalog: SqliteCatalog, disk: FailingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_RETRY_SECONDS", 0.01)
+    resume, same = Readers.resume, new_operation_id()
+
+    def away(self: Readers, why_not: str) -> None:
+        if not why_not:
+            raise Unavailable("no reader can be opened")
+        resume(self, why_not)
+
+    fail(disk, 1)
+    with monkeypatch.context() as faulty:
+        faulty.setattr(Readers, "resume", away)
+        with pytest.raises(Unknown, match="cannot be read back"):
+            await pause(catalog, same)
+        with pytest.raises(Unavailable, match="no reader can be opened"):
+            await catalog.pipeline("p")
+    with anyio.fail_after(PATIENCE):
+        while (await catalog.stats()).last_error:  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+    await pause(catalog, same)
+    assert len(await catalog.edits()) == 1
+
+
+async def test_nothing_stays_open_of_a_catalog_that_could_not_be_opened_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise apsw.CantOpenError("unable to open database file")
+
+    for name in ("Readers", "Checkpointer", "Writer"):
+        path = tmp_path / name / "c.db"
+        with monkeypatch.context() as faulty:
+            faulty.setattr(backend, name, away)
+            with pytest.raises(CannotOpen, match="unable to open database file"):
+                await SqliteCatalog.open(path, ManualClock(), LIMIT)
+        assert opened_files(path.parent) == []
+        assert [one.name for one in threading.enumerate() if one.name.startswith("catalog")] == []
+
+
+async def test_a_run_that_was_finished_and_forgotten_is_not_finished_again(
+    catalog: SqliteCatalog,
+) -> None:
+    """Its answer went before the operation's id did."""
+    same, lease = new_operation_id(), await claim(catalog, "p")
+    await catalog.finish(same, lease, Finish(Outcome.FAILED, "why"))
+    version = (await catalog.pipeline("p")).version
+    candidate = Candidate("p", version, Trigger(TriggerKind.TICK, tick=2), "due")
+    (again,) = await catalog.claim(new_operation_id(), HOLDER, [candidate], ttl=60, limits={})
+    assert isinstance(again, Claimed)
+    await catalog.finish(new_operation_id(), again.lease, Finish(Outcome.SUCCEEDED, "done"))
+    while await catalog.retain(new_operation_id(), Retention(1 << 60, 0)):
+        pass
+    assert [run.epoch for run in await catalog.runs(RunQuery())] == [again.lease.epoch]
+    with pytest.raises(BadRequest, match="so long ago that its answer is gone"):
+        await catalog.finish(same, lease, Finish(Outcome.FAILED, "why"))
+
+
+async def test_reads_that_may_be_long_leave_the_loop_alone(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(D3): short ones are done where they are asked for."""
+    lease = await claim(catalog, "p")
+    await catalog.finish(new_operation_id(), lease, Finish(Outcome.FAILED, "why"))
+    by: list[threading.Thread] = []
+    for name in ("runs", "commits", "changed", "files", "edits"):
+        real = getattr(Tables, name)
+
+        def read(self: Tables, *args: Any, _real: Any = real) -> Any:
+            by.append(threading.current_thread())
+            return _real(self, *args)
+
+        monkeypatch.setattr(Tables, name, read)
+    here = threading.current_thread()
+    for short in (
+        catalog.runs(RunQuery(limit=100)),
+        catalog.commits("p", "s", limit=100),
+        catalog.changed(0, 100),
+        catalog.files("p", "s", limit=100),
+        catalog.edits(limit=100),
+    ):
+        await short
+        assert by.pop() is here
+    for long in (
+        catalog.runs(RunQuery(limit=101)),
+        catalog.runs(RunQuery(outcome=Outcome.FAILED)),
+        catalog.commits("p", "s", limit=101),
+        catalog.commits("p"),
+        catalog.changed(0, 101),
+        catalog.files("p", "s", limit=101),
+        catalog.edits(limit=101),
+    ):
+        await long
+        assert by.pop() is not here
