@@ -15,6 +15,7 @@ from catalog.clock import ManualClock
 from catalog.errors import BadRequest, CannotOpen, Full, Unavailable, Unknown
 from catalog.port import new_operation_id
 from catalog.records import (
+    Batch,
     Candidate,
     Claimed,
     Finish,
@@ -137,22 +138,26 @@ async def test_nothing_stays_open_of_a_catalog_that_could_not_be_opened_whole(
         assert [one.name for one in threading.enumerate() if one.name.startswith("catalog")] == []
 
 
-async def test_a_run_that_was_finished_and_forgotten_is_not_finished_again(
+async def test_a_commit_whose_answer_went_before_its_operations_id_is_refused_when_sent_again(
     catalog: SqliteCatalog,
 ) -> None:
-    """Its answer went before the operation's id did."""
+    """Retention stopped between the two, as it may after each row."""
     same, lease = new_operation_id(), await claim(catalog, "p")
-    await catalog.finish(same, lease, Finish(Outcome.FAILED, "why"))
+    batch = Batch("s", 0, "r")
+    await catalog.commit(same, lease, [batch], {})
+    await catalog.commit(new_operation_id(), lease, [Batch("s", 1, "r")], {"s": 1})
+    done = Finish(Outcome.SUCCEEDED, "done", published=(("s", 2),))
+    await catalog.finish(new_operation_id(), lease, done)
     version = (await catalog.pipeline("p")).version
     candidate = Candidate("p", version, Trigger(TriggerKind.TICK, tick=2), "due")
     (again,) = await catalog.claim(new_operation_id(), HOLDER, [candidate], ttl=60, limits={})
     assert isinstance(again, Claimed)
-    await catalog.finish(new_operation_id(), again.lease, Finish(Outcome.SUCCEEDED, "done"))
-    while await catalog.retain(new_operation_id(), Retention(1 << 60, 0)):
-        pass
-    assert [run.epoch for run in await catalog.runs(RunQuery())] == [again.lease.epoch]
+    await catalog.finish(new_operation_id(), again.lease, Finish(Outcome.FAILED, "why"))
+    for _ in ("the run", "its first commit"):
+        assert await catalog.retain(new_operation_id(), Retention(1 << 60, 1 << 60, limit=1)) == 1
+    assert [row.seq for row in await catalog.commits("p", "s")] == [2]
     with pytest.raises(BadRequest, match="so long ago that its answer is gone"):
-        await catalog.finish(same, lease, Finish(Outcome.FAILED, "why"))
+        await catalog.commit(same, lease, [batch], {})
 
 
 async def test_reads_that_may_be_long_leave_the_loop_alone(
