@@ -30,6 +30,17 @@ class Node:
         assert self.entries is not None
         return self.entries.get(name)
 
+    def after_loss(self, rng: random.Random, share: float) -> Node:
+        """The node as the next boot finds it: of a file's unsynced end some, zeros, or nothing."""
+        if self.entries is not None:
+            return Node({})
+        live, safe = bytes(self.content), self.durable
+        if share < 1.0:
+            rest = live[len(safe) :]
+            kept = rest[: rng.randint(0, len(rest))]
+            live = safe + rng.choice((b"", kept, bytes(len(rest))))
+        return Node(None, bytearray(live), live)
+
 
 @dataclass(eq=False)
 class Change:
@@ -125,7 +136,7 @@ class LossyDisk(Files):
         picked = [change for change in self._changes if change.durable or rng.random() < share]
         kept = set(map(id, self._with_earlier(picked)))
         moved = {node for change in self._changes for _, _, node in change.entries if node}
-        twins = {node: _after(node, rng, share) for node in {*self._at_boot, *moved}}
+        twins = {node: node.after_loss(rng, share) for node in {*self._at_boot, *moved}}
         for node, entries in self._at_boot.items():
             if node.entries is not None:
                 twins[node].entries = {name: twins[child] for name, child in entries.items()}
@@ -273,15 +284,3 @@ def _nodes(node: Node) -> Iterator[Node]:
     yield node
     for child in (node.entries or {}).values():
         yield from _nodes(child)
-
-
-def _after(node: Node, rng: random.Random, share: float) -> Node:
-    """The node after the loss: of a file's unsynced end some, zeros, or nothing."""
-    if node.entries is not None:
-        return Node({})
-    live, safe = bytes(node.content), node.durable
-    if share < 1.0:
-        rest = live[len(safe) :]
-        kept = rest[: rng.randint(0, len(rest))]
-        live = safe + rng.choice((b"", kept, bytes(len(rest))))
-    return Node(None, bytearray(live), live)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ LAKE = Path("/volume/lake")
 SCHEMAS = {
     "orders": pa.schema([pa.field("id", pa.int64()), pa.field("kind", pa.string())]),
     "country": pa.schema([pa.field("id", pa.int64()), pa.field("name", pa.string())]),
+    "stock": pa.schema([pa.field("id", pa.int64()), pa.field("item", pa.int64())]),
 }
 
 
@@ -93,13 +94,16 @@ class ShelfRead:
         for first in range(self._first, self._last + 1, 3):
             last = min(first + 2, self._last)
             ids = range(first, last + 1)
-            rows = [{"id": n, "kind": f"k{n % 2}"} for n in ids if not is_bad(n)]
+            rows = [self._row(n) for n in ids if not is_bad(n)]
             yield Rows(pa.RecordBatch.from_pylist(rows, self.schema))
             if bad := tuple(RejectedRow(str(n), "bad", "x") for n in ids if is_bad(n)):
                 yield Rejected(bad)
             if self.ordered:
                 yield Mark(self._at(last))
         yield Mark(self._at(self._last))
+
+    def _row(self, order: int) -> dict[str, Any]:
+        return {"id": order, "kind": f"k{order % 2}"}
 
     def _at(self, order: int) -> Cursor:
         return Cursor(CursorKind.MONOTONIC, "orders(id)", position.encode("int", order))
@@ -150,8 +154,11 @@ class Books:
 
     # -- what is found ----------------------------------------------------------------------------
 
-    async def check(self, catalog: Catalog, lake: LossyDisk) -> None:
-        """Everything acknowledged is there; at most the commit under way came as well, whole."""
+    async def check(self, catalog: Catalog, marker: Callable[[str], int]) -> None:
+        """Everything acknowledged is there; at most the commit under way came as well, whole.
+
+        ``marker``: the batch up to which the destination says that it has a stream.
+        """
         assert (await catalog.check()).problems == ()
         states = {state.stream: state for state in await catalog.streams("shop")}
         for stream in {*self._receipts, *self._pending}:
@@ -163,8 +170,7 @@ class Books:
             rows = await catalog.commits("shop", stream, limit=5)
             for row in rows:
                 assert row.receipt == receipts[row.seq - 1], f"{stream}: batch {row.seq} changed"
-            state = TableFolder(lake, LAKE / stream, stream).state()
-            at = state.seq if state else 0
+            at = marker(stream)
             assert self._published.get(stream, 0) <= at <= seq, f"{stream}: the marker is at {at}"
         self._pending = {}
         await self._check_run(catalog)
@@ -196,6 +202,12 @@ class Books:
         known -= {LAKE / ".reconciler"}
         left = [path for path in files_below(lake, LAKE.parent) if not known & set(path.parents)]
         assert left == [], left
+
+
+def marker_in(lake: LossyDisk, stream: str) -> int:
+    """The batch up to which the lake has the stream."""
+    state = TableFolder(lake, LAKE / stream, stream).state()
+    return state.seq if state else 0
 
 
 def files_below(lake: LossyDisk, path: Path) -> list[Path]:

@@ -53,7 +53,7 @@ from reconciler.run.pool import Worker, WorkerPool
 from reconciler.run.worker import _run
 from tests import power_loss
 from tests.crash import sqlite_disk
-from tests.crash.whole_books import LAKE, Books, Shelf
+from tests.crash.whole_books import LAKE, Books, Shelf, marker_in
 
 LIMIT = 1 << 30
 TTL = 30.0
@@ -391,7 +391,8 @@ class Session:
 
     async def look(self) -> None:
         """Was anything lost that had been acknowledged? And is what was not whole or absent?"""
-        await self._world.books.check(self._catalog, self._world.lake)
+        world = self._world
+        await world.books.check(self._catalog, lambda stream: marker_in(world.lake, stream))
 
     async def run(self) -> Run:
         """One whole run, which must end well."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +18,16 @@ import pytest
 from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode
 from reconciler.connectors.destinations.duckdb import DuckdbDestination, open_duckdb
-from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, RejectedRow, Secrets
+from reconciler.connectors.destinations.duckdb_file import DuckdbFile
+from reconciler.connectors.destinations.duckdb_undo import HEADER
+from reconciler.connectors.ports import (
+    ConnectorError,
+    NeedsAnswer,
+    Owner,
+    Receipt,
+    RejectedRow,
+    Secrets,
+)
 from tests.destination_kit import (
     OWNER,
     TABLE,
@@ -41,13 +51,15 @@ def destination(path: Path) -> DuckdbDestination:
     return open_duckdb({"path": str(path), "schema": "raw"}, Secrets({}))
 
 
+OPENED = (
+    "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); "
+    "sys.stdin.read()"
+)
+
+
 @contextmanager
-def holder(path: Path) -> Iterator[int]:
-    """Another process that has the database open."""
-    code = (
-        "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); "
-        "sys.stdin.read()"
-    )
+def holder(path: Path, code: str = OPENED) -> Iterator[int]:
+    """Another process that has the database open, or does to it what ``code`` says."""
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -406,3 +418,84 @@ def test_a_refresh_starts_a_table_that_was_lost_at_its_own_number(
     load(destination, request(7, mode=Mode.REPLACE), orders(1))
     load(destination, request(8), orders(2))
     assert rows(path, "id") == [1, 2]
+
+
+def torn(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, Receipt]:
+    """A database as the power left it in the midst of the checkpoint of batch 2, and the batch."""
+    destination = DuckdbDestination(path, "raw")
+    load(destination, request(1), orders(1))
+    before = path.read_bytes()
+    receipt = seal(destination, request(2), orders(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(DuckdbFile, "sync", Mock(side_effect=RuntimeError))
+        with pytest.raises(RuntimeError):
+            destination.publish([receipt])
+    after = path.read_bytes()
+    assert after[:HEADER] != before[:HEADER]
+    # The old header, new blocks, and of the first, which is written in place, the first sector.
+    sector = HEADER + 512
+    block = HEADER + 262_144
+    return before[:HEADER] + after[HEADER:sector] + before[sector:block] + after[block:], receipt
+
+
+def test_a_checkpoint_cut_short_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, receipt = torn(path, monkeypatch)
+    marker = DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+    assert marker is not None
+    assert marker.seq == 2  # it came to its end: nothing is undone
+    path.write_bytes(left)
+    with pytest.raises(duckdb.Error, match="Corrupt"):
+        duckdb.connect(path)
+    destination = DuckdbDestination(path, "raw")
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert marker.seq == 1
+    destination.publish([receipt])
+    assert rows(path, "id") == [1, 2]
+    assert [p.name for p in path.with_name("shop.duckdb.reconciler").glob("undo*")] == []
+
+
+def test_a_checkpoint_is_not_undone_under_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, receipt = torn(path, monkeypatch)
+    path.write_bytes(left)
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); "
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    with holder(path, code), pytest.raises(ConnectorError) as refusal:
+        DuckdbDestination(path, "raw", wait=0.0).publish([receipt])
+    assert refusal.value.busy
+    assert path.read_bytes() == left
+
+
+def test_a_log_cut_short_is_cut_back_to_what_was_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = DuckdbDestination(path, "raw")
+    load(destination, request(1), orders(1))
+    code = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]); "
+        "c.execute('CREATE TABLE others AS SELECT 7 AS id'); print('made', flush=True); "
+        "sys.stdin.read(); os._exit(0)"
+    )
+    with holder(path, code):
+        pass  # gone without a checkpoint: what it wrote is in the log
+    receipt = seal(destination, request(2), orders(*range(200)))
+    with monkeypatch.context() as patched:
+        patched.setattr(DuckdbFile, "checkpoint", Mock(side_effect=RuntimeError))
+        with pytest.raises(RuntimeError):
+            destination.publish([receipt])
+    log = path.with_name("shop.duckdb.wal")
+    content = log.read_bytes()
+    log.write_bytes(content[:-1000] + bytes(1000))
+    with pytest.raises(duckdb.Error, match="Corrupt WAL"):
+        duckdb.connect(path)
+    destination = DuckdbDestination(path, "raw")
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert marker.seq == 1
+    destination.publish([receipt])
+    assert len(rows(path, "id")) == 201
+    assert rows(path, "id", "main.others") == [7]

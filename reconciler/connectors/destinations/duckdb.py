@@ -188,12 +188,12 @@ class DuckdbDestination:
                 look = kept.get(fold(self.schema))
                 schema = OpenSchema(connection, self.schema)
                 for receipt in receipts:
-                    connection.begin()
+                    self._file.begin(connection)
                     self._publish(schema, receipt)
                     point("duckdb.publish.before_commit")
                     connection.commit()
                     point("duckdb.publish.committed")
-                connection.execute("CHECKPOINT")
+                self._file.checkpoint(connection)
                 point("duckdb.publish.checkpointed")
                 look = _look_again(schema, look, receipts)
             self._file.sync()
@@ -240,14 +240,14 @@ class DuckdbDestination:
         with disk_errors(), self._file.locked():
             with self._file.open() as connection:
                 schema = OpenSchema(connection, self.schema)
-                connection.begin()
+                self._file.begin(connection)
                 schema.make()
                 old = schema.markers().get(fold(table))
                 there = fold(table) in schema.tables() and schema.has_rows(table)
                 version = old.schema_version if old else 0
                 schema.set_marker(table, MarkerRow(owner, seq, None, cursor, version, there))
                 connection.commit()
-                connection.execute("CHECKPOINT")
+                self._file.checkpoint(connection)
                 look = schema.look()
             self._file.sync()
             self._file.remember({fold(self.schema): look})

@@ -22,6 +22,7 @@ import msgspec
 import pyarrow as pa
 
 from catalog.records import ErrorClass
+from reconciler.connectors.destinations.duckdb_undo import Undo
 from reconciler.connectors.destinations.files import Files, make_dirs, write_atomic
 from reconciler.connectors.destinations.staging import ENDING
 from reconciler.connectors.killpoints import point
@@ -31,6 +32,9 @@ Connection: TypeAlias = duckdb.DuckDBPyConnection
 MEMORY_LIMITS = ("256MB", "1GB", "4GB")
 """Tried in turn: the first is enough for all but rows of megabytes, and keeps a worker small."""
 THREADS = 2
+LONG_LOG = "16MB"
+"""DuckDB's log is brought into the file when it is so long."""
+NEVER = "1TB"
 _POLL = 0.05
 _HELD_BY = re.compile(r"held in (.*?) \(PID (\d+)\)")
 
@@ -65,6 +69,7 @@ class DuckdbFile:
         self.path = path
         self.beside = path.with_name(f"{path.name}.reconciler")
         self._wait = wait
+        self._undo = Undo(files, path, self._log, self.beside / "undo")
 
     @property
     def exists(self) -> bool:
@@ -88,30 +93,51 @@ class DuckdbFile:
         """
         if not read_only and not self.exists:
             self._make()
-        connection = self._connect(memory, read_only=read_only)
-        try:
-            yield connection
-        except duckdb.Error as error:
-            raise translated(error, self.path) from error
-        finally:
-            connection.close()
+        with self._undo.watching():
+            connection = self._connect(memory, read_only=read_only)
+            try:
+                if not read_only:
+                    connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+                yield connection
+            except duckdb.Error as error:
+                raise translated(error, self.path) from error
+            finally:
+                connection.close()
+
+    def begin(self, connection: Connection) -> None:
+        """Begin a transaction, whose end may make a checkpoint when DuckDB's log is long."""
+        self._undo.keep(connection)
+        connection.execute(f"SET checkpoint_threshold = '{LONG_LOG}'")
+        connection.begin()
+
+    def checkpoint(self, connection: Connection) -> None:
+        """Bring what was committed from DuckDB's log into the file."""
+        self._undo.keep(connection)
+        connection.execute("CHECKPOINT")
 
     def _connect(self, memory: str, *, read_only: bool) -> Connection:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory,
             "threads": THREADS,
             "temp_directory": str(self.beside / "tmp"),
+            "checkpoint_threshold": NEVER,  # none before what it overwrites is kept
         }
         # What staging has left in Arrow's pool would stand beside what DuckDB is about to take.
         pa.default_memory_pool().release_unused()
         until = time.monotonic() + self._wait
         while True:
+            cause: Exception
             try:
+                self._undo.put_back()
                 return duckdb.connect(str(self.path), read_only=read_only, config=settings)
+            except BlockingIOError as error:
+                failure, cause = _busy(self.path, "another process"), error
             except duckdb.Error as error:
-                failure = translated(error, self.path)
-                if not failure.busy or time.monotonic() >= until:
-                    raise failure from error
+                if "Corrupt WAL file" in str(error) and self._undo.cut_log():
+                    continue
+                failure, cause = translated(error, self.path), error
+            if not failure.busy or time.monotonic() >= until:
+                raise failure from cause
             time.sleep(_POLL)
 
     def _make(self) -> None:
@@ -132,6 +158,7 @@ class DuckdbFile:
         if self.files.size(log) is not None:
             self.files.sync_file(log)
         self.files.sync_dir(self.path.parent)
+        self._undo.drop()
 
     @property
     def _log(self) -> Path:
@@ -162,18 +189,22 @@ class DuckdbFile:
         return self.beside / "markers.json"
 
 
+def _busy(path: Path, who: str) -> ConnectorError:
+    return ConnectorError(
+        ErrorClass.TRANSIENT,
+        f"{path} is open in {who}, and DuckDB lets nobody else in meanwhile; sealed batches "
+        "wait until it is closed",
+        busy=True,
+    )
+
+
 def translated(error: duckdb.Error, path: Path) -> ConnectorError:
     """What DuckDB's error means for what happens next."""
     text = " ".join(str(error).split())
     if "Could not set lock" in text:
         held = _HELD_BY.search(text)
         who = f"process {held[2]} ({held[1]})" if held else "another process"
-        return ConnectorError(
-            ErrorClass.TRANSIENT,
-            f"{path} is open in {who}, and DuckDB lets nobody else in meanwhile; sealed batches "
-            "wait until it is closed",
-            busy=True,
-        )
+        return _busy(path, who)
     if "not a valid DuckDB database" in text:
         return ConnectorError(
             ErrorClass.PERMANENT, f"{path} is not a DuckDB database; name another `path`"

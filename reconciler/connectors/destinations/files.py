@@ -18,7 +18,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -94,6 +94,38 @@ class Files:
 
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
+
+    @contextmanager
+    def reader(self, path: Path) -> Iterator[Callable[[int, int], bytes]]:
+        """Keep a file open, and read so many bytes at an offset of it (fewer at its end)."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield lambda offset, size: os.pread(fd, size, offset)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def alone(self, path: Path) -> Iterator[Callable[[int, bytes], None]]:
+        """Keep everybody else off a file, and put bytes at an offset of it; durable at the end.
+
+        Raises ``BlockingIOError`` while another process holds a record lock on it, as DuckDB does.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield lambda offset, data: _put(fd, offset, data)
+            _flush(fd)
+        finally:
+            os.close(fd)
+
+    def cut(self, path: Path, size: int) -> None:
+        """Make a file no longer than that; durable when it returns."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            _flush(fd)
+        finally:
+            os.close(fd)
 
     def checksum(self, path: Path) -> str:
         """As ``Sink.checksum``, of a file that is there."""
@@ -200,6 +232,12 @@ def _sync(path: Path, flags: int) -> None:
         _flush(fd)
     finally:
         os.close(fd)
+
+
+def _put(fd: int, offset: int, data: bytes) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
 
 
 def _flush(fd: int) -> None:

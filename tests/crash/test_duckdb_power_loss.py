@@ -1,0 +1,72 @@
+"""A loss of power at any moment of whole runs into DuckDB's own file (rules 1 to 3, B4, B8, E2).
+
+Nothing stands in for SQLite, DuckDB or Arrow here: a process carries out whole runs in one folder
+while all that comes to its disk is recorded, and of each moment states are made as a machine may
+find them at the next boot. In each: what was acknowledged is there, in the catalog and in DuckDB,
+what was not is there whole or not at all, and after one more run the tables are the source's rows,
+each once. And the proof can fail: without a sync it finds losses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from tests.crash.disk_recorder import Recorder
+from tests.crash.duckdb_life import FILE
+from tests.crash.duckdb_world import Lives, Report, live
+
+MANY = 5_000
+LIVES, RUNS, CUTS = 3, 4, 30
+BESIDE = f"{FILE}.reconciler"
+
+FORGOTTEN: dict[str, Callable[[str, Path], bool]] = {
+    "content of the database": lambda kind, path: path.name == FILE,
+    "names beside the database": lambda kind, path: kind == "dir" and path.name == "world",
+    "content of staged files": lambda kind, path: path.suffix == ".staged" and BESIDE in path.parts,
+    "directories of staging": lambda kind, path: kind == "dir" and "staged" in path.parts,
+    "the catalog's log": lambda kind, path: path.name == "catalog.db-wal",
+    "the database's log": lambda kind, path: path.name == f"{FILE}.wal",
+    "what a checkpoint overwrites": lambda kind, path: path.name.startswith("undo"),
+}
+
+
+def test_no_loss_of_power_takes_anything_and_a_forgotten_sync_is_found(tmp_path: Path) -> None:
+    lives = Lives(tmp_path, 7, Recorder(tmp_path))
+    lives.record(runs=2)
+    lives.cut(15)
+    assert lives.report.lost == []
+    assert lives.report.cuts == 15
+    lives.cut(30, FORGOTTEN["content of the database"], enough=1)
+    assert len(lives.report.lost) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", FORGOTTEN)
+def test_a_forgotten_sync_is_found(what: str, tmp_path: Path) -> None:
+    lives = Lives(tmp_path, 8, Recorder(tmp_path))
+    lives.record(RUNS)
+    lives.cut(200, FORGOTTEN[what], enough=1)
+    assert len(lives.report.lost) == 1
+
+
+def block(folder: Path, number: int) -> Report:
+    folder = folder / f"block {number}"
+    folder.mkdir()
+    return live(folder, [1_000 + number], Recorder(folder), lives=LIVES, runs=RUNS, cuts=CUTS)
+
+
+@pytest.mark.slow
+def test_no_loss_of_power_among_thousands_takes_anything(tmp_path: Path) -> None:
+    numbers = range(-(-MANY // (LIVES * CUTS)))
+    workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        reports = list(pool.map(partial(block, tmp_path), numbers))
+    assert [loss for report in reports for loss in report.lost] == []
+    assert sum(report.cuts for report in reports) >= MANY
