@@ -138,15 +138,17 @@ def _rename(by: str, why: str, action: Rename, at: Standing, now: Micros) -> Edi
         name=action.pipeline,
         version=max(old.version, at.pipeline.version),
         epoch=max(old.epoch, at.pipeline.epoch),
-        paused=at.pipeline.paused or old.paused,
+        paused=old.paused if at.pipeline.is_vacant else at.pipeline.paused or old.paused,
         request=at.pipeline.request or old.request,
         origin=old.origin or old.name,
         lease_expires_at=None,
         lapsed=False,
     )
-    # The old name may be used for another pipeline, which destinations are not to take for this.
+    # Destinations are not to take another pipeline by the old name for this one, and who has not
+    # heard of the new name yet is not to begin anew by the old one.
+    pause = Mark(by, now, f"it is {pipeline.name!r} now; 'resume' is for another one by this name")
     origin = f"{old.name}~{old.epoch}"
-    vacated = PipelineState(old.name, version=old.version, origin=origin)
+    vacated = PipelineState(old.name, version=old.version, paused=pause, origin=origin)
     edit = _audit(by, why, action, now, *_difference(former, pipeline, None))
     return Edited(pipeline, None, interrupted, None, edit, vacated)
 

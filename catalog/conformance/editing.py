@@ -426,6 +426,8 @@ class TestRenaming:
         await world.edit(SHOP_IS_STORE)
         old = await world.catalog.pipeline("shop")
         assert (old.epoch, old.rows, old.held, old.last_outcome) == (0, 0, (), None)
+        assert old.paused is not None, "for who has not heard of the new name"
+        assert "'store'" in old.paused.why
         assert old.origin == f"shop~{epoch}"
         assert await world.catalog.streams("shop") == ()
         await world.run("shop", Outcome.SUCCEEDED, batch())
@@ -439,7 +441,8 @@ class TestRenaming:
         await world.edit(SHOP_IS_STORE)
         await world.edit(Rename("shop", "store"))
         assert await world.catalog.streams("shop") == streams
-        assert (await world.catalog.pipeline("shop")).origin == "shop"
+        back = await world.catalog.pipeline("shop")
+        assert (back.origin, back.paused) == ("shop", None)
         assert await world.catalog.streams("store") == ()
 
     async def test_a_renamed_pipeline_goes_on_where_it_stood(self, world: World) -> None:

@@ -118,11 +118,11 @@ def now_us() -> Micros:
 
 
 async def all_states(catalog: Catalog) -> dict[str, PipelineState]:
-    """The state of every pipeline that the catalog knows, by the name that it has now."""
+    """The state of every pipeline that the catalog knows, by name."""
     found: dict[str, PipelineState] = {}
     after = 0
     while page := await catalog.changed(after, _PAGE):
-        found |= {state.name: state for state in page if not state.is_vacant}
+        found |= {state.name: state for state in page}
         after = page[-1].change
         if len(page) < _PAGE:
             break

@@ -50,7 +50,8 @@ async def standings(place: Place, catalog: Catalog, only: str = "") -> list[Stan
     """
     states = await desk.all_states(catalog)
     project = _project(place)
-    names = set(states) | set(project.pipelines if project else ())
+    names = {name for name, state in states.items() if name == only or not state.is_vacant}
+    names |= set(project.pipelines if project else ())
     now = desk.now_us()
     return [
         _standing(states.get(name, PipelineState(name)), project, states, now)

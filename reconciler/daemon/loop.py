@@ -159,8 +159,11 @@ class Loop:
         self.look(self.project.pipelines)
 
     def _note(self, state: PipelineState) -> None:
-        if state.name in self._downstream:
+        """News of a pipeline is for those after it, which may have been decided on without it."""
+        downstream = self._downstream.get(state.name, ())
+        if downstream and self._news.get(state.name) != state.news:
             self._news[state.name] = state.news
+            self.look(downstream)
 
     # -- the tasks ------------------------------------------------------------------------------
 
@@ -197,7 +200,7 @@ class Loop:
                     self._seen_change = page[-1].change
                     for state in page:
                         self._note(state)
-                        self.look((state.name, *self._downstream.get(state.name, ())))
+                        self.look((state.name,))
             except CatalogError as error:
                 self.trouble(error)
                 await anyio.sleep(_TROUBLE_SECONDS)
@@ -360,4 +363,4 @@ class Loop:
     async def _conduct(self, conduct: Conduct) -> None:
         name = conduct.lease.pipeline
         await self._runs.carry_out(conduct)
-        self.look((name, *self._downstream.get(name, ())))
+        self.look((name,))

@@ -326,7 +326,11 @@ def plan_project(
     for name, desired in project.pipelines.items():
         state = states.get(name) or PipelineState(name)
         actions.append((name, decide(desired, state, news, now, running=False)))
-    actions += [(name, orphaned()) for name in states if name not in project.pipelines]
+    actions += [
+        (name, orphaned())
+        for name, state in states.items()
+        if name not in project.pipelines and not state.is_vacant
+    ]
     return tuple(sorted(actions, key=_rank))
 
 

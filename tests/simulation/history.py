@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import msgspec
+from msgspec.structs import replace
 
 from catalog.clock import Clock
 from catalog.memory import MemoryStore
@@ -24,6 +25,7 @@ from catalog.records import (
     Outcome,
     PipelineState,
     Refresh,
+    Rename,
     Run,
     SetCursor,
     StreamState,
@@ -89,6 +91,8 @@ class History:
         """Judge what a transaction changed, and what was done at the destination before it."""
         self._publishes()
         self._discards()
+        if verb == "edit" and isinstance(args[3], Rename):
+            self._renamed(args[3].was, args[3].pipeline)
         changed = [
             new for new in self.store.pipelines.values() if self.pipelines.get(new.name) is not new
         ]
@@ -105,6 +109,16 @@ class History:
                 self._commit(args[1], commit)
         if verb == "edit" and isinstance(args[3], Adopt):
             self._adopted(args[3])
+
+    def _renamed(self, was: str, name: str) -> None:
+        """What was seen by one name is of another from now on."""
+        for by_name in (self.pipelines, self.last, self.answered, self.news):
+            if was in by_name:
+                by_name[name] = by_name.pop(was)
+        for key in [key for key in self.streams if key[0] == was]:
+            self.streams[name, key[1]] = self.streams.pop(key)
+        for key in [key for key in self.commits if key[0] == was]:
+            self.commits[name, *key[1:]] = replace(self.commits.pop(key), pipeline=name)
 
     def _wrong(self, rule: Rule, text: str) -> NoReturn:
         self.world.fault = Wrong(rule, f"at {self.world.now:.3f}: {text}")
@@ -231,7 +245,9 @@ class History:
                 self._wrong(Rule.CURSOR, f"{where}: its cursor went back")
         if new.hold is not None and new.hold != old.hold:
             self.world.say(f"{where} is held: {new.hold.kind}: {new.hold.reason}")
-            if new.hold.kind in _OF_DESTINATION and new.stream not in self.shaken:
+            # Who has not heard yet of a new name looks for its table by the old one, and is held.
+            is_ours = new.pipeline in self.project().pipelines
+            if is_ours and new.hold.kind in _OF_DESTINATION and new.stream not in self.shaken:
                 text = f"{where} is held, and nobody touched its table: {new.hold.reason}"
                 self._wrong(Rule.HOLD, text)
         if edited and isinstance(args[3], SetCursor | Refresh):
@@ -287,10 +303,11 @@ class History:
 
     def durable(self, pipeline: str, stream: str) -> tuple[set[int], set[int]]:
         """Versions that are written at the destination or sealed and committed; and set aside."""
+        origin = self.store.pipelines[pipeline].origin or pipeline
         content = self.warehouse.durable.get(stream, Content())
         written, aside = set(content.versions()), set(content.rejected)
         for name, staged in self.warehouse.staged.items():
-            mine = (name.owner.pipeline, name.owner.stream) == (pipeline, stream)
+            mine = (name.owner.pipeline, name.owner.stream) == (origin, stream)
             if mine and staged.receipt is not None and name in self.batches:
                 written |= {v for _, v in staged.rows}
                 aside |= staged.rejected

@@ -174,16 +174,17 @@ class Story(Places):
 
     def _draw_project(self) -> Project:
         modes = (Mode.MERGE, Mode.APPEND, Mode.REPLACE)
-        pipelines = {}
-        for number in range(self.chance.choice((1, 2, 2, 3))):
-            name = f"p{number}"
+        pipelines: dict[str, Pipeline] = {}
+        names = ["p0", "p1", "p2"][: self.chance.choice((1, 2, 2, 3))]
+        self.chance.shuffle(names)  # what is equal elsewhere goes by name
+        for number, name in enumerate(names):
             streams = {}
             for i in range(self.chance.choice((1, 1, 2))):
                 stream = f"t{number}{i}"
                 mode = self.chance.choice(modes)
                 streams[stream] = StreamSettings(mode=mode, cursor=("at",), key=("id",))
                 self.database.tables[stream] = Table(stream)
-            after = ("p0",) if number and self.chance.random() < 0.3 else ()
+            after = (names[0],) if number and self.chance.random() < 0.3 else ()
             pipelines[name] = Pipeline(
                 name,
                 source=f"source{self.chance.randint(0, 1)}",
@@ -767,14 +768,36 @@ class Story(Places):
             one.clock.skew = self.chance.uniform(-20, 20)
 
     def _reload(self) -> None:
-        """An edit of the config: another schedule, a pipeline away or back."""
+        """An edit of the config: another schedule, a name, a pipeline away or back."""
+        if self.chance.random() < 0.2:
+            self._rename(self.chance.choice(tuple(self.full.pipelines)))
         pipelines = dict(self.full.pipelines)
         name = self.chance.choice(tuple(pipelines))
-        if self.chance.random() < 0.4 and len(pipelines) > 1 and name != "p0":
+        if self.chance.random() < 0.4 and len(pipelines) > 1 and not self._is_upstream(name):
             del pipelines[name]
         elif pipelines[name].schedule is not None:
             pipelines[name] = replace(pipelines[name], schedule=self._draw_schedule())
         self._adopt_project(replace(self.full, pipelines=pipelines))
+
+    def _is_upstream(self, name: str) -> bool:
+        return any(name in other.after for other in self.full.pipelines.values())
+
+    def _rename(self, was: str) -> None:
+        """For good; what it was before is said until the next rename, which waits for this one."""
+        known = self.store.pipelines.get(was)
+        if known is None or not known.epoch:
+            return
+        self._names += 1
+        name = f"r{self._names}"
+        self.world.say(f"{was} becomes {name}")
+        pipelines = {}
+        for pipeline in self.full.pipelines.values():
+            after = tuple(name if up == was else up for up in pipeline.after)
+            now = replace(pipeline, after=after)
+            if pipeline.name == was:
+                now = replace(now, name=name, renamed_from=was)
+            pipelines[now.name] = now
+        self.full = replace(self.full, pipelines=pipelines)
 
     def _adopt_project(self, project: Project) -> None:
         self.project = project

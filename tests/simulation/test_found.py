@@ -129,6 +129,19 @@ def still() -> Iterator[Still]:
         assert story.world.fault is None
 
 
+@pytest.mark.parametrize("name", ["a-before-p0-by-name", "z-behind-p0-by-name"])
+def test_what_comes_after_runs_at_once_whatever_it_is_called(still: Still, name: str) -> None:
+    table = StreamSettings(mode=Mode.APPEND, cursor=("at",), key=("id",), table=name)
+    later = replace(_PIPELINE, name=name, schedule=None, after=("p0",), streams={"t00": table})
+    still._adopt_project(replace(still.project, pipelines={"p0": _PIPELINE, name: later}))
+    still.pass_time(60.0)
+    for _ in range(3):
+        before = len(still.history.answered.get(name, ()))
+        still.add(1)
+        still.run_once()
+        assert len(still.history.answered[name]) == before + 1
+
+
 def test_it_runs_by_itself(still: Still) -> None:
     still.add(3)
     still.pass_time(2 * HOUR)
