@@ -149,6 +149,7 @@ class SimRead:
     """Implements ``Read``: the rows were fixed when it was made."""
 
     notes: tuple[str, ...] = ()
+    idle = ""
 
     def __init__(
         self,
