@@ -74,6 +74,7 @@ class ShelfRead:
 
     key: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    idle = ""
 
     def __init__(self, shelf: Shelf, request: ReadRequest) -> None:
         self.schema = SCHEMAS[request.stream]

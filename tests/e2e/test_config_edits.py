@@ -248,7 +248,7 @@ def test_another_pipeline_by_the_old_name_does_not_touch_the_renamed_one(project
     project.do("run", "q")
     _edit(project, ('renamed_from = "p"\n', ""), ("[connections.src]", _P + "\n[connections.src]"))
     _edit(project, ("[pipelines.p.streams.orders]", '[pipelines.p.streams.orders]\ntable = "mine"'))
-    assert "it is 'q' now" in project.do("run", "p", code=1)
+    assert "it is 'q' now" in project.do("run", "p", code=3)
     project.do("resume", "p")
     project.do("run", "p")
     project.add(50, 60)
