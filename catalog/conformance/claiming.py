@@ -116,6 +116,11 @@ class TestClaim:
         answers = await world.claim("b", connections=("db",), limits={"db": 1})
         assert answers == (NotClaimed("b", "connection_full", connection="db"),)
 
+    async def test_a_limit_below_what_is_in_use_lets_nobody_in(self, world: World) -> None:
+        await world.claim("a", "b", connections=("db",), limits={"db": 2})
+        answers = await world.claim("c", connections=("db",), limits={"db": 1})
+        assert answers == (NotClaimed("c", "connection_full", connection="db"),)
+
     async def test_each_connection_of_a_candidate_has_its_limit(self, world: World) -> None:
         await world.claim("a", connections=("lake",))
         answers = await world.claim("b", connections=("db", "lake"), limits={"db": 9, "lake": 1})

@@ -96,6 +96,22 @@ async def test_folder_and_file_are_made_for_their_owner_alone(tmp_path: Path) ->
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+async def test_folders_that_are_made_are_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each name by a sync of the folder it stands in."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    await make(tmp_path / "a" / "b" / "catalog.db")
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
+
+
 async def test_each_connection_flushes_in_full_and_never_checkpoints_by_itself(
     tmp_path: Path,
 ) -> None:

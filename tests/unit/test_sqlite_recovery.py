@@ -12,6 +12,7 @@ import apsw
 import pytest
 
 from catalog.clock import ManualClock
+from catalog.conformance.kit import cursor
 from catalog.errors import BadRequest, CannotOpen, Full, Unavailable, Unknown
 from catalog.port import new_operation_id
 from catalog.records import (
@@ -31,6 +32,7 @@ from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
 from catalog.sqlite.readers import Readers
 from catalog.sqlite.tables import Tables
+from catalog.sqlite.writer import Writer
 from tests.crash.sqlite_disk import FailingDisk
 from tests.crash.test_catalog_faults import opened_files
 from tests.crash.test_sqlite_errors import fail
@@ -72,10 +74,35 @@ async def test_what_cannot_be_read_back_may_have_happened(
         faulty.setattr(Tables, "operation", away)
         with pytest.raises(Unknown, match="cannot be read back: it may have happened") as caught:
             await pause(catalog, same)
+        assert "disk I/O error" in (await catalog.stats()).last_error
     assert "fault of this program" not in str(caught.value)
     await pause(catalog, same)
     assert len(await catalog.edits()) == 1
     assert (await catalog.stats()).last_error == ""
+
+
+async def test_what_failed_twice_and_did_not_happen_is_refused(
+    catalog: SqliteCatalog, disk: FailingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is recovered each time, and the operation is not in it."""
+    commit, give_up = Writer._commit, Writer._give_up
+
+    def broken(*args: Any, **options: Any) -> None:
+        disk.fails = lambda path: path.endswith("-wal")
+        commit(*args, **options)
+
+    def well(*args: Any) -> None:
+        disk.fails = lambda _path: False
+        give_up(*args)
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(Writer, "_commit", broken)
+        faulty.setattr(Writer, "_give_up", well)
+        with pytest.raises(Unavailable, match="twice: it did not happen"):
+            await pause(catalog)
+    assert await catalog.edits() == ()
+    await pause(catalog)
+    assert len(await catalog.edits()) == 1
 
 
 async def test_a_refusal_stays_one_when_nobody_can_look_whether_it_was_sent_before(
@@ -158,6 +185,20 @@ async def test_a_commit_whose_answer_went_before_its_operations_id_is_refused_wh
     assert [row.seq for row in await catalog.commits("p", "s")] == [2]
     with pytest.raises(BadRequest, match="so long ago that its answer is gone"):
         await catalog.commit(same, lease, [batch], {})
+
+
+async def test_a_cursor_that_cannot_be_read_inline_is_read_all_the_same(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, there = await claim(catalog, "p"), cursor(7)
+    await catalog.commit(new_operation_id(), lease, [Batch("s", 0, "r", cursor=there)], {})
+
+    def locked(*_: Any) -> None:
+        raise apsw.BusyError("database is locked")
+
+    monkeypatch.setattr(catalog._readers.near, "run_sql", locked)
+    assert await catalog.cursor("p", "s") == there
+    assert await catalog.cursor("p", "none") is None
 
 
 async def test_reads_that_may_be_long_leave_the_loop_alone(

@@ -1,0 +1,212 @@
+"""The daemon's side of a run, with a worker that says what a test wants (A8, A9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from catalog.clock import ManualClock
+from catalog.errors import Unavailable, Unknown
+from catalog.memory import MemoryCatalog
+from catalog.port import new_operation_id
+from catalog.records import Candidate, Claimed, Holder, Outcome, StreamResult, Trigger, TriggerKind
+from reconciler.run import conduct
+from reconciler.run import messages as m
+from reconciler.run.conduct import Conduct, Ended, until_known
+from reconciler.run.pool import Worker, WorkerGone, WorkerPool
+from tests.crash.whole_world import PIPELINE, PROJECT
+
+pytestmark = pytest.mark.anyio
+
+
+class Script:
+    """A worker and the pool that it comes from. Says its lines, then nothing more."""
+
+    def __init__(self, *lines: m.ToDaemon | Exception) -> None:
+        self.lines, self.heard = list(lines), cast("list[m.ToWorker]", [])
+        self.alive, self.killed = True, 0
+        self.released: list[bool] = []
+        self.on_silence: Any = None
+
+    async def acquire(self) -> Worker:
+        return cast(Worker, self)
+
+    async def release(self, worker: Worker, *, healthy: bool) -> None:
+        assert cast(Any, worker) is self
+        self.released.append(healthy)
+
+    async def send(self, message: m.ToWorker) -> None:
+        self.heard.append(message)
+
+    async def receive(self) -> m.ToDaemon:
+        if not self.lines:
+            if self.on_silence:
+                self.on_silence()
+            await anyio.sleep_forever()
+        line = self.lines.pop(0)
+        if isinstance(line, Exception):
+            raise line
+        return line
+
+    def printed(self) -> bytes:
+        return b"printed"
+
+    def kill(self) -> None:
+        self.killed += 1
+
+
+async def a_run(**settings: Any) -> Conduct:
+    catalog = MemoryCatalog(ManualClock())
+    candidate = Candidate("shop", 0, Trigger(TriggerKind.TICK, tick=1), "due")
+    holder = Holder("daemon-1", "host", 1)
+    (answer,) = await catalog.claim(new_operation_id(), holder, [candidate], ttl=60, limits={})
+    assert isinstance(answer, Claimed)
+    pipelines = {"shop": replace(PIPELINE, **settings)}
+    project = replace(PROJECT, pipelines=pipelines)
+    return Conduct(answer, project, catalog, ManualClock())
+
+
+async def ended(run: Conduct, worker: Script) -> Ended:
+    order = await run.order(lambda _: {}, 0)
+    with anyio.fail_after(60):
+        found = await run.run(cast(WorkerPool, worker), order)
+    assert worker.heard[0] == order
+    return found
+
+
+def done(run: Conduct, *results: StreamResult, epoch: int | None = None) -> m.Done:
+    return m.Done(results, {}, epoch=run.lease.epoch if epoch is None else epoch)
+
+
+async def test_a_worker_that_is_done_can_be_used_again() -> None:
+    run = await a_run()
+    worker = Script(done(run))
+    assert await ended(run, worker) == Ended(done(run), printed=b"printed")
+    assert (worker.released, worker.killed) == ([True], 0)
+
+
+async def test_what_is_said_once_more_of_an_earlier_run_is_passed_over() -> None:
+    run = await a_run()
+    worker = Script(done(run, epoch=run.lease.epoch - 1), done(run))
+    assert (await ended(run, worker)).done == done(run)
+    assert worker.released == [True]
+
+
+async def test_a_worker_that_ends_costs_its_run_and_is_not_used_again() -> None:
+    run = await a_run()
+    worker = Script(WorkerGone("the worker ended"))
+    found = await ended(run, worker)
+    assert (found.done.failure, found.outcome) == ("the worker ended", None)
+    assert worker.released == [False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"stall_timeout": 0.01}, "no bytes moved for 0.01 s, the pipeline's `stall_timeout`"),
+        ({"timeout": 0.01}, "not done after 0.01 s, the pipeline's `timeout`"),
+    ],
+)
+async def test_a_worker_that_says_nothing_is_killed(settings: dict[str, Any], words: str) -> None:
+    run = await a_run(**settings)
+    worker = Script()
+    found = await ended(run, worker)
+    assert (found.done.failure, found.printed) == (words, b"printed")
+    assert (worker.released, worker.killed) == ([False], 1)
+
+
+@pytest.mark.parametrize("counts", [(-1, 2, 3), (1, -2, 3), (1, 2, -3), (2**63, 2, 3)])
+async def test_numbers_that_cannot_be_end_the_run(counts: Sequence[int]) -> None:
+    run = await a_run()
+    rows, size, rejected = counts
+    result = StreamResult("s", Outcome.SUCCEEDED, rows=rows, bytes=size, rejected=rejected)
+    worker = Script(done(run, result))
+    words = f"stream 's' moved {rows} rows, {size} bytes and set {rejected} aside"
+    assert words in (await ended(run, worker)).done.failure
+    assert (worker.released, worker.killed) == ([False], 1)
+
+
+async def test_an_answer_for_a_later_run_ends_the_run() -> None:
+    run = await a_run()
+    worker = Script(done(run, epoch=run.lease.epoch + 1))
+    assert "answered for run 2 in the midst of run 1" in (await ended(run, worker)).done.failure
+    assert (worker.released, worker.killed) == ([False], 1)
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_a_cancelled_worker_is_asked_to_stop_and_killed_when_it_does_not(
+    monkeypatch: pytest.MonkeyPatch, *, stops: bool
+) -> None:
+    monkeypatch.setattr(conduct, "CANCEL_WITHIN", 60 if stops else 0.01)
+    run = await a_run()
+    worker = Script()
+
+    def stop() -> None:
+        run.stop(Outcome.CANCELLED, "ann said so")
+        run.stop(Outcome.FENCED, "too late")
+        worker.lines = [done(run)] if stops else []
+
+    worker.on_silence = stop
+    found = await ended(run, worker)
+    assert found.outcome is Outcome.CANCELLED
+    assert worker.heard[1] == m.Cancel()
+    assert (worker.released, worker.killed) == (([True], 0) if stops else ([False], 1))
+    assert found.done == (done(run) if stops else m.Done((), {}, failure="ann said so"))
+
+
+async def test_a_fenced_worker_is_killed_at_once() -> None:
+    run = await a_run()
+    worker = Script()
+    worker.on_silence = lambda: run.stop(Outcome.FENCED, "another took over")
+    found = await ended(run, worker)
+    assert (found.outcome, found.done.failure) == (Outcome.FENCED, "another took over")
+    assert (worker.released, worker.killed) == ([False], 1)
+
+
+# -- what may or may not have happened -----------------------------------------------------------
+
+
+async def tried(monkeypatch: pytest.MonkeyPatch, *answers: Exception | None) -> list[float]:
+    """How long was waited between the tries."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    left = list(answers)
+
+    async def attempt() -> None:
+        if answer := left.pop(0):
+            raise answer
+
+    await until_known(attempt)
+    assert left == []
+    return waits
+
+
+async def test_an_operation_is_sent_until_it_is_known_what_became_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    away, unclear = Unavailable("away"), Unknown("unclear")
+    assert await tried(monkeypatch, None) == []
+    waits = await tried(monkeypatch, unclear, *(away,) * 6, None)
+    assert waits == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
+
+
+async def test_once_unknown_it_stays_so_until_an_answer_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    away, unclear = Unavailable("away"), Unknown("unclear")
+    for answers, error in (
+        ((unclear, *(away,) * 7), unclear),
+        ((*(away,) * 7, unclear), unclear),
+        ((away,) * 8, away),
+    ):
+        with pytest.raises(type(error)) as caught:
+            await tried(monkeypatch, *answers)
+        assert caught.value is error
