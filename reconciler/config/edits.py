@@ -40,7 +40,8 @@ class ChangeKind(StrEnum):
 
 
 EFFECTS = {
-    ChangeKind.PIPELINE_ADDED: "It is planned from now on, and its first run reads everything.",
+    ChangeKind.PIPELINE_ADDED: "It is planned from now on; its first run reads everything, or goes "
+    "on where the catalog knows that it stood.",
     ChangeKind.PIPELINE_REMOVED: "It is planned no more; its data, cursors and history are kept, "
     "and it is shown as orphaned.",
     ChangeKind.PIPELINE_RENAMED: "It goes on where the old name stood, with its cursors and its "

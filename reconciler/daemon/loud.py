@@ -47,8 +47,10 @@ class Loud:
             reason=run.reason,
         )
         self._note(name, done)
+        held = {s.stream: s.hold.reason for s in claimed.streams if s.hold is not None}
         for result in run.streams:
-            if result.hold is not None:
+            # One that stays as it was is looked at by every run, and opened by the first alone.
+            if result.hold is not None and result.hold.reason != held.get(result.stream):
                 self._log.warning(
                     Event.HOLD_OPENED, pipeline=name, stream=result.stream, reason=result.reason
                 )

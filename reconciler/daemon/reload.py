@@ -96,7 +96,12 @@ class Reloader:
             return
         self._project = fixed
         for change in changes(old, fixed):
-            self._log.info(Event.CONFIG_RELOADED, subject=change.subject, change=change.effect)
+            self._log.info(
+                Event.CONFIG_RELOADED,
+                subject=change.subject,
+                **({"key": change.key, "old": change.old, "new": change.new} if change.key else {}),
+                change=change.effect,
+            )
         await self._adopt(fixed)
 
     def _keep_fixed(self, new: Project) -> Project:

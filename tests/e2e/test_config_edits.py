@@ -90,7 +90,10 @@ def test_schedule_and_limits_take_effect_at_once(world: World) -> None:
     eventually(lambda: _equal(world), "it runs each second now")
     seen = len(daemon.events)
     _edit(world, ("retries = 0", 'retries = 0\nstall_timeout = "30s"'), ('"2s"', '"3s"'))
-    daemon.wait_for("config_reloaded", after=seen)
+    told = daemon.wait_for(
+        "config_reloaded", lambda event: event["key"] == "stall_timeout", after=seen
+    )
+    assert (told["new"], "Takes effect at once" in told["change"]) == ("30.0", True)
     world.fill("orders", [_row(101)])
     eventually(lambda: _equal(world), "and goes on")
     assert daemon.stop() == 0
