@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from catalog.conformance import *  # noqa: F403 - the suite is collected from he
 from catalog.conformance import Store
 from catalog.open import open_catalog
 from catalog.port import Catalog
-from tests.soak.samples import MEMORY
 
 
 class InFile:
@@ -28,6 +25,5 @@ class InFile:
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    with tempfile.TemporaryDirectory(prefix="reconciler-suite-", dir=MEMORY) as folder:
-        yield InFile(Path(folder) / "catalog.db")
+def store(tmp_path: Path) -> Store:
+    return InFile(tmp_path / "catalog.db")

@@ -206,7 +206,7 @@ async def test_a_call_to_the_disk_fails_under_each_verb(made: Base, tmp_path: Pa
     for number, (name, ask) in enumerate(verbs(made).items()):
         folder = tmp_path / name
         folder.mkdir()
-        await fail_all(Story(made, ask, folder), first=number % 2, every=131 + number)
+        await fail_all(Story(made, ask, folder), first=number % 2, every=197 + number)
 
 
 @pytest.mark.slow
@@ -310,7 +310,7 @@ async def fail_opening(left: Left, every: int, *, closing: bool) -> None:
 async def test_a_call_fails_while_it_is_opened_or_closed(closing: bool, left: Left) -> None:
     """A file is made and migrated wholly or not at all, a log that was left is kept, nothing of
     a failed try stays open, and the next one works."""
-    await fail_opening(left, 41, closing=closing)
+    await fail_opening(left, 83, closing=closing)
 
 
 @pytest.mark.slow

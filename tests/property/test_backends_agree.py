@@ -60,8 +60,8 @@ from catalog.records import (
     Trigger,
     TriggerKind,
 )
+from tests.memory import MEMORY
 from tests.replacing import replace
-from tests.soak.samples import MEMORY
 
 HOLDERS = (Holder("alpha", "host", 1), Holder("beta", "host", 2))
 PIPELINES = ("shop", "till")

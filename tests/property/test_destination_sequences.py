@@ -21,9 +21,9 @@ from reconciler.connectors.destinations import duckdb as duckdb_module
 from reconciler.connectors.destinations import parquet as parquet_module
 from reconciler.connectors.ports import Destination, Receipt
 from tests.destination_kit import OWNER, TABLE, leftovers, request, seal, view_rows
+from tests.memory import MEMORY
 
 Rows = list[tuple[int, str]]
-FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Flushes cost nothing there, and no power is lost in these stories."""
 KEYS = st.integers(0, 4)
 VALUES = st.sampled_from("abcdef")
@@ -103,7 +103,7 @@ def test_duckdb_equals_the_model(data: st.DataObject, kind: Mode) -> None:
         story = [(m, list(dict(r).items()) if m is Mode.REPLACE else r, c, w)
                  for m, r, c, w in story]  # fmt: skip
     with (
-        tempfile.TemporaryDirectory(dir=FAST) as folder,
+        tempfile.TemporaryDirectory(dir=MEMORY) as folder,
         pytest.MonkeyPatch.context() as monkeypatch,
     ):
         path = Path(folder) / "x.duckdb"
@@ -120,7 +120,7 @@ def test_duckdb_equals_the_model(data: st.DataObject, kind: Mode) -> None:
 @given(story=steps([Mode.APPEND, Mode.REPLACE]))
 def test_parquet_equals_the_model(story: list[tuple[Mode, Rows, int, bool]]) -> None:
     with (
-        tempfile.TemporaryDirectory(dir=FAST) as folder,
+        tempfile.TemporaryDirectory(dir=MEMORY) as folder,
         pytest.MonkeyPatch.context() as monkeypatch,
     ):
         path = Path(folder) / "lake"

@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.memory import MEMORY
 from tests.soak import samples, served
 from tests.soak.month import PLANTS, Plan, play
 
@@ -20,9 +21,7 @@ def main() -> int:
     parser.add_argument("--pipelines", type=int, default=200, help="each due once a minute")
     parser.add_argument("--keep-days", type=float, default=10.0, help="[retention] runs")
     parser.add_argument("--plant", default="", choices=["", *PLANTS], help="a leak to be found")
-    parser.add_argument(
-        "--folder", default=samples.MEMORY, help="what lies elsewhere waits for its disk"
-    )
+    parser.add_argument("--folder", default=MEMORY, help="what lies elsewhere waits for its disk")
     parser.add_argument("--serve", type=float, help="a real daemon instead, for so many seconds")
     args = parser.parse_args()
     if args.serve is not None:

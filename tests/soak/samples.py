@@ -15,8 +15,6 @@ import apsw
 from catalog.sqlite.database import Tuning
 from catalog.sqlite.queries import SQL
 
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""A folder whose fsync waits for no disk, which would take most of the time."""
 WRITER_HELD_MS = 10.0
 """No transaction of retention may keep the writer for longer."""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.daemon import upkeep
+from tests.memory import MEMORY
 from tests.soak.month import Plan, play
-from tests.soak.samples import MEMORY, judge
+from tests.soak.samples import judge
 
 _SHORT = Plan(pipelines=20, days=20, speed=1600, keep_days=5, news=0.3, samples=24)
 
