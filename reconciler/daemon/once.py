@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import anyio
+from anyio.abc import TaskStatus
 
 from catalog.errors import Leased, NotFound
 from catalog.port import new_operation_id
 from catalog.records import (
     Candidate,
     Claimed,
+    Outcome,
     RequestRun,
     Run,
     Trigger,
@@ -22,6 +25,7 @@ from reconciler.daemon.renaming import take_over
 from reconciler.daemon.runs import limits
 from reconciler.daemon.session import Hands, Session, open_session
 from reconciler.daemon.teller import Quiet
+from reconciler.run.conduct import Conduct
 from reconciler.run.messages import Moved
 
 
@@ -43,7 +47,7 @@ async def run_here(
     The worker starts first: it gets ready on another core while ``load`` reads the config.
     Raises what ``load`` raises, ``IsPaused``, ``Leased`` when another process holds the pipeline,
     ``NotFound`` when the run was taken over before it ended, ``CatalogError`` when the catalog
-    cannot be used.
+    cannot be used, ``KeyboardInterrupt`` when SIGINT or SIGTERM ended the run, which is closed.
     """
     await hands.pool.warm()
     project = load()
@@ -51,13 +55,32 @@ async def run_here(
         session.runs.on_moved = on_moved
         keep(project)
         claimed = await _claim(session, project, pipeline, streams, by)
+        told: list[int] = []
+        conduct = session.runs.begin(claimed, project)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.keeper.keep)
+            await tasks.start(_end_on_signal, conduct, told)
             try:
-                run = await _carry_out(session, project, claimed)
+                run = await session.runs.carry_out(conduct)
             finally:
                 tasks.cancel_scope.cancel()
+    if run is None:
+        raise NotFound(f"run {claimed.lease.epoch} was taken over by another holder")
+    if told and run.outcome is Outcome.CANCELLED:
+        raise KeyboardInterrupt
     return run
+
+
+async def _end_on_signal(
+    conduct: Conduct, told: list[int], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """End the run as cancelled, so that nobody finds it open. A second signal ends the process."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            told.append(number)
+            conduct.stop(Outcome.CANCELLED, f"ended from the command line ({number.name})")
+            break
 
 
 async def _claim(
@@ -94,11 +117,3 @@ async def _claim(
         }[answer.why]
         + "; the request stays, and the next daemon or run answers it"
     )
-
-
-async def _carry_out(session: Session, project: Project, claimed: Claimed) -> Run:
-    conduct = session.runs.begin(claimed, project)
-    run = await session.runs.carry_out(conduct)
-    if run is None:
-        raise NotFound(f"run {claimed.lease.epoch} was taken over by another holder")
-    return run

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Collection
 from pathlib import Path
 
+from catalog.errors import CannotOpen
 from catalog.records import Holder
 
 
@@ -24,18 +25,30 @@ def new_holder(kind: str) -> Holder:
 
 
 class HolderLock:
-    """This process's lock, held until ``close``, and a look at those of others."""
+    """This process's lock, held until ``close``, and a look at those of others.
+
+    Raises ``CannotOpen`` where the state directory takes no file: read-only, full, another's.
+    """
 
     def __init__(self, state_dir: Path, holder: Holder) -> None:
         self._folder = state_dir / "holders"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = self._folder / holder.id
+        self._known_dead: set[str] = set()
+        try:
+            self._lock(holder)
+        except OSError as error:
+            raise CannotOpen(
+                f"the state directory {state_dir} takes no lock file ({error.strerror}); see that "
+                "it is on a disk with room, and that this user may write it"
+            ) from None
+
+    def _lock(self, holder: Holder) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Locked before it has its name, so that nobody finds it unlocked while we live.
         new = self._folder / f".{holder.id}"
         self.fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
         new.rename(self._path)
-        self._known_dead: set[str] = set()
 
     def dead(self, holders: Collection[str]) -> set[str]:
         """Those of ``holders`` that are certainly dead. An id without a file may live elsewhere."""

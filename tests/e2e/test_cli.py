@@ -184,6 +184,45 @@ def test_ctrl_c_ends_the_wait_and_leaves_the_run_to_the_daemon(world: World) -> 
     assert state_of(world).request is not None
 
 
+_ENDLESS = """
+[pipelines.endless]
+source = "shop_db"
+destination = "warehouse"
+[pipelines.endless.streams.numbers]
+mode = "replace"
+query = "with recursive n(i) as (select 1 union all select i + 1 from n) select i from n"
+"""
+
+
+def test_ctrl_c_ends_a_run_done_here_and_closes_it(world: World) -> None:
+    world.write_config(BODY + _ENDLESS)
+    world.cli("run", "shop")
+    running = subprocess.Popen(
+        [RECONCILER, "run", "endless", "--config", str(world.config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def staged() -> bool:
+        return any(p.stat().st_size for p in world.folder.rglob("*.staged"))
+
+    try:
+        eventually(staged, "the worker writes what it reads")
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=PATIENCE)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "What it committed stays" in said
+    (run,) = json.loads(world.cli("runs", "endless", "--json"))
+    assert run["outcome"] == "cancelled"
+    states = json.loads(world.cli("status", "--json"))["pipelines"]
+    assert [(s["state"], s["request"]) for s in states if s["pipeline"] == "endless"] == [
+        ("idle", None)
+    ]
+
+
 def test_a_broken_catalog_is_a_sentence(world: World) -> None:
     (world.folder / "state").mkdir()
     (world.folder / "state" / "catalog.db").write_text("this is no database" * 100)

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from catalog.errors import CannotOpen
 from reconciler.lease.locks import HolderLock, daemon_alive, new_holder
 
 
@@ -21,6 +24,12 @@ def test_a_live_holder_is_never_taken_for_dead(tmp_path: Path) -> None:
     assert ours.dead([rival.id]) == {rival.id}
     ours.close()
     assert not daemon_alive(tmp_path)
+
+
+def test_a_state_directory_that_takes_no_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the directory would be")
+    with pytest.raises(CannotOpen, match=r"takes no lock file .*; see that"):
+        HolderLock(tmp_path / "state", new_holder("cli"))
 
 
 def test_a_holder_without_a_file_may_live_on_another_machine(tmp_path: Path) -> None:
