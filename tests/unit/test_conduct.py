@@ -13,7 +13,17 @@ from catalog.clock import ManualClock
 from catalog.errors import Unavailable, Unknown
 from catalog.memory import MemoryCatalog
 from catalog.port import new_operation_id
-from catalog.records import Candidate, Claimed, Holder, Outcome, StreamResult, Trigger, TriggerKind
+from catalog.records import (
+    Batch,
+    Candidate,
+    Claimed,
+    FileEntry,
+    Holder,
+    Outcome,
+    StreamResult,
+    Trigger,
+    TriggerKind,
+)
 from reconciler.run import conduct
 from reconciler.run import messages as m
 from reconciler.run.conduct import Conduct, Ended, until_known
@@ -165,6 +175,20 @@ async def test_a_fenced_worker_is_killed_at_once() -> None:
     found = await ended(run, worker)
     assert (found.outcome, found.done.failure) == (Outcome.FENCED, "another took over")
     assert (worker.released, worker.killed) == ([False], 1)
+
+
+async def test_a_long_ledger_is_given_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conduct, "_LEDGER_PAGE", 2)
+    run = await a_run()
+    files = tuple(FileEntry(f"{n}.csv", n, 1, 1, 1, "hash") for n in range(4))
+    batch = Batch("orders", 0, "r", files=files)
+    await run.catalog.commit(new_operation_id(), run.lease, [batch], {})
+    worker = Script(m.AskLedger(3, "orders"), done(run))
+    await ended(run, worker)
+    answer = worker.heard[1]
+    assert isinstance(answer, m.Ledger)
+    assert answer.id == 3
+    assert [file.path for file in answer.files] == [file.path for file in files]
 
 
 # -- what may or may not have happened -----------------------------------------------------------

@@ -208,7 +208,7 @@ async def test_reads_that_may_be_long_leave_the_loop_alone(
     lease = await claim(catalog, "p")
     await catalog.finish(new_operation_id(), lease, Finish(Outcome.FAILED, "why"))
     by: list[threading.Thread] = []
-    for name in ("runs", "commits", "changed", "files", "edits"):
+    for name in ("runs", "commits", "changed", "files", "edits", "sentences"):
         real = getattr(Tables, name)
 
         def read(self: Tables, *args: Any, _real: Any = real) -> Any:
@@ -234,6 +234,7 @@ async def test_reads_that_may_be_long_leave_the_loop_alone(
         catalog.changed(0, 101),
         catalog.files("p", "s", limit=101),
         catalog.edits(limit=101),
+        catalog.check(),
     ):
         await long
         assert by.pop() is not here
