@@ -27,7 +27,7 @@ from catalog.records import (
 from reconciler.run import conduct
 from reconciler.run import messages as m
 from reconciler.run.conduct import Conduct, Ended, until_known
-from reconciler.run.pool import Worker, WorkerGone, WorkerPool
+from reconciler.run.pool import LeaseRanOut, Worker, WorkerGone, WorkerPool
 from tests.crash.whole_world import PIPELINE, PROJECT
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +38,7 @@ class Script:
 
     def __init__(self, *lines: m.ToDaemon | Exception) -> None:
         self.lines, self.heard = list(lines), cast("list[m.ToWorker]", [])
-        self.alive, self.killed = True, 0
+        self.alive, self.gone, self.killed = True, False, 0
         self.released: list[bool] = []
         self.on_silence: Any = None
 
@@ -50,6 +50,8 @@ class Script:
         self.released.append(healthy)
 
     async def send(self, message: m.ToWorker) -> None:
+        if self.gone:
+            raise WorkerGone("it is gone")
         self.heard.append(message)
 
     async def receive(self) -> m.ToDaemon:
@@ -112,6 +114,33 @@ async def test_a_worker_that_ends_costs_its_run_and_is_not_used_again() -> None:
     found = await ended(run, worker)
     assert (found.done.failure, found.outcome) == ("the worker ended", None)
     assert worker.released == [False]
+
+
+async def test_a_worker_whose_lease_ran_out_interrupts_its_run() -> None:
+    run = await a_run()
+    worker = Script(LeaseRanOut())
+    found = await ended(run, worker)
+    assert (found.done.failure, found.outcome) == (str(LeaseRanOut()), Outcome.INTERRUPTED)
+    assert worker.released == [False]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_worker_that_lives_is_told_its_deadline(*, alive: bool) -> None:
+    run = await a_run()
+    await run.extend(1)  # none has the run yet: nobody is told
+    worker = Script()
+    worker.alive = alive
+
+    async def end() -> None:
+        await run.extend(77)
+        worker.gone = True
+        await run.extend(88)  # the conversation notices by itself
+        run.stop(Outcome.FENCED, "another took over")
+
+    async with anyio.create_task_group() as tasks:
+        worker.on_silence = lambda: tasks.start_soon(end)
+        await ended(run, worker)
+    assert worker.heard[1:] == ([m.Deadline(77)] if alive else [])
 
 
 @pytest.mark.parametrize(
