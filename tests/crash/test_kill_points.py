@@ -6,7 +6,7 @@ point, and compares the destination with the source row for row (rule 2, B2, B5,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,15 @@ settle = "0s"
 _DUCKDB = _PARQUET.replace(
     'connector = "parquet"\npath = "lake"', 'connector = "duckdb"\npath = "out.duckdb"'
 ).replace('"append"', '"merge"')
+
+
+def _places(points: Sequence[str], seldom: Sequence[tuple[str, str]]) -> pytest.MarkDecorator:
+    """Each point with each destination; ``seldom``: where it makes no odds which of the two."""
+    cases = [(point, destination) for point in points for destination in ("parquet", "duckdb")]
+    return pytest.mark.parametrize(
+        ("point", "destination"),
+        [pytest.param(*case, marks=[pytest.mark.slow] if case in seldom else []) for case in cases],
+    )
 
 
 @pytest.fixture
@@ -74,8 +83,7 @@ def _converges(world: World, destination: str) -> None:
     assert _rows(world, destination) == world.source_rows("orders")
 
 
-@pytest.mark.parametrize("destination", ["parquet", "duckdb"])
-@pytest.mark.parametrize("point", _WORKER)
+@_places(_WORKER, seldom=[("before_seal", "parquet")])
 def test_a_killed_worker_costs_one_run_and_no_row(
     world: World, destination: str, point: str
 ) -> None:
@@ -88,8 +96,7 @@ def test_a_killed_worker_costs_one_run_and_no_row(
     _converges(world, destination)
 
 
-@pytest.mark.parametrize("destination", ["parquet", "duckdb"])
-@pytest.mark.parametrize("point", _DAEMON)
+@_places(_DAEMON, seldom=[*zip(_DAEMON, ["duckdb", "parquet"] * 2, strict=True)])
 def test_a_killed_daemon_goes_on_where_it_stood(world: World, destination: str, point: str) -> None:
     _prepare(world, destination, "every 200ms")
     daemon = world.start(RECONCILER_TEST_KILL_AT=f"daemon.{point}")
