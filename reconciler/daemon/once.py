@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 from anyio.abc import TaskStatus
 
-from catalog.errors import Leased, NotFound
+from catalog.errors import CatalogError, Leased, NotFound
 from catalog.port import new_operation_id
 from catalog.records import (
     Candidate,
@@ -27,6 +28,9 @@ from reconciler.daemon.session import Hands, Session, open_session
 from reconciler.daemon.teller import Quiet
 from reconciler.run.conduct import Conduct
 from reconciler.run.messages import Moved
+
+_LOOK_EVERY = 0.2
+"""Seconds between two looks whether a person asked for the run to end."""
 
 
 class IsPaused(Exception):
@@ -59,6 +63,7 @@ async def run_here(
         conduct = session.runs.begin(claimed, project)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.keeper.keep)
+            tasks.start_soon(_end_when_cancelled, session, conduct)
             await tasks.start(_end_on_signal, conduct, told)
             try:
                 run = await session.runs.carry_out(conduct)
@@ -69,6 +74,17 @@ async def run_here(
     if told and run.outcome is Outcome.CANCELLED:
         raise KeyboardInterrupt
     return run
+
+
+async def _end_when_cancelled(session: Session, conduct: Conduct) -> None:
+    """Do what ``reconciler cancel`` asks for: no daemon is here to see it."""
+    while True:
+        await anyio.sleep(_LOOK_EVERY)
+        with suppress(CatalogError):  # it is away for now: the keeper's business
+            state = await session.catalog.pipeline(conduct.lease.pipeline)
+            if state.cancel == conduct.lease.epoch:
+                conduct.stop(Outcome.CANCELLED, "a person asked for it to end")
+                return
 
 
 async def _end_on_signal(

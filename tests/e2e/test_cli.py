@@ -194,9 +194,9 @@ query = "with recursive n(i) as (select 1 union all select i + 1 from n) select 
 """
 
 
-def test_ctrl_c_ends_a_run_done_here_and_closes_it(world: World) -> None:
+@pytest.mark.parametrize(("by", "code"), [("ctrl-c", 130), ("cancel", 1)])
+def test_a_run_done_here_can_be_ended_and_is_closed(world: World, by: str, code: int) -> None:
     world.write_config(BODY + _ENDLESS)
-    world.cli("run", "shop")
     running = subprocess.Popen(
         [RECONCILER, "run", "endless", "--config", str(world.config)],
         stdout=subprocess.PIPE,
@@ -209,12 +209,15 @@ def test_ctrl_c_ends_a_run_done_here_and_closes_it(world: World) -> None:
 
     try:
         eventually(staged, "the worker writes what it reads")
-        running.send_signal(signal.SIGINT)
+        if by == "cancel":
+            world.cli("cancel", "endless")
+        else:
+            running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=PATIENCE)
     finally:
         running.kill()
-    assert running.returncode == 130
-    assert "What it committed stays" in said
+    assert running.returncode == code
+    assert ("What it committed stays" in said) == (by == "ctrl-c")
     (run,) = json.loads(world.cli("runs", "endless", "--json"))
     assert run["outcome"] == "cancelled"
     states = json.loads(world.cli("status", "--json"))["pipelines"]
