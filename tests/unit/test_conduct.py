@@ -17,6 +17,7 @@ from catalog.records import (
     Batch,
     Candidate,
     Claimed,
+    ErrorClass,
     FileEntry,
     Holder,
     Outcome,
@@ -94,6 +95,11 @@ def done(run: Conduct, *results: StreamResult, epoch: int | None = None) -> m.Do
     return m.Done(results, {}, epoch=run.lease.epoch if epoch is None else epoch)
 
 
+def failed(why: str) -> m.Done:
+    """As something that may be tried again."""
+    return m.Done((), {}, failure=why, error=ErrorClass.TRANSIENT)
+
+
 async def test_a_worker_that_is_done_can_be_used_again() -> None:
     run = await a_run()
     worker = Script(done(run))
@@ -112,7 +118,7 @@ async def test_a_worker_that_ends_costs_its_run_and_is_not_used_again() -> None:
     run = await a_run()
     worker = Script(WorkerGone("the worker ended"))
     found = await ended(run, worker)
-    assert (found.done.failure, found.outcome) == ("the worker ended", None)
+    assert found == Ended(failed("the worker ended"), printed=b"printed")
     assert worker.released == [False]
 
 
@@ -154,7 +160,7 @@ async def test_a_worker_that_says_nothing_is_killed(settings: dict[str, Any], wo
     run = await a_run(**settings)
     worker = Script()
     found = await ended(run, worker)
-    assert (found.done.failure, found.printed) == (words, b"printed")
+    assert found == Ended(failed(words), printed=b"printed")
     assert (worker.released, worker.killed) == ([False], 1)
 
 
