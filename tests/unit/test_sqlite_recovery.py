@@ -81,18 +81,6 @@ async def test_what_cannot_be_read_back_may_have_happened(
     assert (await catalog.stats()).last_error == ""
 
 
-async def test_what_could_not_begin_is_refused_in_words(
-    catalog: SqliteCatalog,
-) -> None:
-    db = catalog._writer._db
-    assert db is not None
-    db.close()
-    with pytest.raises(Unavailable, match=r"c\.db: .* closed"):
-        await pause(catalog)
-    await pause(catalog)
-    assert len(await catalog.edits()) == 1
-
-
 async def test_what_failed_twice_and_did_not_happen_is_refused(
     catalog: SqliteCatalog, disk: FailingDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
