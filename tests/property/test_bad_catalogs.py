@@ -302,4 +302,4 @@ def test_a_row_that_cannot_be_understood_is_said_by_every_command(shop: Shop) ->
         assert "nobody foresaw" not in found.err
     found = shop.cli("catalog", "check")
     assert found.code == 1
-    assert "table runs holds text that is no UTF-8" in found.out
+    assert "table runs holds text that is no UTF-8 (b'" in found.out

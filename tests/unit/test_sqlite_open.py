@@ -329,6 +329,18 @@ def test_migrations_are_numbered_without_a_gap() -> None:
     assert [number for number, _ in migrations()] == list(range(1, len(migrations()) + 1))
 
 
+def test_migrations_come_in_the_order_of_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the folder lists them."""
+    for name in ("0010_b.sql", "0009_a.sql", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    names = sorted(tmp_path.iterdir(), reverse=True)
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(names))
+    monkeypatch.setattr(database.resources, "files", lambda _: tmp_path)
+    assert migrations() == [(9, "0009_a.sql"), (10, "0010_b.sql")]
+
+
 async def test_a_migrated_catalog_equals_a_fresh_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ from catalog.records import (
 )
 from catalog.sqlite import backend, writer
 from catalog.sqlite.backend import SqliteCatalog
+from catalog.sqlite.checkpoints import Checkpointer
 from catalog.sqlite.database import Tuning
 from catalog.sqlite.readers import Readers
 from catalog.sqlite.tables import Tables
@@ -120,6 +121,7 @@ async def test_a_refusal_stays_one_when_nobody_can_look_whether_it_was_sent_befo
         with pytest.raises((Full, Unavailable)) as caught:
             await pause(catalog)
     assert "fault of this program" not in str(caught.value)
+    assert "fault of this program" not in (await catalog.stats()).last_error
     await pause(catalog)
     assert len(await catalog.edits()) == 1
 
@@ -242,3 +244,27 @@ async def test_reads_that_may_be_long_leave_the_loop_alone(
         assert by
         assert here not in by
         by.clear()
+
+
+async def test_what_was_written_before_it_was_opened_counts_as_anothers(tmp_path: Path) -> None:
+    for _ in ("made", "opened again"):
+        catalog = await SqliteCatalog.open(tmp_path / "d.db", ManualClock(), LIMIT)
+        await pause(catalog)
+        await catalog.aclose()
+    catalog = await SqliteCatalog.open(tmp_path / "d.db", ManualClock(), LIMIT)
+    assert await catalog.wait_changed(0, PATIENCE)
+    await catalog.aclose()
+
+
+async def test_a_checkpoint_is_made_once_for_each_time_that_one_is_due(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(Checkpointer, "_checkpoint", lambda _, db: made.append(db))
+    catalog._checkpointer._wake.set()
+    with anyio.fail_after(PATIENCE):
+        while not made:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+    for _ in range(20):
+        await pause(catalog)
+    assert len(made) == 1
