@@ -7,6 +7,7 @@ unconsumed, so that the next start goes on with them. Everything else ends in re
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -57,7 +58,7 @@ def serve(config: Path) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
-    logs.configure()
+    logs.configure("debug" if os.environ.get("RECONCILER_DEBUG") == "1" else "info")
     try:
         anyio.run(_serve, config, project)
     except BaseExceptionGroup as group:

@@ -61,7 +61,9 @@ def test_a_killed_daemon_takes_its_workers_along_and_a_restart_goes_on_at_once(
     daemon.process.kill()  # type: ignore[attr-defined]
     eventually(lambda: _gone(worker), "the worker is gone")
     daemon.died()  # type: ignore[attr-defined]
-    world.start().finished("p", "succeeded")  # patience ends long before that lease
+    again = world.start(RECONCILER_DEBUG="1")
+    again.finished("p", "succeeded")  # patience ends long before that lease
+    assert any(event["event"] == "run_started" for event in again.events), "debug is asked for"
     assert _equal(world)
     assert [run["outcome"] for run in _runs(world)][-2:] == ["succeeded", "interrupted"]
 
