@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from catalog.clock import ManualClock
-from catalog.errors import Unavailable, Unknown
+from catalog.errors import CatalogError, Conflict, Fenced, Unavailable, Unknown
 from catalog.memory import MemoryCatalog
 from catalog.port import new_operation_id
 from catalog.records import (
@@ -210,6 +210,61 @@ async def test_a_fenced_worker_is_killed_at_once() -> None:
     found = await ended(run, worker)
     assert (found.outcome, found.done.failure) == (Outcome.FENCED, "another took over")
     assert (worker.released, worker.killed) == ([False], 1)
+
+
+async def test_a_run_that_is_stopped_before_it_has_a_worker_ends_as_it_was_told() -> None:
+    run = await a_run()
+
+    class Busy(Script):
+        async def acquire(self) -> Worker:
+            run.stop(Outcome.CANCELLED, "ann said so")
+            await anyio.sleep_forever()
+            return await super().acquire()
+
+    worker = Busy()
+    with anyio.fail_after(60):
+        found = await run.run(cast(WorkerPool, worker), await run.order(lambda _: {}, 0))
+    assert found == Ended(m.Done((), {}, failure="ann said so"), Outcome.CANCELLED)
+    assert (worker.released, worker.heard) == ([], [])
+
+
+async def test_a_commit_is_answered() -> None:
+    run = await a_run()
+    batch = Batch("orders", 0, "r")
+    worker = Script(m.AskCommit(4, (batch,), {}, run.lease.epoch), done(run))
+    await ended(run, worker)
+    assert worker.heard[1:] == [m.Committed(4)]
+    assert [row.seq for row in await run.catalog.commits("shop", "orders")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "definite"),
+    [
+        (Fenced("shop", 1, 2), True),
+        (Conflict("it follows another"), True),
+        (Unavailable("away"), True),
+        (Unknown("unclear"), False),
+    ],
+)
+async def test_a_worker_is_told_why_its_batch_was_not_committed_and_whether_that_is_certain(
+    monkeypatch: pytest.MonkeyPatch, error: CatalogError, *, definite: bool
+) -> None:
+    """What is not certain is not discarded (B2)."""
+    run = await a_run()
+    told: list[Any] = []
+    run.fenced = told.append
+
+    async def refuse(*_: Any) -> None:
+        raise error
+
+    async def sleep(_: float) -> None: ...
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    monkeypatch.setattr(run.catalog, "commit", refuse)
+    worker = Script(m.AskCommit(4, (), {}, run.lease.epoch), done(run))
+    await ended(run, worker)
+    assert worker.heard[1:] == [m.NotCommitted(4, error.code, str(error), definite)]
+    assert told == ([run.lease] if isinstance(error, Fenced) else [])
 
 
 async def test_a_long_ledger_is_given_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,3 +268,19 @@ async def test_a_checkpoint_is_made_once_for_each_time_that_one_is_due(
     for _ in range(20):
         await pause(catalog)
     assert len(made) == 1
+
+
+async def test_what_waits_behind_commits_of_its_group_is_done_too(
+    catalog: SqliteCatalog,
+) -> None:
+    leases = [await claim(catalog, name) for name in ("a", "b")]
+    seen = (await catalog.stats()).groups
+    async with anyio.create_task_group() as tasks:
+        for number, lease in enumerate(leases):
+            batch = Batch("s", 0, "r")
+            tasks.start_soon(catalog.commit, new_operation_id(), lease, [batch], {})
+            tasks.start_soon(pause, catalog, "", f"p{number}")
+    assert (await catalog.stats()).groups == seen + 1
+    assert sorted(edit.pipeline for edit in await catalog.edits()) == ["p0", "p1"]
+    for name in ("a", "b"):
+        assert [row.seq for row in await catalog.commits(name, "s")] == [1]
