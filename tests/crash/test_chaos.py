@@ -121,6 +121,7 @@ def _prove(world: World, server: PostgresServer, seconds: float) -> None:
     writers.start()
     try:
         chaos.go_on(seconds)
+        eventually(lambda: _events(world) != [], "rows arrive while others are written")
     finally:
         writers.stop()
     last = chaos.end()
@@ -154,7 +155,7 @@ def _nothing_is_left_over(world: World, daemons: list[Daemon]) -> None:
 
 
 def test_all_is_right_after_chaos(world: World, postgres_server: PostgresServer) -> None:
-    _prove(world, postgres_server, 12)
+    _prove(world, postgres_server, 20)
 
 
 @pytest.mark.slow
