@@ -209,3 +209,8 @@ def table_name(stream: str) -> str:
             stream = stream.removeprefix(prefix)
             break
     return stream.replace(".", "__")
+
+
+def fold(name: str) -> str:
+    """As DuckDB compares names: without regard to the case of ASCII letters."""
+    return "".join(c.lower() if c.isascii() else c for c in name)

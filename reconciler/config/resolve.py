@@ -17,6 +17,7 @@ from reconciler.config.desired import (
     Schedule,
     SecretRef,
     StreamSettings,
+    fold,
     table_name,
 )
 from reconciler.config.document import Document, RawTable
@@ -262,7 +263,7 @@ class Resolution:
     def _claim_table(self, destination: str, table: str, at: KeyPath) -> None:
         mine = (at[1], at[3])
         # DuckDB takes two names that differ in case alone for one; directories are two.
-        place = table.lower() if self.kinds.get(destination) == "duckdb" else table
+        place = fold(table) if self.kinds.get(destination) == "duckdb" else table
         other = self._tables.setdefault((destination, place), mine)
         if other != mine:
             self.document.add(

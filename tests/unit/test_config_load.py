@@ -158,6 +158,14 @@ def test_files_are_appended_unless_told_otherwise(shop: Path) -> None:
     assert stream.partition_by == ("day(booked_on)",)
 
 
+def test_tables_are_one_where_duckdb_takes_their_names_for_one(write: Write) -> None:
+    """It tells upper from lower case beyond ASCII (``config_bad/two_tables_but_for_case``)."""
+    two = "".join(f'\n[pipelines.shop.streams."public.{n}"]\nkey = "id"\n' for n in ("Été", "été"))
+    assert {"public.Été", "public.été"} <= load(write(SHOP + two), ENV).pipelines[
+        "shop"
+    ].streams.keys()
+
+
 def test_the_run_history_can_be_exported(shop: Path) -> None:
     pipeline = load(shop, ENV).pipelines["history"]
     assert pipeline.schedule == Cron("0 6 * * *", "Europe/Berlin")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from catalog.records import Cursor, ErrorClass, HoldKind
-from reconciler.config.desired import Mode
+from reconciler.config.desired import Mode, fold
 from reconciler.connectors.destinations.checks import check_folder
 from reconciler.connectors.destinations.duckdb_file import (
     MEMORY_LIMITS,
@@ -22,7 +22,7 @@ from reconciler.connectors.destinations.duckdb_file import (
     OutOfMemory,
 )
 from reconciler.connectors.destinations.duckdb_table import MarkerRow, OpenSchema
-from reconciler.connectors.destinations.duckdb_types import fold, refuse_equal_names
+from reconciler.connectors.destinations.duckdb_types import refuse_equal_names
 from reconciler.connectors.destinations.files import DISK, Files, disk_errors
 from reconciler.connectors.destinations.order import elsewhere, follows
 from reconciler.connectors.destinations.stage import FileStage

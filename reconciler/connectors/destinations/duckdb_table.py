@@ -9,11 +9,10 @@ from pathlib import Path
 import msgspec
 
 from catalog.records import Cursor, ErrorClass
-from reconciler.config.desired import Mode
+from reconciler.config.desired import Mode, fold
 from reconciler.connectors.arrow import to_arrow
 from reconciler.connectors.destinations.duckdb_file import Connection, Look
 from reconciler.connectors.destinations.duckdb_types import (
-    fold,
     holds,
     quote_name,
     quote_text,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from catalog.records import ErrorClass
+from reconciler.config.desired import fold
 from reconciler.connectors.ports import ArrowSchema, ConnectorError
 
 _PLAIN = {
@@ -43,11 +44,6 @@ _INTEGERS = {
 }
 """Bits of a value without its sign, and whether there is a sign."""
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
-
-
-def fold(name: str) -> str:
-    """As DuckDB compares names: without regard to the case of ASCII letters."""
-    return "".join(c.lower() if c.isascii() else c for c in name)
 
 
 def sql_type(kind: pa.DataType) -> str:
