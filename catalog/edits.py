@@ -117,7 +117,7 @@ def _rename(by: str, why: str, action: Rename, at: Standing, now: Micros) -> Edi
     if action.was == action.pipeline:
         raise BadRequest(f"pipeline {action.was!r} has that name already")
     former = at.former
-    if former is None or not (former.pipeline.epoch or former.streams):
+    if former is None or not former.pipeline.version or former.pipeline.is_vacant:
         raise NotFound(f"the catalog has no pipeline {action.was!r} to rename {action.pipeline!r}")
     if any(stream.seq for stream in at.streams.values()):
         raise Stale(
@@ -147,7 +147,7 @@ def _rename(by: str, why: str, action: Rename, at: Standing, now: Micros) -> Edi
     # Destinations are not to take another pipeline by the old name for this one, and who has not
     # heard of the new name yet is not to begin anew by the old one.
     pause = Mark(by, now, f"it is {pipeline.name!r} now; 'resume' is for another one by this name")
-    origin = f"{old.name}~{old.epoch}"
+    origin = f"{old.name}~{old.version}"  # by one name versions only rise, so it never comes again
     vacated = PipelineState(old.name, version=old.version, paused=pause, origin=origin)
     edit = _audit(by, why, action, now, *_difference(former, pipeline, None))
     return Edited(pipeline, None, interrupted, None, edit, vacated)

@@ -248,9 +248,8 @@ class Catalog(Protocol):
           stands a pipeline that never ran and is paused; ``origin`` keeps the name that
           destinations know. The audit stays as it is. ``NotFound`` when there is nothing by the
           old name, ``Stale`` when ``pipeline`` has committed a batch of its own (else its streams
-          are replaced),
-          ``BadRequest`` when both are one, ``Leased`` while a lease is held on it or a live one on
-          ``was``; a lapsed one ends with it.
+          are replaced), ``BadRequest`` when both are one, ``Leased`` while a lease is held on it or
+          a live one on ``was``; a lapsed one ends with it.
         - ``SetCursor``: the seq becomes at least ``seq_at_least``, published with it; a directive
           ``refresh`` ends, since the newest wish counts.
         """

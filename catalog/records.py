@@ -226,7 +226,7 @@ class PipelineState(Struct, frozen=True):
     @property
     def is_vacant(self) -> bool:
         """A name that a renamed pipeline had, and that nothing has run by since."""
-        return bool(self.origin) and not self.epoch
+        return self.origin.startswith(f"{self.name}~") and not self.epoch
 
 
 class Candidate(Struct, frozen=True):

@@ -422,13 +422,13 @@ class TestRenaming:
 
     async def test_the_old_name_is_free_and_never_taken_for_the_new_one(self, world: World) -> None:
         await a_past(world)
-        epoch = (await world.catalog.pipeline("shop")).epoch
+        version = (await world.catalog.pipeline("shop")).version
         await world.edit(SHOP_IS_STORE)
         old = await world.catalog.pipeline("shop")
         assert (old.epoch, old.rows, old.held, old.last_outcome) == (0, 0, (), None)
         assert old.paused is not None, "for who has not heard of the new name"
         assert "'store'" in old.paused.why
-        assert old.origin == f"shop~{epoch}"
+        assert old.origin == f"shop~{version}"
         assert await world.catalog.streams("shop") == ()
         await world.run("shop", Outcome.SUCCEEDED, batch())
         await world.edit(Rename("branch", "shop"))
@@ -444,6 +444,23 @@ class TestRenaming:
         back = await world.catalog.pipeline("shop")
         assert (back.origin, back.paused) == ("shop", None)
         assert await world.catalog.streams("store") == ()
+
+    async def test_what_never_ran_goes_along_too_and_no_origin_comes_again(
+        self, world: World
+    ) -> None:
+        origins = set()
+        for name in ("store", "branch", "stall"):
+            await world.edit(SetCursor("shop", "orders", cursor(5)))
+            await world.edit(Pause("shop"))
+            await world.edit(Rename(name, "shop"))
+            now = await world.catalog.pipeline(name)
+            origins.add(now.origin)
+            assert now.paused
+            assert not now.is_vacant
+            assert await world.catalog.cursor(name, "orders") == cursor(5)
+            assert (await world.catalog.pipeline("shop")).is_vacant
+            await world.run("shop")
+        assert len(origins) == 3
 
     async def test_a_renamed_pipeline_goes_on_where_it_stood(self, world: World) -> None:
         await a_past(world)

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from catalog.clock import Clock
-from catalog.errors import CatalogError
+from catalog.errors import CatalogError, Stale
 from catalog.port import Catalog
 from catalog.records import (
     Candidate,
@@ -83,6 +83,8 @@ class Loop:
         self._first_seen: dict[str, Micros] = {}
         """When a reload brought a pipeline or it was last paused; others: as old as the daemon."""
         self._limits = limits(project)
+        self._not_renamed: set[str] = set()
+        """Told since the config was read that they cannot take over what they are renamed from."""
         self._room_made = False
         runs.on_room = self._room
         self._log = logs.get_logger()
@@ -130,6 +132,7 @@ class Loop:
         self.project = project
         self._limits = limits(project)
         self._backlog.clear()
+        self._not_renamed.clear()
         self.views.keep_only(project.pipelines)
         while True:
             try:
@@ -249,7 +252,13 @@ class Loop:
     async def _has_its_name(self, name: str) -> bool:
         """False: what its old name has is still to be taken over; it is looked at again soon."""
         pipeline = self.project.pipelines.get(name)
-        if pipeline is None or await take_over(self._catalog, pipeline):
+        try:
+            if pipeline is None or await take_over(self._catalog, pipeline):
+                return True
+        except Stale as error:
+            if name not in self._not_renamed:
+                self._not_renamed.add(name)
+                self._log.warning(Event.RENAME_REFUSED, pipeline=name, reason=str(error))
             return True
         self._agenda.look(name, self._clock.wall_us() + _MICROS)
         return False

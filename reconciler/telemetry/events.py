@@ -58,6 +58,10 @@ class Event(StrEnum):
         "config_rejected",
         "A changed config has mistakes; the old one stays.",
     )
+    RENAME_REFUSED = (
+        "rename_refused",
+        "Both names of a renamed pipeline have batches of their own; each stays as it is.",
+    )
 
     # Catalog.
     CATALOG_OPENED = "catalog_opened", "The catalog is open for reading and writing."

@@ -261,6 +261,21 @@ def test_another_pipeline_by_the_old_name_does_not_touch_the_renamed_one(project
     assert project.duckdb_rows("mine") == project.source_rows("orders")
 
 
+def test_two_names_with_batches_of_their_own_are_not_made_one(project: Project) -> None:
+    project.do("run", "p")
+    _edit(project, ("pipelines.p", "pipelines.q"))
+    _edit(project, ("[pipelines.q.streams.orders]", '[pipelines.q.streams.orders]\ntable = "mine"'))
+    project.do("run", "q")
+    _edit(project, ("[pipelines.q]", '[pipelines.q]\nrenamed_from = "p"'))
+    assert "cannot take over those of 'p'" in project.do("run", "q", code=1)
+    daemon = project.start()
+    daemon.wait_for("rename_refused")
+    project.add(50, 60)
+    eventually(lambda: len(project.duckdb_rows("mine")) == 60, "it goes on as it was")
+    assert daemon.stop() == 0
+    assert len([e for e in daemon.events if e["event"] == "rename_refused"]) == 1
+
+
 def test_files_that_were_read_by_the_old_name_are_not_read_again(project: Project) -> None:
     project.write_config(_FILES.format(destination="parquet"))
     (project.folder / "inbox").mkdir()
