@@ -539,16 +539,32 @@ def test_a_missing_table_or_column_is_permanent_and_names_the_nearest(table: Sho
     assert no.value.error is ErrorClass.PERMANENT
 
 
-def test_a_lost_connection_is_transient_and_the_next_read_connects_anew(table: Shop) -> None:
+_END_CONNECTIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reconciler'"
+)
+
+
+def test_a_connection_that_ended_between_two_reads_costs_no_run(table: Shop) -> None:
     table.run("INSERT INTO t VALUES (1, '2026-01-01Z')")
     assert table.take(BY_TIME).column("id") == [1]
+    table.run(_END_CONNECTIONS)
+    assert table.take(BY_TIME).column("id") == [1]
+
+
+def test_a_connection_lost_in_a_read_is_transient_and_the_next_connects_anew(table: Shop) -> None:
     table.run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE application_name = 'reconciler'"
+        "INSERT INTO t SELECT g, '2026-01-01Z'::timestamptz + g * interval '1 s' "
+        "FROM generate_series(1, 1000000) g"
     )
+
+    def lose_it() -> bool:
+        table.run(_END_CONNECTIONS)
+        return False
+
     with pytest.raises(ConnectorError) as caught:
-        table.take(BY_TIME)
+        take(table.source, STREAM, BY_TIME, stopped=lose_it)
     assert caught.value.error is ErrorClass.TRANSIENT
+    table.run("DELETE FROM t WHERE id > 1")
     assert table.take(BY_TIME).column("id") == [1]
 
 

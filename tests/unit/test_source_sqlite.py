@@ -7,6 +7,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,20 @@ def test_a_table_that_gained_a_column_is_seen_by_the_warm_source(shop: Shop) -> 
     shop.app.execute("ALTER TABLE t ADD COLUMN x TEXT")
     shop.app.execute("INSERT INTO t VALUES (2, 'new')")
     assert shop.take("t", BY_ID, first).rows == [{"id": 2, "x": "new"}]
+
+
+def test_a_file_put_in_the_place_of_another_is_read_by_the_warm_source(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.app.execute("INSERT INTO t VALUES (1)")
+    first = shop.take("t", BY_ID)
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(copy)) as other, other:
+        shop.app.backup(other)
+        other.execute("INSERT INTO t VALUES (2)")
+    copy.rename(shop.path)
+    assert shop.take("t", BY_ID, first).column("id") == [2]
 
 
 def test_what_is_committed_while_reading_comes_with_the_next_run(shop: Shop) -> None:

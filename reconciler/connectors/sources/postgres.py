@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from decimal import Decimal
 from typing import Any
@@ -52,6 +52,9 @@ _TAGS = {
     "varchar": "text",
     "name": "text",
 }
+_MAX_IDLE = 60.0
+"""Seconds. What lies between may drop a line that is idle for longer without a word, and who then
+uses it would wait for minutes; to connect anew takes milliseconds."""
 _BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(8 * 1024 * 1024)}
 _HIDDEN = "'pg_catalog', 'information_schema'"
 _SHAPE = """
@@ -84,13 +87,16 @@ _WRAPPED = {
 }
 
 
-def connector(url: str, password: str | None) -> Callable[[], Any]:
-    """What opens a connection. The password is in the driver's call and nowhere else."""
+class Server:
+    """Where a session connects to. The password is in the driver's call and nowhere else."""
 
-    def connect() -> Any:
+    def __init__(self, url: str, password: str | None) -> None:
+        self._url, self._password = url, password
+
+    def connect(self) -> Any:
         from adbc_driver_postgresql import dbapi
 
-        connection = dbapi.connect(_with_password(url, password), autocommit=True)
+        connection = dbapi.connect(_with_password(self._url, self._password), autocommit=True)
         with connection.cursor() as cursor:
             for setting in (
                 "TimeZone = 'UTC'",
@@ -100,7 +106,13 @@ def connector(url: str, password: str | None) -> Callable[[], Any]:
                 cursor.execute(f"SET {setting}")
         return connection
 
-    return connect
+    def is_current(self, connection: Any, idle: float) -> bool:
+        if idle > _MAX_IDLE:
+            return False
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetchall()
+        return True
 
 
 def _with_password(url: str, password: str | None) -> str:
@@ -192,7 +204,7 @@ class Postgres:
         self.session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def end(self) -> None:
-        self.session.quietly("ROLLBACK")
+        self.session.put_by()
 
     def operand(self, column: Column) -> str:
         collate = ' COLLATE "C"' if column.tag == "text" else ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, Protocol
 
 import pyarrow as pa
 from adbc_driver_manager import Error as AdbcError
@@ -42,6 +43,17 @@ _PERMANENT_SQLITE = (
 _DAMAGED = ("malformed", "file is not a database")
 
 
+class Database(Protocol):
+    """Where a session connects to."""
+
+    def connect(self) -> Any:
+        """A new ADBC connection."""
+
+    def is_current(self, connection: Any, idle: float) -> bool:
+        """Whether one that was put by for ``idle`` seconds still leads there. May raise as a
+        statement does, which means no."""
+
+
 class Session:
     """Runs statements one after another. Opens at first use and again once it is broken.
 
@@ -49,25 +61,40 @@ class Session:
     """
 
     def __init__(
-        self, name: str, connect: Callable[[], Any], secrets: tuple[str, ...], file: str = ""
+        self, name: str, database: Database, secrets: tuple[str, ...], file: str = ""
     ) -> None:
         """``file``: the database, where it is one; named when it is damaged."""
         self.name = name
         self._file = file
-        self._connect = connect
+        self._database = database
         self._hiding = Hiding(secrets)
         self._connection: Any = None
         self._cursor: Any = None
+        self._put_by: float | None = None
         self.opened = 0
         """How often it connected: what a caller remembers of one connection ends with it."""
 
     def ensure(self) -> None:
-        """Connect unless it is connected."""
+        """Connect unless it is connected.
+
+        A connection that was put by may have ended since: the server was restarted, a gateway
+        forgot it, the file was replaced. No run has to fail to find that out.
+        """
+        if self._put_by is not None:
+            idle, self._put_by = time.monotonic() - self._put_by, None
+            if not self._is_current(idle):
+                self.close()
         if self._connection is None:
             with self._classed(connecting=True):
-                self._connection = self._connect()
+                self._connection = self._database.connect()
                 self._cursor = self._connection.cursor()
             self.opened += 1
+
+    def _is_current(self, idle: float) -> bool:
+        try:
+            return self._database.is_current(self._connection, idle)
+        except (AdbcError, OSError):
+            return False
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """All rows of a small answer."""
@@ -110,19 +137,21 @@ class Session:
             finally:
                 cursor.close()
 
-    def quietly(self, sql: str) -> None:
-        """A statement that ends something (``ROLLBACK``): a failure closes the connection."""
-        if self._connection is None:
+    def put_by(self) -> None:
+        """Roll back, and keep the connection for the next read; a failure closes it."""
+        if self._connection is None or self._put_by is not None:
             return
         try:
-            self.run(sql)
+            self.run("ROLLBACK")
         except ConnectorError:
             self.close()
+        else:
+            self._put_by = time.monotonic()
 
     def close(self) -> None:
         """Cursor first, then connection; never raises. Usable again afterwards."""
         cursor, connection = self._cursor, self._connection
-        self._cursor = self._connection = None
+        self._cursor = self._connection = self._put_by = None
         for handle in (cursor, connection):
             if handle is not None:
                 with contextlib.suppress(Exception):

@@ -43,11 +43,11 @@ def open_sql(name: str, options: Mapping[str, Any], secrets: Secrets) -> SqlSour
     if scheme in ("postgresql", "postgres"):
         password = secrets.get("password")
         inside = unquote(urlsplit(url).password or "")
-        session = Session(name, postgres.connector(url, password), (password or "", inside))
+        session = Session(name, postgres.Server(url, password), (password or "", inside))
         return SqlSource(postgres.Postgres(session, url))
     if scheme == "sqlite":
         path = Path("/" + url.removeprefix("sqlite:").lstrip("/"))
-        session = Session(name, sqlite.connector(name, path), (), str(path))
+        session = Session(name, sqlite.DatabaseFile(name, path), (), str(path))
         return SqlSource(sqlite.Sqlite(session, path))
     raise ConnectorError(
         ErrorClass.PERMANENT,
