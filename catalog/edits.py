@@ -223,9 +223,9 @@ def _edit_stream(action: Refresh | SetCursor | Adopt | Release, at: Standing) ->
         _check_published(where, action.stream, at.streams)
     match action:
         case Refresh():
-            return replace(stream, directive="refresh", hold=None)
+            return replace(stream, directive="refresh", seen="", hold=None)
         case Adopt():
-            return replace(stream, directive="adopt", hold=None)
+            return replace(stream, directive="adopt", seen=action.seen, hold=None)
         case Release():
             return replace(stream, hold=None)
         case SetCursor():
@@ -233,12 +233,14 @@ def _edit_stream(action: Refresh | SetCursor | Adopt | Release, at: Standing) ->
             # The newest wish counts: reading all again would make this edit void. A marker that is
             # to follow the catalog is to follow it still.
             adopts = action.adopt or stream.directive == "adopt"
+            seen = action.seen if action.adopt else stream.seen
             return replace(
                 stream,
                 cursor=action.cursor,
                 seq=seq,
                 published=seq,
                 directive="adopt" if adopts else "",
+                seen=seen if adopts else "",
                 hold=None,
             )
 

@@ -252,6 +252,8 @@ class Catalog(Protocol):
           a live one on ``was``; a lapsed one ends with it.
         - ``SetCursor``: the seq becomes at least ``seq_at_least``, published with it; a directive
           ``refresh`` ends, since the newest wish counts.
+        - ``Adopt``, and ``SetCursor`` that adopts: what the person saw (``seen``) stays with the
+          directive ``adopt``, and ends with it.
         """
         ...
 

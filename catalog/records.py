@@ -165,6 +165,8 @@ class StreamState(Struct, frozen=True):
     hold: Hold | None = None
     directive: Literal["", "refresh", "adopt"] = ""
     """What a person asked of the next run: read all again; set the marker to the catalog's seq."""
+    seen: str = ""
+    """For ``adopt``: the marker that the person spoke of; another one is not adopted. '': any."""
     data_at: Micros | None = None
     rows: int = 0
     """Rows committed in all."""
@@ -459,6 +461,8 @@ class SetCursor(Struct, frozen=True):
     """The seq goes on above this one: the marker's, where that is higher."""
     adopt: bool = False
     """Also set the directive ``adopt`` (the marker is to follow)."""
+    seen: str = ""
+    """With ``adopt``: as in ``Adopt``."""
 
 
 class Adopt(Struct, frozen=True):
@@ -466,6 +470,9 @@ class Adopt(Struct, frozen=True):
 
     pipeline: str
     stream: str
+    seen: str = ""
+    """What the person saw of it, the ``detail`` of the stream's hold: a destination that changed
+    meanwhile is held anew instead. '': as it will be."""
 
 
 class Rename(Struct, frozen=True):

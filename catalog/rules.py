@@ -416,12 +416,14 @@ def after_finish(state: PipelineState, run: Run, finish: Finish) -> PipelineStat
 
 def after_result(stream: StreamState, result: StreamResult) -> StreamState:
     """The stream once its part of the run is recorded."""
+    adopted = result.adopted and stream.directive == "adopt"
     return replace(
         stream,
         last_outcome=result.outcome,
         last_reason=result.reason,
         hold=result.hold or stream.hold,
-        directive="" if result.adopted and stream.directive == "adopt" else stream.directive,
+        directive="" if adopted else stream.directive,
+        seen="" if adopted else stream.seen,
     )
 
 

@@ -15,6 +15,7 @@ from catalog.conformance.kit import (
     cursor,
     dump,
     request,
+    result,
     schema,
     schema_hold,
 )
@@ -363,6 +364,30 @@ class TestStreamEdits:
         await world.edit(Adopt("shop", "orders"))
         stream = await the_stream(world)
         assert (stream.directive, stream.cursor, stream.seq) == ("adopt", cursor(5), 1)
+
+    async def test_what_was_seen_of_the_destination_ends_with_its_adoption(
+        self, world: World
+    ) -> None:
+        await published(world, batch(cursor=cursor(5)))
+        rewind = SetCursor("shop", "orders", cursor(1), adopt=True, seen="batch 3")
+        for action, seen in (
+            (Adopt("shop", "orders", "batch 1"), "batch 1"),
+            (Release("shop", "orders"), "batch 1"),
+            (SetCursor("shop", "orders", cursor(1), seen="batch 2"), "batch 1"),
+            (rewind, "batch 3"),
+            (Adopt("shop", "orders"), ""),
+            (rewind, "batch 3"),
+            (Refresh("shop", "orders"), ""),
+            (SetCursor("shop", "orders", cursor(1), seen="batch 2"), ""),
+            (Adopt("shop", "orders", "batch 4"), "batch 4"),
+        ):
+            await world.edit(action)
+            assert (await the_stream(world)).seen == seen
+        lease = await world.lease()
+        await world.commit(lease, batch(1))
+        assert (await the_stream(world)).seen == "batch 4"
+        await world.finish(lease, Outcome.SUCCEEDED, result(adopted=True))
+        assert (await the_stream(world)).seen == ""
 
     async def test_the_newest_wish_for_the_next_run_counts(self, world: World) -> None:
         set_cursor = SetCursor("shop", "orders", cursor(1))

@@ -125,7 +125,8 @@ def stream_row(s: StreamState) -> Row:
     """Without the number of its last commit."""
     return (
         *(s.pipeline, s.stream, s.seq, s.published, *cursor_columns(s.cursor), s.schema_version),
-        *(_or_null(s.hold), s.directive, s.data_at, s.rows, s.last_outcome, s.last_reason),
+        *(_or_null(s.hold), s.directive, s.seen, s.data_at, s.rows),
+        *(s.last_outcome, s.last_reason),
     )
 
 
@@ -141,8 +142,9 @@ def stream_of(r: Row) -> StreamState:
         r[11],
         r[12],
         r[13],
-        _OUTCOMES[r[14]],
-        r[15],
+        r[14],
+        _OUTCOMES[r[15]],
+        r[16],
     )
 
 

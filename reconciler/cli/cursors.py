@@ -165,7 +165,7 @@ def cursor_adopt(
     async def prepare(place: Place, catalog: Catalog) -> Plan:
         stream = await stream_of(place, catalog, target)
         done = f"The next run of {name_of(stream)} takes its table over as it is."
-        action = Adopt(stream.pipeline, stream.stream)
+        action = Adopt(stream.pipeline, stream.stream, _seen(stream))
         return Plan((action,), done, (f"reconciler run {name_of(stream)}",), _AS_IT_IS)
 
     return edit(How(config, json, dry_run, why), prepare)
@@ -239,10 +239,19 @@ def _to_destination(stream: StreamState) -> Plan:
         )
     at = marker.cursor.position.text if marker.cursor else "the beginning"
     action = SetCursor(
-        stream.pipeline, stream.stream, marker.cursor, seq_at_least=marker.seq, adopt=True
+        *(stream.pipeline, stream.stream, marker.cursor),
+        seq_at_least=marker.seq,
+        adopt=True,
+        seen=_seen(stream),
     )
     done = f"The cursor of {name_of(stream)} is at {at}, as the destination has it."
     return Plan((action,), done, (f"reconciler run {name_of(stream)}",))
+
+
+def _seen(stream: StreamState) -> str:
+    """What the last run saw of the destination, if the stream is held because of it."""
+    hold = stream.hold
+    return hold.detail if hold is not None and hold.kind is HoldKind.DESTINATION else ""
 
 
 def _marker(detail: str) -> _MarkerDetail | None:

@@ -193,10 +193,12 @@ class StreamRun:
         marker = destination.marker(self._owner, self._table)
         ours = marker is not None and marker.owner == self._owner
         adopts = self._state.directive == "adopt"
-        if adopts and self._unpublished:
-            # Committed after the edit, so a run that was cut off has adopted already: a marker set
-            # to the catalog's seq now would pass these batches over.
+        if adopts and (self._unpublished or self._follows(marker)):
+            # A run that was cut off has adopted already. What waits was committed after the edit:
+            # a marker set to the catalog's seq now would pass it over.
             self._adopted = True
+        elif adopts and self._state.seen not in ("", _detail(marker)):
+            raise self._mismatch(self._changed_since(marker), marker)
         elif adopts or (self._refresh and ours):
             self._link.may_go_on()
             # Before a refresh is published the table still has what it has: so says its cursor.
@@ -211,6 +213,17 @@ class StreamRun:
             self._publish(last=True)
             marker = destination.marker(self._owner, self._table)
         return marker
+
+    def _follows(self, marker: Marker | None) -> bool:
+        """Whether the marker is where an adoption would put it."""
+        state = self._state
+        return marker is not None and (marker.owner, marker.seq, marker.cursor) == (
+            *(self._owner, state.seq, state.cursor),
+        )
+
+    def _changed_since(self, marker: Marker | None) -> str:
+        now = f"it is at batch {marker.seq} now" if marker else "it has no marker now"
+        return f"table {self._table!r} changed since a person said what is to become of it: {now}"
 
     def _standing(self) -> list[Receipt]:
         """What is to be published into a table that is not there: all since the last replacement,
@@ -276,12 +289,7 @@ class StreamRun:
                 "fit it: `refresh` reads all again"
             )
             choices = ("refresh",)
-        detail = {
-            "seq": marker.seq if marker else 0,
-            "cursor": marker.cursor if marker else None,
-        }
-        text = msgspec.json.encode(detail).decode()
-        return NeedsAnswer(HoldKind.DESTINATION, reason, choices, text)
+        return NeedsAnswer(HoldKind.DESTINATION, reason, choices, _detail(marker))
 
     def _fits_again(self, marker: Marker | None) -> NeedsAnswer:
         """Held because of its destination, which was mended since: restored, mounted again."""
@@ -535,3 +543,13 @@ class _ByVerdict(NeedsAnswer):
     def __init__(self, hold: Hold) -> None:
         super().__init__(hold.kind, hold.reason, hold.choices, hold.detail)
         self.hold = hold
+
+
+def _detail(marker: Marker | None) -> str:
+    """What a hold says of the destination, for its answers: they are void for another marker."""
+    seen = {
+        "seq": marker.seq if marker else 0,
+        "cursor": marker.cursor if marker else None,
+        "owner": marker.owner if marker else None,
+    }
+    return msgspec.json.encode(seen).decode()

@@ -174,6 +174,28 @@ def test_a_destination_restored_from_an_older_copy_is_held(
     _later_rows_arrive(project)
 
 
+@_quick("destination", ["duckdb", "parquet"], ["parquet"])
+def test_an_answer_that_another_restore_overtook_is_asked_for_again(
+    project: Project, destination: str
+) -> None:
+    _two_batches(project, destination)
+    newest = project.folder / "newest"
+    newest.mkdir()
+    _copy(project.there(), newest)
+    _put_back(project, "destination")
+    project.held()
+    project.do("cursor", "rewind", "p.orders", "--to-destination")
+    _remove(project.there())
+    _copy(newest / project.there().name, project.folder)
+    hold = project.held()
+    assert hold["reason"].endswith(
+        "changed since a person said what is to become of it: it is at batch 2 now"
+    )
+    project.answer(_REWIND)
+    assert project.equal()
+    _later_rows_arrive(project)
+
+
 @_choices(
     ("duckdb", "cursor adopt"), ("parquet", "refresh"), leaving_out=("parquet", "cursor adopt")
 )

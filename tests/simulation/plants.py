@@ -237,6 +237,16 @@ def _the_marker_is_not_checked() -> tuple[Patch, ...]:
     )
 
 
+@_plant(Rule.ONCE, often=False)
+def _what_a_person_saw_is_not_compared() -> tuple[Patch, ...]:
+    begin = stream.StreamRun.__init__
+
+    def unseen(self: Any, *args: Any) -> None:
+        begin(self, *args[:-1], replace(args[-1], seen=""))
+
+    return ((stream.StreamRun, "__init__", unseen),)
+
+
 @_plant(Rule.HOLD, Rule.AHEAD)
 def _what_is_published_is_not_flushed() -> tuple[Patch, ...]:
     return ((SimDestination, "_flush", _nothing),)

@@ -537,19 +537,12 @@ class Story(Places):
                 continue
             if state.paused or state.parked:
                 self._edit(Resume(name))
-            if self._to_look_first(name, state.held):
-                self._edit(RequestRun(name, f"look-{self.world.count()}"))
-                continue
             held = [s for s in self.store.streams.values() if s.pipeline == name and s.hold]
             for stream in held:
                 assert stream.hold is not None
                 self._answer(name, stream.stream, stream.hold)
             if held:
                 self._edit(RequestRun(name, f"again-{self.world.count()}"))
-
-    def _to_look_first(self, name: str, held: tuple[str, ...]) -> bool:
-        """Who put a backup in place lets a run look at it before they answer."""
-        return bool(held) and not self._looked(name)
 
     def _looked(self, name: str) -> bool:
         """A run has looked at the destination since somebody else moved tables there."""
@@ -609,10 +602,10 @@ class Story(Places):
             case "refresh":
                 return Refresh(pipeline, stream)
             case "adopt":
-                return Adopt(pipeline, stream)
+                return Adopt(pipeline, stream, hold.detail)
             case _:
-                seq = detail["seq"]
-                return SetCursor(pipeline, stream, cursor, seq_at_least=seq, adopt=True)
+                seq, seen = detail["seq"], hold.detail
+                return SetCursor(pipeline, stream, cursor, seq, adopt=True, seen=seen)
 
     def _persons(self) -> None:
         name = self.chance.choice(tuple(self.full.pipelines))
@@ -842,9 +835,11 @@ class Story(Places):
         self.history.shaken.update(self.database.tables)
 
     def _decided(self) -> bool:
-        """A person says what is to become of a table: nobody moves it before a run."""
+        """A person says what is to become of a table, whatever it is: nobody moves it then. What is
+        said of a table as a run saw it may be overtaken."""
         under_way = any(not edit.done() for edit in self._edits)
-        return under_way or any(stream.directive for stream in self.store.streams.values())
+        streams = self.store.streams.values()
+        return under_way or any(stream.directive and not stream.seen for stream in streams)
 
     def _source_down(self) -> None:
         self.database.down_until = self.world.now + self.chance.choice((5.0, 300.0, 1800.0))

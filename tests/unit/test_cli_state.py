@@ -58,7 +58,16 @@ def test_cursor_set_needs_a_cursor_to_know_the_kind_of(shop: Shop) -> None:
 def test_cursor_adopt_sets_the_directive(shop: Shop) -> None:
     shop.on(ran)
     assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.GOOD
-    assert orders(shop).directive == "adopt"
+    assert (orders(shop).directive, orders(shop).seen) == ("adopt", "")
+
+
+def test_cursor_adopt_of_a_held_stream_is_of_the_destination_that_the_last_run_saw(
+    shop: Shop,
+) -> None:
+    hold = mismatch(9, cursor_at(4))
+    shop.on(lambda catalog: held(catalog, hold))
+    assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.GOOD
+    assert (orders(shop).directive, orders(shop).seen) == ("adopt", hold.detail)
 
 
 def mismatch(seq: int, cursor: Cursor | None) -> Hold:
@@ -80,6 +89,7 @@ def test_rewind_to_the_destination_takes_its_seq_and_cursor(shop: Shop) -> None:
     after = orders(shop)
     assert (after.seq, after.published, after.cursor) == (9, 9, cursor_at(4))
     assert after.directive == "adopt"
+    assert after.seen == mismatch(9, cursor_at(4)).detail
     assert after.hold is None
 
 

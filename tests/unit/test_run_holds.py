@@ -16,6 +16,7 @@ from catalog.records import (
 )
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import (
+    Marker,
     NeedsAnswer,
     Rejected,
 )
@@ -127,7 +128,7 @@ def test_a_destination_without_its_marker_is_new_or_was_emptied() -> None:
         "is new or was emptied"
     )
     assert found.choices == TO_DESTINATION
-    assert detail(found) == {"seq": 0, "cursor": None}
+    assert detail(found) == {"seq": 0, "cursor": None, "owner": None}
     assert world.requests == []
 
 
@@ -216,6 +217,31 @@ def test_adopt_sets_the_marker_to_what_the_catalog_knows() -> None:
     assert world.adopted == [(3, cursor(5))]
     assert (found.outcome, found.adopted) == (Outcome.SUCCEEDED, True)
     assert world.commits[0][0].follows == 3
+
+
+@pytest.mark.parametrize(
+    ("now", "said"), [(at(3), "it is at batch 3 now"), (None, "it has no marker now")]
+)
+def test_what_a_person_said_of_another_marker_is_asked_again(now: Marker | None, said: str) -> None:
+    seen = held(World(marker=at(1)).run(seq=3, published=3)).detail
+    world = World(FakeRead(rows(1), mark(7)), marker=now)
+    found = held(world.run(seq=3, published=3, directive="adopt", seen=seen, cursor=cursor(5)))
+    assert found.reason == (
+        f"table 'orders' changed since a person said what is to become of it: {said}"
+    )
+    assert found.choices == TO_DESTINATION
+    assert found.detail != seen
+    assert (world.adopted, world.requests) == ([], [])
+
+
+def test_the_marker_that_a_person_spoke_of_is_adopted_and_once_adopted_is_right() -> None:
+    seen = held(World(marker=at(1)).run(seq=3, published=3)).detail
+    state = {"seq": 3, "published": 3, "directive": "adopt", "seen": seen, "cursor": cursor(5)}
+    world = World(marker=at(1))
+    assert world.run(**state).adopted
+    assert world.adopted == [(3, cursor(5))]
+    assert world.run(**state).adopted  # the run before was cut off and could not say so
+    assert world.adopted == [(3, cursor(5))]
 
 
 def test_adopt_passes_over_no_batch_that_waits() -> None:

@@ -65,6 +65,7 @@ create table streams (
     schema_version integer not null,
     hold text,
     directive text not null,
+    seen text not null,
     data_at integer,
     rows integer not null,
     last_outcome text,

@@ -70,12 +70,12 @@ delete from streams where pipeline = ?;
 update streams set pipeline = ?2 where pipeline = ?1;
 
 -- name: put_stream
-replace into streams values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+replace into streams values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: set_stream
 -- Its last commit stays.
-insert into streams values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null)
+insert into streams values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null)
 on conflict (pipeline, stream) do update set
     seq = ?3, published = ?4, cursor_kind = ?5, cursor_definition = ?6, cursor_tag = ?7,
     cursor_data = ?8, cursor_text = ?9, schema_version = ?10, hold = ?11, directive = ?12,
-    data_at = ?13, rows = ?14, last_outcome = ?15, last_reason = ?16;
+    seen = ?13, data_at = ?14, rows = ?15, last_outcome = ?16, last_reason = ?17;
