@@ -551,6 +551,12 @@ def test_a_connection_that_ended_between_two_reads_costs_no_run(table: Shop) -> 
     assert table.take(BY_TIME).column("id") == [1]
 
 
+def test_a_connection_that_ended_between_two_looks_for_streams_costs_no_run(table: Shop) -> None:
+    assert table.source.discover(["nothing.*"], {}) == []
+    table.run(_END_CONNECTIONS)
+    assert [found.name for found in table.source.discover(["public.*"], {})] == [STREAM]
+
+
 def test_a_connection_lost_in_a_read_is_transient_and_the_next_connects_anew(table: Shop) -> None:
     table.run(
         "INSERT INTO t SELECT g, '2026-01-01Z'::timestamptz + g * interval '1 s' "

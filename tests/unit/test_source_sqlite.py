@@ -355,6 +355,38 @@ def test_a_file_put_in_the_place_of_another_is_read_by_the_warm_source(
     assert shop.take("t", BY_ID, first).column("id") == [2]
 
 
+def _made(path: Path, columns: str, row: tuple[object, ...]) -> bytes:
+    """A database as a script makes it anew each night: as many statements each time."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"CREATE TABLE t ({columns})")
+        db.execute("INSERT INTO t VALUES (?, ?, ?)", row)
+    return path.read_bytes()
+
+
+def test_a_file_copied_over_another_is_read_by_the_warm_source(tmp_path: Path) -> None:
+    """Also where SQLite's own counters do not show it, and the columns are others."""
+    path = tmp_path / "shop.db"
+    _made(path, "id INTEGER PRIMARY KEY, a TEXT, b TEXT", (1, "a1", "b1"))
+    source = open_source("shop", "sql", {"url": f"sqlite://{path}"}, Secrets({}))
+    whole = StreamSettings(mode=Mode.REPLACE)
+    assert take(source, "t", whole).rows == [{"id": 1, "a": "a1", "b": "b1"}]
+    path.write_bytes(_made(tmp_path / "2", "id INTEGER PRIMARY KEY, a TEXT, b TEXT", (2, "a2", "")))
+    assert take(source, "t", whole).rows == [{"id": 2, "a": "a2", "b": ""}]
+    path.write_bytes(_made(tmp_path / "3", "id INTEGER PRIMARY KEY, b TEXT, a TEXT", (3, "b3", "")))
+    assert take(source, "t", whole).rows == [{"id": 3, "b": "b3", "a": ""}]
+    source.close()
+
+
+def test_a_file_put_in_the_place_of_one_without_streams_is_discovered(
+    shop: Shop, tmp_path: Path
+) -> None:
+    assert shop.source.discover(["t*"], {}) == []
+    with closing(sqlite3.connect(tmp_path / "new.db")) as other:
+        other.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    (tmp_path / "new.db").rename(shop.path)
+    assert [found.name for found in shop.source.discover(["t*"], {})] == ["t"]
+
+
 def test_what_is_committed_while_reading_comes_with_the_next_run(shop: Shop) -> None:
     shop.app.execute("PRAGMA journal_mode = WAL")
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")

@@ -106,7 +106,7 @@ class Server:
                 cursor.execute(f"SET {setting}")
         return connection
 
-    def is_current(self, connection: Any, idle: float) -> bool:
+    def is_current(self, connection: Any, age: float, idle: float) -> bool:  # noqa: ARG002
         if idle > _MAX_IDLE:
             return False
         with connection.cursor() as cursor:

@@ -49,9 +49,9 @@ class Database(Protocol):
     def connect(self) -> Any:
         """A new ADBC connection."""
 
-    def is_current(self, connection: Any, idle: float) -> bool:
-        """Whether one that was put by for ``idle`` seconds still leads there. May raise as a
-        statement does, which means no."""
+    def is_current(self, connection: Any, age: float, idle: float) -> bool:
+        """Whether one that is ``age`` seconds old, and was put by for ``idle`` of them, still leads
+        there. May raise as a statement does, which means no."""
 
 
 class Session:
@@ -70,6 +70,7 @@ class Session:
         self._hiding = Hiding(secrets)
         self._connection: Any = None
         self._cursor: Any = None
+        self._connected_at = 0.0
         self._put_by: float | None = None
         self.opened = 0
         """How often it connected: what a caller remembers of one connection ends with it."""
@@ -88,11 +89,13 @@ class Session:
             with self._classed(connecting=True):
                 self._connection = self._database.connect()
                 self._cursor = self._connection.cursor()
+            self._connected_at = time.monotonic()
             self.opened += 1
 
     def _is_current(self, idle: float) -> bool:
+        age = time.monotonic() - self._connected_at
         try:
-            return self._database.is_current(self._connection, idle)
+            return self._database.is_current(self._connection, age, idle)
         except (AdbcError, OSError):
             return False
 
@@ -146,6 +149,11 @@ class Session:
         except ConnectorError:
             self.close()
         else:
+            self.rest()
+
+    def rest(self) -> None:
+        """As ``put_by``, where no transaction was begun."""
+        if self._connection is not None:
             self._put_by = time.monotonic()
 
     def close(self) -> None:

@@ -80,9 +80,12 @@ class SqlSource:
         self, select: Sequence[str], named: Mapping[str, StreamSettings]
     ) -> list[FoundStream]:
         """Tables that match ``select``, and the tables, views and queries named."""
-        names = [n for n in self._dialect.streams(views=False) if selected(n, select)]
-        names += [n for n in named if n not in names]
-        return [self._found(name, named.get(name, StreamSettings())) for name in names]
+        try:
+            names = [n for n in self._dialect.streams(views=False) if selected(n, select)]
+            names += [n for n in named if n not in names]
+            return [self._found(name, named.get(name, StreamSettings())) for name in names]
+        finally:  # no stream may be read after this, and the next look come in an hour
+            self._dialect.session.rest()
 
     def _found(self, name: str, settings: StreamSettings) -> FoundStream:
         relation = self._dialect.relation(name, settings)
