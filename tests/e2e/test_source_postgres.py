@@ -18,6 +18,7 @@ from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Secrets, Source, Stopped
 from reconciler.connectors.registry import open_source
+from reconciler.connectors.sources import postgres
 from reconciler.connectors.sources.postgres import Postgres
 from tests.servers import PostgresServer
 from tests.source_kit import Taken, take
@@ -555,6 +556,17 @@ def test_a_connection_that_ended_between_two_looks_for_streams_costs_no_run(tabl
     assert table.source.discover(["nothing.*"], {}) == []
     table.run(_END_CONNECTIONS)
     assert [found.name for found in table.source.discover(["public.*"], {})] == [STREAM]
+
+
+def test_a_connection_does_not_grow_old(table: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of a role or database, and where a name leads, hold for new connections alone."""
+    monkeypatch.setattr(postgres, "_MAX_AGE", 0.0)
+    table.run("CREATE SCHEMA other", "CREATE TABLE other.t (id int PRIMARY KEY)")
+    table.run("INSERT INTO t VALUES (1)", "INSERT INTO other.t VALUES (2)")
+    by_id = StreamSettings(cursor=("id",))
+    assert table.take(by_id, stream="t").column("id") == [1]
+    table.run(f"ALTER DATABASE {table.database} SET search_path = other")
+    assert table.take(by_id, stream="t").column("id") == [2]
 
 
 def test_a_connection_lost_in_a_read_is_transient_and_the_next_connects_anew(table: Shop) -> None:

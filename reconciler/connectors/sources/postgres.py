@@ -55,6 +55,9 @@ _TAGS = {
 _MAX_IDLE = 60.0
 """Seconds. What lies between may drop a line that is idle for longer without a word, and who then
 uses it would wait for minutes; to connect anew takes milliseconds."""
+_MAX_AGE = 300.0
+"""Seconds. The name may lead to another server by now, and settings of role or database hold for
+new connections alone."""
 _BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(8 * 1024 * 1024)}
 _HIDDEN = "'pg_catalog', 'information_schema'"
 _SHAPE = """
@@ -106,8 +109,8 @@ class Server:
                 cursor.execute(f"SET {setting}")
         return connection
 
-    def is_current(self, connection: Any, age: float, idle: float) -> bool:  # noqa: ARG002
-        if idle > _MAX_IDLE:
+    def is_current(self, connection: Any, age: float, idle: float) -> bool:
+        if idle > _MAX_IDLE or age > _MAX_AGE:
             return False
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
