@@ -569,6 +569,16 @@ def test_a_connection_does_not_grow_old(table: Shop, monkeypatch: pytest.MonkeyP
     assert table.take(by_id, stream="t").column("id") == [2]
 
 
+def test_a_type_made_since_it_connected_is_known_to_the_warm_source(table: Shop) -> None:
+    table.take(AT_ONCE)
+    table.run(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+        "ALTER TABLE t ADD COLUMN moods mood[] DEFAULT '{sad,ok}'",
+        "INSERT INTO t VALUES (1, '2026-01-01Z')",
+    )
+    assert table.take(AT_ONCE).column("moods") == [["sad", "ok"]]
+
+
 def test_a_connection_lost_in_a_read_is_transient_and_the_next_connects_anew(table: Shop) -> None:
     table.run(
         "INSERT INTO t SELECT g, '2026-01-01Z'::timestamptz + g * interval '1 s' "

@@ -135,6 +135,8 @@ class Postgres:
         parts = urlsplit(url)
         host = parts.hostname or "local"
         self._identity = f"postgresql://{host}:{parts.port or 5432}{parts.path}"
+        self._nameless: set[str] = set()
+        """Types that the driver does not know on a new connection either."""
 
     def identity(self) -> str:
         return self._identity
@@ -195,7 +197,13 @@ class Postgres:
         )
 
     def _columns(self, source: str, required: frozenset[str]) -> tuple[Column, ...]:
-        schema = self.session.schema(f"SELECT * FROM {source}")
+        statement = f"SELECT * FROM {source}"
+        schema = self.session.schema(statement)
+        if not _nameless(schema) <= self._nameless:
+            # The driver looks at the types once, when it connects; these were made since.
+            self.session.close()
+            schema = self.session.schema(statement)
+            self._nameless |= _nameless(schema)
         return tuple(_column(field, field.name in required) for field in schema)
 
     # -- reading -------------------------------------------------------------------------------
@@ -298,6 +306,11 @@ def parse_value(tag: str, text: str) -> Any:
         case "date":
             return dt.date.fromisoformat(text)
     return text
+
+
+def _nameless(schema: pa.Schema) -> set[str]:
+    kinds = ((field.metadata or {}).get(b"POSTGRESQL:type", b"").decode() for field in schema)
+    return {kind for kind in kinds if kind.startswith("unnamed<")}
 
 
 def _column(field: pa.Field, required: bool) -> Column:  # noqa: FBT001 - one fact of a column
