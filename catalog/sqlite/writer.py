@@ -490,8 +490,10 @@ class Writer:
 
 def _write_over_tail(db: apsw.Connection) -> None:
     """Commit, and change nothing, over the commit that failed: whoever opened the log anew would
-    take it for good, and copy into the file what never reaches the log on the disk (D2)."""
-    tables = Tables(db)
+    take it for good, and copy into the file what never reaches the log on the disk (D2).
+
+    A row that is given the values that it has is not written; the version is, whatever it was.
+    """
     db.execute("begin immediate")
-    tables.set_epoch(tables.last_epoch())
+    db.pragma("user_version", db.pragma("user_version"))
     db.execute("commit")

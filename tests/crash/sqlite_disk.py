@@ -102,6 +102,8 @@ class LossyDisk(apsw.VFS):
         """Files that were removed: their names may come back."""
         self.on_event: Callable[[], None] = lambda: None
         self.fails: Callable[[str], bool] = lambda _path: False
+        self.arrives = False
+        """What a sync that fails should have made durable is durable all the same."""
         self.lock = threading.RLock()
         super().__init__(self.name, base="")
 
@@ -158,6 +160,8 @@ class _LossyFile(apsw.VFSFile):
         with self._disk.lock:
             self._disk.on_event()
             if self._disk.fails(self._path):
+                if self._disk.arrives:
+                    self._shadow.sync()
                 self._shadow.forsake()
                 raise struck("xSync", Fault.EIO)
             if not self._shadow.exists and self._path.endswith(("-wal", "-journal")):

@@ -231,3 +231,92 @@ def _fails_once(failed: list[str], path: str) -> bool:
         return False
     failed.append(path)
     return True
+
+
+MARK = "a batch whose sync fails"
+
+
+@dataclass
+class Failing:
+    """A catalog opened anew on a lossy disk, so that its log holds little, and a batch that the
+    disk does not take."""
+
+    catalog: SqliteCatalog
+    disk: LossyDisk
+    path: Path
+    lease: Lease
+
+    @classmethod
+    async def of(cls, folder: Path) -> Failing:
+        """With one batch there, and a renewal after it."""
+        disk, path = LossyDisk(), folder / "live" / "catalog.db"
+        tuning = Tuning(vfs=disk.name)
+        catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT, tuning)
+        lease = await claim(catalog, "p")
+        await catalog.commit(new_operation_id(), lease, [Batch("s", 0, "first", cursor(1))], {})
+        await catalog.aclose()
+        catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT, tuning)
+        await catalog.renew(new_operation_id(), HOLDER, [lease], ttl=60)
+        return cls(catalog, disk, path, lease)
+
+    def syncs_mark(self, path: str) -> bool:
+        """Whether a sync of the log is the batch's."""
+        written = self.disk.files[path].pending if path.endswith("-wal") else []
+        return any(data and MARK.encode() in data for _, data in written)
+
+    async def commit(self, op: str) -> None:
+        batch = Batch("s", 1, MARK * 2_000, cursor(2))
+        with passed_over():
+            await self.catalog.commit(op, self.lease, [batch], {})
+
+
+@pytest.mark.anyio
+async def test_a_commit_whose_sync_failed_never_reaches_the_file_in_part(tmp_path: Path) -> None:
+    """Who opens the log anew, as after a second failed sync, would take it for committed and copy
+    it, while no disk holds it: a loss of power in the midst of that leaves a part (D2)."""
+    there = await Failing.of(tmp_path)
+    disk, op, failed, cuts = there.disk, new_operation_id(), set[str](), list[Cut]()
+
+    def fails(path: str) -> bool:
+        if path in failed or not (failed or there.syncs_mark(path)):
+            return False
+        failed.add(path)
+        disk.on_event = cut
+        return True
+
+    def cut() -> None:
+        folder = tmp_path / f"cut{len(cuts)}"
+        folder.mkdir()
+        disk.image(folder, random.Random(len(cuts)))
+        cuts.append(Cut(folder, {"p": 1}))
+
+    disk.fails = fails
+    with pytest.raises(Unknown):
+        await there.commit(op)
+    await there.commit(op)
+    disk.on_event = lambda: None
+    assert failed == {str(there.path), f"{there.path}-wal"}
+    cuts.append(Cut(tmp_path / "end", {"p": 2}))
+    cuts[-1].folder.mkdir()
+    disk.image(cuts[-1].folder, random.Random(0))
+    await there.catalog.aclose()
+    assert [loss for cut in cuts for loss in await losses(cut)] == []
+
+
+@pytest.mark.anyio
+async def test_what_was_said_not_to_have_happened_does_not_come_back(tmp_path: Path) -> None:
+    """A disk may hold what it said it did not take, and the cut of the log that would end it is
+    not durable at once (D2). By then the run has thrown away what the batch stands for."""
+    there = await Failing.of(tmp_path)
+    there.disk.arrives, there.disk.fails = True, there.syncs_mark
+    with pytest.raises(Unavailable, match="twice: it did not happen"):
+        await there.commit(new_operation_id())
+    for seed in range(8):
+        folder = tmp_path / f"cut{seed}"
+        folder.mkdir()
+        there.disk.image(folder, random.Random(seed))
+        async with open_catalog(f"sqlite:///{folder / 'catalog.db'}") as catalog:
+            (stream,) = await catalog.streams("p")
+            assert (stream.seq, stream.cursor) == (1, cursor(1))
+            assert (await catalog.check()).problems == ()
+    await there.catalog.aclose()
