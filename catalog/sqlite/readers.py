@@ -68,9 +68,12 @@ class Readers:
     # -- while the writer recovers ----------------------------------------------------------------
 
     def suspend(self) -> None:
-        """Close both connections; reads wait until ``resume``. Called on the writer's thread."""
+        """Close both connections; reads wait until ``resume``. Called on the writer's thread.
+
+        The checkpointer's is open whenever these are, so that neither is the last one.
+        """
         self._lock.acquire()
-        self.close(in_doubt=True)
+        self.close()
 
     def resume(self, why_not: str) -> None:
         """Let reads go on over new connections, or fail with ``why_not``.

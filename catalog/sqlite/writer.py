@@ -36,8 +36,6 @@ _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 """How often a file that cannot be recovered is tried again while nothing else asks for it."""
 _MAX_RESERVE = 64 * 1024 * 1024
-_ASK_EVERY = 1000
-"""Pages logged until the file's size is looked at again: other processes make it grow too."""
 
 _Asked: TypeAlias = list[Write | Ask | Doubt | None]
 """None: stop."""
@@ -129,15 +127,12 @@ class Writer:
         self._tables = Tables(db)
         self._operations = Operations(self._tables, self._clock)
         db.pragma("max_page_count", self._limit // database.PAGE_SIZE)
-        self._wal_pages = self._pages_to_spare = 0
         db.set_wal_hook(self._on_wal)
         # What was written before this connection may be anyone's.
         self._data_version: int = db.pragma("data_version")
         self._foreign = self._tables.last_change()
 
     def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
-        self._pages_to_spare -= pages if pages < self._wal_pages else pages - self._wal_pages
-        self._wal_pages = pages
         self._checkpointer.wal_grew(pages)
         return apsw.SQLITE_OK
 
@@ -381,11 +376,8 @@ class Writer:
         )
 
     def _is_full(self, db: apsw.Connection) -> bool:
-        # A file grows by no more pages than were logged, so that it need not be asked each time.
-        if self._pages_to_spare > 0:
-            return False
+        # Asked with every group: other processes make the file grow too, and it takes 2 us.
         used = db.pragma("page_count")
-        self._pages_to_spare = min((self._growth_ends - used) // 2, _ASK_EVERY)
         return bool(used > self._growth_ends < used - db.pragma("freelist_count"))
 
     def _roll_back(self, db: apsw.Connection) -> None:
@@ -399,7 +391,7 @@ class Writer:
         try:
             db.execute("commit")
         except apsw.Error as error:
-            self._has_tail = self._has_tail or database.sync_failed(error)
+            self._has_tail = database.sync_failed(error)
             self._give_up(f"{self._location.path}: {error}")
             self._ask_what_happened(group, error, again=again)
         else:
