@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from reconciler.connectors import registry
 from reconciler.connectors.ports import Destination, Secrets, Source
@@ -13,12 +15,20 @@ _KEEP_OPEN = 8
 Connector = TypeVar("Connector", Source, Destination)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept(Generic[Connector]):
+    order: ConnectionOrder
+    place: str
+    """Where its path led when it was opened."""
+    connector: Connector
+
+
 class Connections:
     """Open sources and destinations of one thread; connectors are not shared between threads."""
 
     def __init__(self) -> None:
-        self._sources: OrderedDict[str, tuple[ConnectionOrder, Source]] = OrderedDict()
-        self._destinations: OrderedDict[str, tuple[ConnectionOrder, Destination]] = OrderedDict()
+        self._sources: OrderedDict[str, _Kept[Source]] = OrderedDict()
+        self._destinations: OrderedDict[str, _Kept[Destination]] = OrderedDict()
         self._lanes: list[Connections] = []
 
     def lane(self, number: int) -> Connections:
@@ -33,18 +43,20 @@ class Connections:
         """The source, open. Opened anew when its options or a secret changed."""
         found = _reuse(self._sources, order)
         if found is None:
-            secrets = Secrets(order.secrets)
+            secrets, place = Secrets(order.secrets), _place(order)
             found = registry.open_source(order.name, order.connector, order.options, secrets)
-            self._sources[order.name] = (order, found)
+            self._sources[order.name] = _Kept(order, place, found)
         return found
 
     def destination(self, order: ConnectionOrder) -> Destination:
-        """The destination, open. Opened anew when its options or a secret changed."""
+        """The destination, open. Opened anew when its options or a secret changed, or a link in
+        its path; within a run it is one and the same.
+        """
         found = _reuse(self._destinations, order)
         if found is None:
-            secrets = Secrets(order.secrets)
+            secrets, place = Secrets(order.secrets), _place(order)
             found = registry.open_destination(order.name, order.connector, order.options, secrets)
-            self._destinations[order.name] = (order, found)
+            self._destinations[order.name] = _Kept(order, place, found)
         return found
 
     def forget(self, order: ConnectionOrder) -> None:
@@ -52,18 +64,25 @@ class Connections:
         for kept in (self._sources, self._destinations):
             entry = kept.pop(order.name, None)
             if entry is not None:
-                entry[1].close()
+                entry.connector.close()
 
 
-def _reuse(
-    kept: OrderedDict[str, tuple[ConnectionOrder, Connector]], order: ConnectionOrder
-) -> Connector | None:
+def _place(order: ConnectionOrder) -> str:
+    """Where a destination's path leads now: the order is the same when a link in it is another."""
+    path = order.options.get("path")
+    return os.path.realpath(str(path)) if path else ""
+
+
+def _reuse(kept: OrderedDict[str, _Kept[Connector]], order: ConnectionOrder) -> Connector | None:
     entry = kept.get(order.name)
-    if entry is not None and entry[0] == order:
-        kept.move_to_end(order.name)
-        return entry[1]
     if entry is not None:
-        kept.pop(order.name)[1].close()
+        if entry.order is order:  # of the same run
+            return entry.connector
+        if entry.order == order and entry.place == _place(order):
+            kept[order.name] = replace(entry, order=order)
+            kept.move_to_end(order.name)
+            return entry.connector
+        kept.pop(order.name).connector.close()
     if len(kept) >= _KEEP_OPEN:
-        kept.popitem(last=False)[1][1].close()
+        kept.popitem(last=False)[1].connector.close()
     return None
