@@ -21,6 +21,8 @@ from reconciler.telemetry.metrics import Metrics
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the files' times."""
+_TICK_NS = 20_000_000
+"""By how much the kernel's clock for files may be behind ours."""
 
 
 class Reloader:
@@ -33,7 +35,10 @@ class Reloader:
         adopt: Callable[[Project], Awaitable[None]],
         clock: Clock,
         metrics: Metrics,
+        read_ns: int,
     ) -> None:
+        """``read_ns``: the wall clock when ``project`` began to be read; what was edited since is
+        read again."""
         self._path, self._project, self._adopt = path, project, adopt
         self._clock, self._metrics = clock, metrics
         self._log = logs.get_logger()
@@ -43,6 +48,8 @@ class Reloader:
         """Why the config was rejected, said once; empty: it was not."""
         self._seen = self._times()
         self._asked = anyio.Event()
+        if any(changed >= read_ns - _TICK_NS for _, _, changed, *_ in self._seen):
+            self._asked.set()
 
     def ask(self) -> None:
         """Look now (SIGHUP)."""
@@ -60,14 +67,17 @@ class Reloader:
             self._seen = times
             await self._reload()
 
-    def _times(self) -> tuple[tuple[str, int, int], ...]:
+    def _times(self) -> tuple[tuple[str, int, int, int, int], ...]:
+        """Of each file what tells whether it was edited. What puts files in place may keep the time
+        of their content, and a new file may get the inode of one removed: hence ctime and size."""
         found = []
         for path in sorted(self._watched()):
             try:
                 stat = path.stat()
             except OSError:
                 continue
-            found.append((str(path), stat.st_mtime_ns, stat.st_ino))
+            times = (stat.st_mtime_ns, stat.st_ctime_ns)
+            found.append((str(path), *times, stat.st_ino, stat.st_size))
         return tuple(found)
 
     def _watched(self) -> set[Path]:

@@ -53,6 +53,7 @@ def serve(config: Path) -> int:
     Mistakes in the config, a catalog that cannot be opened and a port that is taken are said in
     sentences on stderr, with code 2 or 1.
     """
+    read_ns = time.time_ns()
     try:
         project = load_apart(config)
     except ConfigError as error:
@@ -60,7 +61,7 @@ def serve(config: Path) -> int:
         return 2
     logs.configure("debug" if os.environ.get("RECONCILER_DEBUG") == "1" else "info")
     try:
-        anyio.run(_serve, config, project)
+        anyio.run(_serve, config, project, read_ns)
     except BaseExceptionGroup as group:
         return _failed(group)
     except (CatalogError, CannotListen) as error:
@@ -69,8 +70,8 @@ def serve(config: Path) -> int:
     return 0
 
 
-async def _serve(config: Path, project: Project) -> None:
-    await _Daemon(config, project).run()
+async def _serve(config: Path, project: Project, read_ns: int) -> None:
+    await _Daemon(config, project, read_ns).run()
 
 
 def _failed(group: BaseExceptionGroup[BaseException]) -> int:
@@ -91,8 +92,8 @@ def _leaves(group: BaseExceptionGroup[BaseException] | None) -> list[BaseExcepti
 
 
 class _Daemon:
-    def __init__(self, config: Path, project: Project) -> None:
-        self._config, self._project = config, project
+    def __init__(self, config: Path, project: Project, read_ns: int) -> None:
+        self._config, self._project, self._read_ns = config, project, read_ns
         self._metrics = Metrics(version())
         self._log = logs.get_logger()
         self._told_to_stop = anyio.Event()
@@ -127,7 +128,8 @@ class _Daemon:
         await tasks.start(self._signals)
         await session.pool.warm()
         self._reloader = reloader = Reloader(
-            self._config, self._project, loop.adopt, session.clock, self._metrics
+            *(self._config, self._project, loop.adopt, session.clock, self._metrics),
+            self._read_ns,
         )
         await loop.observe_all()
         host, port = self._project.daemon.listen.rsplit(":", 1)
