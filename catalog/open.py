@@ -9,6 +9,7 @@ from pathlib import Path
 from catalog.clock import Clock, SystemClock
 from catalog.errors import CannotOpen
 from catalog.port import Catalog
+from catalog.records import Backup, Micros, Restored
 
 LIMIT_BYTES = 10 * 1024**3
 
@@ -33,7 +34,48 @@ async def open_catalog(
 def is_made(url: str) -> bool:
     """Whether opening ``url`` finds a catalog, or something else; False: it would make a file."""
     file = url.removeprefix("sqlite:///")
-    return file == url or Path(file).exists()
+    # A file by the second name says that a restore was cut short.
+    return file == url or Path(file).exists() or Path(f"{file}.restoring").exists()
+
+
+def back_up(url: str, target: Path, *, force: bool = False, dry_run: bool = False) -> Backup:
+    """Copy the catalog at ``url`` to one file, whole and durable, while others go on writing.
+
+    ``force``: a file that is there is replaced. ``dry_run``: only look whether it could be done.
+    Blocks. Raises ``CannotOpen`` or ``Unavailable``; then there is no such file, or the old one.
+    """
+    from catalog.sqlite.backing_up import back_up
+    from catalog.sqlite.database import Location, Tuning
+
+    location = Location.of(_file_of(url), Tuning())
+    return back_up(location, target.absolute(), force=force, dry_run=dry_run)
+
+
+def restore(
+    url: str, source: Path, *, by: str, why: str = "", dry_run: bool = False, now: Micros = 0
+) -> Restored:
+    """Put a copy in the place of the catalog at ``url``, which no process may have open.
+
+    The counter of epochs is raised above all that the lost catalog may have issued (A1), open runs
+    end as ``interrupted``, the audit says so with ``by`` and ``why``, and what stood there is kept
+    beside. ``dry_run``: try all of it and keep nothing. ``now``: the wall clock's microseconds; 0:
+    the system's. Blocks. Raises ``CannotOpen`` or ``Unavailable``; then nothing has changed.
+    """
+    from catalog.sqlite.database import Location, Tuning
+    from catalog.sqlite.restoring import Asked, restore
+
+    asked = Asked(source.absolute(), by, why, now or SystemClock().wall_us())
+    return restore(Location.of(_file_of(url), Tuning()), asked, dry_run=dry_run)
+
+
+def _file_of(url: str) -> Path:
+    scheme, slashes, path = url.partition(":///")
+    if scheme == "sqlite" and slashes and path:
+        return Path(path)
+    raise CannotOpen(
+        f"{url!r} is no catalog in a file; only those of sqlite:///path are backed up and restored "
+        "by this program"
+    )
 
 
 async def _open(url: str, clock: Clock, limit_bytes: int) -> Catalog:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +24,10 @@ from catalog.errors import CannotOpen, Unavailable
 APPLICATION_ID = 0x68726563
 """Tells this file from any other SQLite database ("hrec")."""
 PAGE_SIZE = 4096
+LOCKS_AT, LOCKS = 0x40000000, 512
+"""Where in a database SQLite locks it: each connection that is open, one of these bytes or all."""
+RESTORING = ".restoring"
+"""Ends the name of a file beside a catalog: while it is there, the catalog is being replaced."""
 _WRITER_CACHE_KIB = 32 * 1024
 _READER_CACHE_KIB = 8 * 1024
 
@@ -99,13 +103,16 @@ class Location:
         ``now``: microseconds, for a new catalog. Raises ``CannotOpen`` or ``Unavailable``.
         """
         _prepare(self.path)
+        stood = self.identity()
         db = self.connect()
         try:
             with explained(self.path):
                 # What is refused is left as it is: its kind of journal ...
-                _stands_at(db, self.path, newest=migrations()[-1][0])
+                self._still(stood)
+                stands_at(db, self.path, newest=migrations()[-1][0])
                 self._use_wal(db)
-                _migrate(db, self.path, now)
+                self._still(stood)
+                migrate(db, self.path, now)
         except BaseException:
             close_in_doubt(db)  # ... and its log, which may be another database's.
             raise
@@ -128,6 +135,12 @@ class Location:
                     f"{mode!r}); put the catalog on a local disk"
                 )
             return
+
+    def _still(self, stood: tuple[int, int]) -> None:
+        """That the path leads to the file that was opened. From ``_use_wal`` on a restore finds it
+        open, and waits; one before that had it locked, while this process waited."""
+        if self.identity() != stood:
+            raise Unavailable(f"{self.path} was replaced while it was being opened; try again")
 
     def identity(self) -> tuple[int, int]:
         """Device and inode of what is at the path now; zeros when there is nothing."""
@@ -221,7 +234,8 @@ def _prepare(path: Path) -> None:
     try:
         if path.is_dir():
             raise CannotOpen(f"{path} is a directory; name a file")
-        _make_folder(path.parent)
+        refuse_half_restored(path)
+        make_folder(path.parent)
         refuse_remote(path.parent.resolve())
         # Only where nothing is yet: no descriptor of a file that may be open is closed here (D4).
         if not path.exists():
@@ -231,10 +245,21 @@ def _prepare(path: Path) -> None:
         raise CannotOpen(f"{path} cannot be made or opened: {error.strerror}") from None
 
 
-def _make_folder(folder: Path) -> None:
+def refuse_half_restored(path: Path) -> None:
+    """Raise ``CannotOpen`` when the catalog is being replaced, or that was cut short."""
+    ready = path.with_name(path.name + RESTORING)
+    if ready.exists():
+        raise CannotOpen(
+            f"{path} is being restored, or its restore was cut short: then carry it out again with "
+            f"`reconciler catalog restore FILE`, from the same file or from {ready}"
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for its owner alone, and those above it; durable. Raises ``OSError``."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     # SQLite makes the entries in the file's own folder durable; those above it are made here.
     parent = os.open(folder.parent, os.O_RDONLY)
@@ -280,18 +305,27 @@ def refuse_remote(folder: Path, mountinfo: str | None = None) -> None:
 
 def who_writes(path: Path) -> str:
     """Which process holds the write lock, as far as the kernel tells; for messages alone."""
+    # The write lock is one byte of the shared-memory file, its 120th.
+    return _who_locks(path.with_name(path.name + "-shm"), 120, 120, {"WRITE"})
+
+
+def who_has_open(path: Path) -> str:
+    """Which process has the catalog open, as far as the kernel tells; for messages alone."""
+    return _who_locks(path, LOCKS_AT, LOCKS_AT + LOCKS - 1, {"READ", "WRITE"})
+
+
+def _who_locks(path: Path, first: int, last: int, kinds: Container[str]) -> str:
     try:
-        inode = path.with_name(path.name + "-shm").stat().st_ino
+        inode = path.stat().st_ino
         locks = Path("/proc/locks").read_text("ascii").splitlines()
     except OSError:
         return "another process"
     for line in locks:
         fields = line.split()
-        if fields[1] == "->" or fields[3] != "WRITE":
+        if fields[1] == "->" or fields[3] not in kinds:
             continue
-        pid, place, first, last = fields[4:8]
-        # The write lock is one byte of the shared-memory file, its 120th.
-        covers = int(first) <= 120 and (last == "EOF" or int(last) >= 120)
+        pid, place, begins, ends = fields[4:8]
+        covers = int(begins) <= last and (ends == "EOF" or int(ends) >= first)
         if covers and int(place.rsplit(":", 1)[-1]) == inode:
             return f"process {pid}" if int(pid) > 0 else "a process of another container"
     return "another process"
@@ -307,21 +341,21 @@ def migrations() -> list[tuple[int, str]]:
     return sorted((int(file.name[:4]), file.read_text("utf-8")) for file in files)
 
 
-def _migrate(db: apsw.Connection, path: Path, now: int) -> None:
+def migrate(db: apsw.Connection, path: Path, now: int) -> None:
     """Bring the file to this program's version, once, whichever process comes first.
 
     Whoever calls it closes ``db`` when it raises, and nothing has changed.
     """
     steps = migrations()
-    if _stands_at(db, path, newest=steps[-1][0]):
+    if stands_at(db, path, newest=steps[-1][0]):
         return
     db.execute("begin immediate")
-    if not _stands_at(db, path, newest=steps[-1][0]):
+    if not stands_at(db, path, newest=steps[-1][0]):
         _apply(db, steps, now)
     db.execute("commit")
 
 
-def _stands_at(db: apsw.Connection, path: Path, *, newest: int) -> bool:
+def stands_at(db: apsw.Connection, path: Path, *, newest: int) -> bool:
     """Whether the file is a catalog of this version; False: new or older."""
     version: int = db.pragma("user_version")
     mark = db.pragma("application_id")
@@ -339,6 +373,12 @@ def _stands_at(db: apsw.Connection, path: Path, *, newest: int) -> bool:
             f"this one knows {newest}); install that version, or restore an older backup"
         )
     return version == newest
+
+
+def refuse_nothing(db: apsw.Connection, path: Path) -> None:
+    """Raise ``CannotOpen`` for a database in which nothing was ever made."""
+    if db.pragma("application_id") != APPLICATION_ID:
+        raise CannotOpen(f"{path} is an empty file, and no catalog")
 
 
 def _apply(db: apsw.Connection, steps: list[tuple[int, str]], now: int) -> None:

@@ -101,6 +101,9 @@ class Tables:
     def held_by(self, holder: str) -> list[PipelineState]:
         return [pipeline_of(row) for row in self._all("pipelines_held_by", holder)]
 
+    def leased(self) -> list[PipelineState]:
+        return [pipeline_of(row) for row in self._all("pipelines_leased")]
+
     def pipeline_seen(self, name: str, clock: Clock) -> PipelineState:
         """As a reader sees it, its lease with what the holder's heartbeat says."""
         row = self._one("pipeline", name)
@@ -301,6 +304,9 @@ class Tables:
 
     def drop_holder(self, holder: str) -> None:
         self.run_sql(SQL["drop_holder"], (holder,))
+
+    def drop_holders(self) -> None:
+        self.run_sql(SQL["drop_holders"])
 
     def lease_counts(self) -> dict[str, int]:
         return dict(self._all("lease_counts"))

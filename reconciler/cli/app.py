@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 # Each of these declares its verbs when it is imported.
 from reconciler.cli import (  # noqa: F401
+    backups,
     cursors,
     grammar,
     history,

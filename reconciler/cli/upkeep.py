@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 from catalog.port import Catalog
-from catalog.records import CatalogStats, Check
+from catalog.records import CatalogStats, Check, Edit
 from reconciler.cli import desk, grammar, options, output
 from reconciler.cli.failure import Exit
 from reconciler.cli.grammar import verb
 from reconciler.cli.target import unmatched
 
 _PANEL = "Config and upkeep"
+_EDITS = 1000
+"""Among so many of the newest edits it is looked whether the catalog was restored."""
 grammar.app.add_typer(grammar.config, name="config", rich_help_panel=_PANEL)
 grammar.app.add_typer(grammar.catalog, name="catalog", rich_help_panel=_PANEL)
 
@@ -119,12 +121,19 @@ def catalog_check(config: options.Config = None, json: options.Json = False) -> 
     """Look for damage in the catalog: its file's integrity, and the rules between its rows."""
     place = desk.find(config)
 
-    async def read(catalog: Catalog) -> tuple[Check, CatalogStats]:
-        return await catalog.check(), await catalog.stats()
+    async def read(catalog: Catalog) -> tuple[Check, CatalogStats, list[Edit]]:
+        edits = [e for e in await catalog.edits(limit=_EDITS) if e.action == "restore_catalog"]
+        return await catalog.check(), await catalog.stats(), edits
 
-    found, stats = desk.with_catalog(place, read)
+    found, stats, restored = desk.with_catalog(place, read)
     if json:
-        output.emit({"problems": list(found.problems), "stats": output.plain(stats)})
+        output.emit(
+            {
+                "problems": list(found.problems),
+                "stats": output.plain(stats),
+                "restored": output.plain(restored),
+            }
+        )
         return Exit.FAILED if found.problems else Exit.GOOD
     output.pairs(
         (
@@ -133,6 +142,7 @@ def catalog_check(config: options.Config = None, json: options.Json = False) -> 
             ("size", f"{output.size(stats.size_bytes)} of {output.size(stats.limit_bytes)}"),
             ("pipelines", stats.pipelines),
             ("open runs", stats.open_runs),
+            *(("restored", _restored(edit)) for edit in restored[:1]),
         )
     )
     for problem in found.problems:
@@ -140,6 +150,13 @@ def catalog_check(config: options.Config = None, json: options.Json = False) -> 
     if not found.problems:
         output.print_line("No damage found.")
     return Exit.FAILED if found.problems else Exit.GOOD
+
+
+def _restored(edit: Edit) -> str:
+    from json import loads
+
+    source = loads(edit.new)["from"]
+    return f"{output.iso(edit.at)} by {edit.by} from {source}{edit.why and f': {edit.why}'}"
 
 
 @verb("bench", _PANEL, "bench --only commits")

@@ -70,6 +70,14 @@ class HolderLock:
         os.close(self.fd)
 
 
+def living(state_dir: Path) -> list[str]:
+    """Holders of this state directory that live, or of whom a worker does: daemons, and runs of the
+    command line. One whose lock this user may not try is among them."""
+    folder = state_dir / "holders"
+    paths = [p for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+    return sorted(path.name for path in paths if path.exists() and not _free(path))
+
+
 def daemon_alive(state_dir: Path) -> bool:
     """A daemon serves the project of this state directory on this machine."""
     folder = state_dir / "holders"

@@ -25,6 +25,9 @@ replace into holders values (?, ?, ?, ?, ?, ?);
 -- name: drop_holder
 delete from holders where id = ?;
 
+-- name: drop_holders
+delete from holders;
+
 -- name: lease_counts
 select holder, count(*) from pipelines where holder <> '' group by holder;
 

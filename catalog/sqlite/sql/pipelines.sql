@@ -13,6 +13,9 @@ select * from pipelines where change > ? order by change limit ?;
 -- name: pipelines_held_by
 select * from pipelines where holder = ? and holder <> '';
 
+-- name: pipelines_leased
+select * from pipelines where holder <> '' order by change;
+
 -- name: add_pipeline
 insert into pipelines
 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0);
