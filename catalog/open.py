@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from catalog.clock import Clock, SystemClock
+from catalog.copies import Backup, Restored
 from catalog.errors import CannotOpen
 from catalog.port import Catalog
-from catalog.records import Backup, Micros, Restored
+from catalog.records import Micros
 
 LIMIT_BYTES = 10 * 1024**3
 

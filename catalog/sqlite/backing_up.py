@@ -11,8 +11,8 @@ from pathlib import Path
 
 import apsw
 
+from catalog.copies import Backup
 from catalog.errors import CannotOpen, Unavailable
-from catalog.records import Backup
 from catalog.sqlite import database, files
 from catalog.sqlite.checking import problems
 from catalog.sqlite.database import Location

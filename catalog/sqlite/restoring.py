@@ -28,8 +28,9 @@ from pathlib import Path
 import apsw
 
 from catalog import rules
+from catalog.copies import Restored
 from catalog.errors import CannotOpen, CatalogError, Unavailable
-from catalog.records import Edit, Micros, Restored
+from catalog.records import Edit, Micros
 from catalog.sqlite import database, files
 from catalog.sqlite.backing_up import open_still, refuse_problems
 from catalog.sqlite.checking import problems

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from catalog.records import Backup, Restored
+from catalog.copies import Backup, Restored
 from reconciler.cli import desk, grammar, options, output
 from reconciler.cli.failure import Exit, Failure
 from reconciler.cli.grammar import verb

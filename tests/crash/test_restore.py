@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 import apsw
 import pytest
 
+from catalog.copies import Restored
 from catalog.errors import CannotOpen
 from catalog.open import back_up, open_catalog, restore
 from catalog.port import Catalog
-from catalog.records import Restored, RunQuery
+from catalog.records import RunQuery
 from tests.cli_kit import claim, commit, ran
 from tests.memory import tmp_path
 
