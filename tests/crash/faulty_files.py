@@ -50,9 +50,11 @@ class FaultyFiles:
     def heal(self) -> None:
         self._armed = False
 
-    def steps(self) -> list[tuple[int, str]]:
-        """Number and name of the calls that stand for all: of the many writes to one file, which
-        end alike, the first, the middle one and the last."""
+    def steps(self, *, whole: bool) -> list[tuple[int, str]]:
+        """Number and name of the calls. Unless ``whole`` those that stand for all: of the many
+        writes to one file, which end alike, the first, the middle one and the last."""
+        if whole:
+            return list(enumerate(self.calls, start=1))
         writes: dict[Path, list[int]] = {}
         for number, (call, path) in enumerate(zip(self.calls, self.paths, strict=True), start=1):
             if call == "write":

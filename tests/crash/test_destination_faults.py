@@ -9,6 +9,7 @@ rows at the destination, each once, and nothing left over.
 from __future__ import annotations
 
 import gc
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ Rows = dict[str, list[int]]
 TABLES = ("orders", "country")
 PARTS = 4
 """All steps take some minutes: in so many tests, which can run side by side."""
+WHOLE = "RECONCILER_TEST_EVERY_WRITE" in os.environ
+"""Each of the many writes to one file, in place of three of them."""
 
 
 class Lake:
@@ -182,7 +185,7 @@ class Story:
         self.files.arm(0, Fault.EIO, lasting=False)
         assert (await self.run()).outcome is Outcome.SUCCEEDED
         self.check_done()
-        return self.files.steps()
+        return self.files.steps(whole=WHOLE)
 
     async def attempt(self, trial: Trial) -> bool:
         """Whether the fault struck; what is promised is checked on the way."""
