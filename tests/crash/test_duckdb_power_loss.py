@@ -64,7 +64,7 @@ def test_nothing_rests_on_syncs_of_the_databases_log(tmp_path: Path) -> None:
 
 
 def block(folder: Path, number: int) -> Report:
-    folder = folder / f"block {number}"
+    folder = folder / f"block-{number}"  # LD_PRELOAD takes a space for the end of a path
     folder.mkdir()
     return live(folder, [1_000 + number], Recorder(folder), lives=LIVES, runs=RUNS, cuts=CUTS)
 
