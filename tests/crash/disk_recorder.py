@@ -117,7 +117,8 @@ class Sectors(Node):
 
     def after_loss(self, rng: random.Random, share: float) -> Sectors:
         pending = self.shadow.pending
-        content = self.shadow.image(rng) if share < 1.0 else bytes(self.shadow.written)
+        whole = rng.choice((0.7, 0.0))
+        content = self.shadow.image(rng, whole) if share < 1.0 else bytes(self.shadow.written)
         assert content is not None
         node = Sectors.of(content)
         # What was written since may be there without the inode's new times.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import duckdb
 import pyarrow as pa
 
 from catalog import position
 from catalog.records import Cursor, CursorKind
+from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.destinations.duckdb_table import OpenSchema
 from reconciler.connectors.ports import ReadRequest
 from tests.crash.whole_books import Shelf, ShelfRead, is_bad
@@ -26,6 +28,12 @@ MANY = 3_000
 class Store(Shelf):
     """The shelf, and ``stock``: changes of a few items, to be merged. Later both have a ``note``,
     a column that was not there before."""
+
+    streams: ClassVar[Mapping[str, StreamSettings]] = {
+        "orders": StreamSettings(mode=Mode.APPEND, cursor=("id",)),
+        "country": StreamSettings(mode=Mode.REPLACE),
+        "stock": StreamSettings(mode=Mode.MERGE, cursor=("id",), key=("item",)),
+    }
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
@@ -42,14 +50,41 @@ class Store(Shelf):
         if self.noted is None and self.stock > 12:
             self.noted = self.orders
 
-    def twin(self) -> Store:
+    def twin(self) -> Self:
         """Another with the same rows, which then goes its own way."""
         other = copy.copy(self)
         other._chance = copy.deepcopy(self._chance)
         return other
 
-    def read(self, request: ReadRequest) -> StoreRead:
+    def read(self, request: ReadRequest) -> ShelfRead:
         return StoreRead(self, request)
+
+    def check_rows(self, path: Path) -> None:
+        """After the last run: the tables are what the source has, each row once."""
+        with closing(
+            duckdb.connect(str(path), read_only=True, config={"threads": 1})
+        ) as connection:
+            run = connection.execute
+            good = [n for n in range(1, self.orders + 1) if not is_bad(n)]
+            rows = run("SELECT id FROM orders ORDER BY id").fetchall() if good else []
+            assert [row[0] for row in rows] == good, f"orders: {rows}"
+            # Orders may have come before their note did; one that is newer has it.
+            noted = self.orders if self.noted is None else self.noted
+            has_notes = self.orders > noted
+            for n, note in run("SELECT id, note FROM orders").fetchall() if has_notes else []:
+                assert note == f"n{n}" or (note is None and n <= noted), f"order {n}: {note}"
+            country = run("SELECT id, name FROM country ORDER BY id").fetchall()
+            assert country == [(c["id"], c["name"]) for c in self.country], "country"
+            latest = {n % ITEMS: n for n in range(1, self.stock + 1) if not is_bad(n)}
+            stock = run("SELECT item, id FROM stock").fetchall() if latest else []
+            assert sorted(stock) == sorted(latest.items()), f"stock: {stock}"
+            for table, last in (("orders", self.orders), ("stock", self.stock)):
+                bad = {str(n) for n in range(1, last + 1) if is_bad(n)}
+                if bad:
+                    sql = f"SELECT place, _batch_id FROM {table}__rejected"
+                    places = Counter(run(sql).fetchall())
+                    assert max(places.values()) == 1, f"{table}: a row was set aside twice"
+                    assert {place for place, _ in places} == bad, f"{table}: {places}"
 
 
 class StoreRead(ShelfRead):
@@ -89,32 +124,6 @@ def markers(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
             newest = (connection.execute(sql).fetchone() or (0,))[0] or 0
             assert newest <= found[table], f"{name}: rows of batch {newest}, marker at {found}"
     return found
-
-
-def check_rows(path: Path, store: Store) -> None:
-    """After the last run: the tables are what the source has, each row once."""
-    with closing(duckdb.connect(str(path), read_only=True, config={"threads": 1})) as connection:
-        run = connection.execute
-        good = [n for n in range(1, store.orders + 1) if not is_bad(n)]
-        rows = run("SELECT id FROM orders ORDER BY id").fetchall() if good else []
-        assert [row[0] for row in rows] == good, f"orders: {rows}"
-        # Orders may have come before their note did; one that is newer has it.
-        noted = store.orders if store.noted is None else store.noted
-        has_notes = store.orders > noted
-        for n, note in run("SELECT id, note FROM orders").fetchall() if has_notes else []:
-            assert note == f"n{n}" or (note is None and n <= noted), f"order {n}: {note}"
-        country = run("SELECT id, name FROM country ORDER BY id").fetchall()
-        assert country == [(c["id"], c["name"]) for c in store.country], "country"
-        latest = {n % ITEMS: n for n in range(1, store.stock + 1) if not is_bad(n)}
-        stock = run("SELECT item, id FROM stock").fetchall() if latest else []
-        assert sorted(stock) == sorted(latest.items()), f"stock: {stock}"
-        for table, last in (("orders", store.orders), ("stock", store.stock)):
-            bad = {str(n) for n in range(1, last + 1) if is_bad(n)}
-            if bad:
-                sql = f"SELECT place, _batch_id FROM {table}__rejected"
-                places = Counter(run(sql).fetchall())
-                assert max(places.values()) == 1, f"{table}: a row was set aside twice"
-                assert {place for place, _ in places} == bad, f"{table}: {places}"
 
 
 def left_over(folder: Path) -> list[str]:

@@ -35,27 +35,19 @@ from tests.crash.whole_books import Books
 from tests.crash.whole_world import LIMIT, TTL, InThread, Lanes, NoLocks, Power, Witness, one_run
 
 FILE = "shop.duckdb"
-PIPELINE = Pipeline(
-    "shop",
-    "shelf",
-    "lake",
-    defaults=StreamSettings(mode=Mode.APPEND),
-    streams={
-        "orders": StreamSettings(mode=Mode.APPEND, cursor=("id",)),
-        "country": StreamSettings(mode=Mode.REPLACE),
-        "stock": StreamSettings(mode=Mode.MERGE, cursor=("id",), key=("item",)),
-    },
-)
-PROJECT = Project(
-    "story",
-    Path("/nowhere"),
-    "sqlite:///nowhere",
-    connections={
-        "shelf": Connection("shelf", "shelf"),
-        "lake": Connection("lake", "duckdb"),
-    },
-    pipelines={"shop": PIPELINE},
-)
+
+
+def project_of(store: Store) -> Project:
+    """One pipeline from the store into the file."""
+    append = StreamSettings(mode=Mode.APPEND)
+    shop = Pipeline("shop", "shelf", "lake", defaults=append, streams=store.streams)
+    return Project(
+        "story",
+        Path("/nowhere"),
+        "sqlite:///nowhere",
+        connections={"shelf": Connection("shelf", "shelf"), "lake": Connection("lake", "duckdb")},
+        pipelines={"shop": shop},
+    )
 
 
 class Told(Books):
@@ -113,7 +105,7 @@ class Session:
     async def run(self) -> Outcome | None:
         """One whole run, which must end well, or with the database busy."""
         worker = InThread(self._power, Lanes(self.store, cast(Destination, self._destination)))
-        run, done = await one_run(self.catalog, self._keeper, PROJECT, worker)
+        run, done = await one_run(self.catalog, self._keeper, project_of(self.store), worker)
         for result in done.streams:
             fine = result.outcome in (Outcome.SUCCEEDED, Outcome.NOTHING_NEW)
             assert fine or result.reason == "busy", result
@@ -137,7 +129,7 @@ class Session:
             return found.seq if found else 0
 
         await self._books.check(self.catalog, marker)
-        told = {table: seq for table in ("orders", "country", "stock") if (seq := marker(table))}
+        told = {table: seq for table in self.store.streams if (seq := marker(table))}
         if self.path.exists():
             # Not by DuckDB alone: a marker that is remembered is true, too, of a file that is to be
             # put right first.

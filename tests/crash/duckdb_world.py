@@ -33,7 +33,7 @@ from tests.crash.disk_recorder import (
     keep_identity,
     write_out,
 )
-from tests.crash.duckdb_books import Store, check_rows, left_over
+from tests.crash.duckdb_books import Store, left_over
 from tests.crash.duckdb_life import FILE, Life, Session
 from tests.crash.whole_books import Books
 from tests.power_loss import Node
@@ -73,12 +73,14 @@ class Moment:
 class Lives:
     """Lives of one folder, each from what the one before left when its power failed."""
 
-    def __init__(self, folder: Path, seed: int, recorder: Recorder) -> None:
+    def __init__(
+        self, folder: Path, seed: int, recorder: Recorder, source: type[Store] = Store
+    ) -> None:
         self.report = Report()
         self._folder, self._log = folder / "world", folder / "log"
         self._recorder = recorder
         self._seed, self._chance = seed, random.Random(seed)
-        self._start = Moment(Node({}), Books(), Store(random.Random(seed)))
+        self._start = Moment(Node({}), Books(), source(random.Random(seed)))
         self._boot = 0
         self._events: list[Event] = []
         self._places: tuple[Sequence[int], ...] = ()
@@ -98,14 +100,15 @@ class Lives:
         self._events = list(events(self._log))
         self._log.unlink()
         self.report.events += len(self._events)
-        # Anywhere, and as often where something happens to the database or in its folder, and
-        # where it is written to.
+        # Anywhere, and as often where something happens to the database or in its folder, where it
+        # is written to, and right before what was written is made durable.
         disk = RecordedDisk(self._folder, self._start.left)
         paths = [disk.play(event) for event in self._events]
         near = [n for n, path in enumerate(paths) if path and self._is_near(path)]
         writes = [n for n in near if self._events[n].kind is Kind.WRITE]
+        syncs = [n - 1 for n in near if self._events[n].kind is Kind.SYNC and n]
         assert differs(disk.live(), self._folder) == []  # all that was done was recorded
-        self._places = range(len(paths)), near, writes
+        self._places = range(len(paths)), near, writes, syncs
 
     def _is_near(self, path: Path) -> bool:
         return path == self._folder or path.name.startswith(FILE)
@@ -117,7 +120,7 @@ class Lives:
 
         Returns the moments that they left.
         """
-        where = [self._chance.choice(self._places[n % 3]) for n in range(count)]
+        where = [self._chance.choice(self._places[n % 4]) for n in range(count)]
         disk = RecordedDisk(self._folder, self._start.left, forgets)
         now, moments, lost = self._start.twin(), [], self.report.lost
         enough += len(lost)
@@ -143,7 +146,7 @@ class Lives:
         self.report.cuts += 1
         try:
             self._boot_into(moment, _catch_up)
-            check_rows(self._folder / FILE, moment.store)
+            moment.store.check_rows(self._folder / FILE)
             assert left_over(self._folder / f"{FILE}.reconciler") == []
         except Exception as loss:
             place = f"seed {self._seed}, life {self._boot}, {where}"

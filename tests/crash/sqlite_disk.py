@@ -60,8 +60,9 @@ class Shadow:
         self.pending.clear()
         self.exists = True
 
-    def image(self, rng: random.Random) -> bytes | None:
-        """What may be left; None: not even the name."""
+    def image(self, rng: random.Random, whole: float = 0.7) -> bytes | None:
+        """What may be left; None: not even the name. So many of the writes that arrive are
+        ``whole``, the others torn."""
         if not self.exists and rng.random() < 0.5:
             return None
         content = bytearray(self.durable)
@@ -69,7 +70,7 @@ class Shadow:
         for at, data in self.pending:
             if rng.random() >= kept:
                 continue
-            if data is None or rng.random() < 0.7:
+            if data is None or rng.random() < whole:
                 _apply(content, (at, data))
                 continue
             for start in range(0, len(data), SECTOR):  # torn

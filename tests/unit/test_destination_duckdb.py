@@ -20,6 +20,7 @@ from reconciler.config.desired import Mode
 from reconciler.connectors.destinations.duckdb import DuckdbDestination, open_duckdb
 from reconciler.connectors.destinations.duckdb_file import DuckdbFile
 from reconciler.connectors.destinations.duckdb_undo import HEADER
+from reconciler.connectors.destinations.files import Files
 from reconciler.connectors.ports import (
     ConnectorError,
     NeedsAnswer,
@@ -468,6 +469,50 @@ def test_a_checkpoint_is_not_undone_under_another(
         DuckdbDestination(path, "raw", wait=0.0).publish([receipt])
     assert refusal.value.busy
     assert path.read_bytes() == left
+
+
+def test_a_checkpoint_that_another_has_just_ended_is_not_undone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, _ = torn(path, monkeypatch)
+    ended = path.read_bytes()
+    path.write_bytes(left)
+
+    class Late(Files):
+        @contextmanager
+        def alone(self, path: Path) -> Iterator[Any]:
+            path.write_bytes(ended)  # between a look at it and the lock
+            with super().alone(path) as found:
+                yield found
+
+    marker = DuckdbDestination(path, "raw", files=Late()).marker(OWNER, TABLE)
+    assert marker is not None
+    assert marker.seq == 2
+    assert path.read_bytes() == ended
+
+
+def test_a_copy_put_in_its_place_and_gone_on_from_is_not_undone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = DuckdbDestination(path, "raw")
+    load(destination, request(1), orders(1))
+    elsewhere = path.with_name("copy.duckdb")
+    elsewhere.write_bytes(path.read_bytes())
+    load(DuckdbDestination(elsewhere, "raw"), request(2), orders(77))
+    load(destination, request(2), orders(2))
+    receipt = seal(destination, request(3), orders(3))
+    with monkeypatch.context() as patched:  # a publish that is killed: what it kept stays
+        patched.setattr(DuckdbFile, "checkpoint", Mock(side_effect=RuntimeError))
+        with pytest.raises(RuntimeError):
+            destination.publish([receipt])
+    header = path.read_bytes()[:HEADER]
+    path.with_name("shop.duckdb.wal").unlink()
+    gone_on = elsewhere.read_bytes()
+    path.write_bytes(gone_on)
+    assert gone_on[:HEADER] == header, "other states, one header: or this test shows nothing"
+    DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+    assert path.read_bytes() == gone_on
+    assert rows(path, "id") == [1, 77]
 
 
 def test_a_log_cut_short_is_cut_back_to_what_was_there(

@@ -29,6 +29,7 @@ from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import ConnectorError, Marker
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
+Settings: TypeAlias = dict[str, str | bool | int | float | list[str]]
 MEMORY_LIMITS = ("256MB", "1GB", "4GB")
 """Tried in turn: the first is enough for all but rows of megabytes, and keeps a worker small."""
 THREADS = 2
@@ -116,7 +117,7 @@ class DuckdbFile:
         connection.execute("CHECKPOINT")
 
     def _connect(self, memory: str, *, read_only: bool) -> Connection:
-        settings: dict[str, str | bool | int | float | list[str]] = {
+        settings: Settings = {
             "memory_limit": memory,
             "threads": THREADS,
             "temp_directory": str(self.beside / "tmp"),
@@ -128,17 +129,24 @@ class DuckdbFile:
         while True:
             cause: Exception
             try:
-                self._undo.put_back()
-                return duckdb.connect(str(self.path), read_only=read_only, config=settings)
+                return self._connect_now(settings, read_only=read_only)
             except BlockingIOError as error:
                 failure, cause = _busy(self.path, "another process"), error
             except duckdb.Error as error:
-                if "Corrupt WAL file" in str(error) and self._undo.cut_log():
-                    continue
                 failure, cause = translated(error, self.path), error
             if not failure.busy or time.monotonic() >= until:
                 raise failure from cause
             time.sleep(_POLL)
+
+    def _connect_now(self, settings: Settings, *, read_only: bool) -> Connection:
+        """What was cut short is undone first. Raises ``BlockingIOError``, ``duckdb.Error``."""
+        self._undo.put_back()
+        try:
+            return duckdb.connect(str(self.path), read_only=read_only, config=settings)
+        except duckdb.Error as error:
+            if "Corrupt WAL file" not in str(error) or not self._undo.cut_log():
+                raise
+        return duckdb.connect(str(self.path), read_only=read_only, config=settings)
 
     def _make(self) -> None:
         """Make an empty database elsewhere and move it in: no half of one is ever found here."""

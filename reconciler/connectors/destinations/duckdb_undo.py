@@ -8,9 +8,9 @@ opens the file again. Nor does it when an entry of its log came to the disk in p
 there, the content is not.
 
 So before anything that may begin a transaction or a checkpoint the blocks are copied, with the
-header and the length of the log. Before the file is opened the blocks are put back if the header is
-the same: then no checkpoint has come to its end since. And if DuckDB refuses the log, what was
-added to it since is cut off: a publish that was cut short, which is done again.
+header and the length of the log. Before the file is opened those that are torn are put back if the
+header is the same: then no checkpoint has come to its end since. And if DuckDB refuses the log,
+what was added to it since is cut off: a publish that was cut short, which is done again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from reconciler.connectors.destinations.files import Files, write_atomic
 
 HEADER = 3 * 4096
 """Bytes before the first block: what the file is, and two states of which the newer is in force."""
+_WORD = (1 << 64) - 1
+
+Reading = Callable[[int, int], bytes]
+"""Bytes at an offset, so many; fewer at the file's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,27 @@ class _Kept:
     log: int
     """Bytes in the log."""
 
+    def is_in_force(self, read: Reading) -> bool:
+        """The database has this header."""
+        return read(0, HEADER) == self.header
+
+    def torn(self, read: Reading) -> list[tuple[int, bytes]]:
+        """The blocks to put back, each with its offset.
+
+        Not those that lie there whole. What the header points to in them is the same, since a
+        checkpoint leaves it alone. And a header is not one state's alone: the file may be a copy
+        that was put here, and that others went on from by as many checkpoints; nothing in that is
+        torn, and nothing of it is as it is kept here.
+        """
+        if not self.is_in_force(read):
+            return []
+        there = [(at, old, read(at, len(old))) for at, old in self.blocks]
+        return [
+            (at, old)
+            for at, old, now in there
+            if now != old and not (_is_whole(now) and _is_whole(old))
+        ]
+
 
 class Undo:
     """Of one database. To be used with the lock on the folder beside it held."""
@@ -45,7 +70,7 @@ class Undo:
     def __init__(self, files: Files, database: Path, log: Path, path: Path) -> None:
         """``path``: where all is kept."""
         self._files, self._database, self._log, self._path = files, database, log, path
-        self._read: Callable[[int, int], bytes] = _closed
+        self._read: Reading = _closed
         self._header = b""
 
     @contextmanager
@@ -78,41 +103,54 @@ class Undo:
 
         Raises ``BlockingIOError`` while another process has the database open.
         """
-        kept = self._in_force()
+        kept = self._kept()
         if kept is None:
             return
         with self._files.reader(self._database) as read:
-            torn = [(at, old) for at, old in kept.blocks if read(at, len(old)) != old]
-        if torn:
-            with self._files.alone(self._database) as put:
-                for at, old in torn:
-                    put(at, old)
+            if not kept.torn(read):
+                return
+        with self._files.alone(self._database) as (read, put):
+            # Looked at again: who had it open until now may have ended the checkpoint.
+            for at, old in kept.torn(read):
+                put(at, old)
 
     def cut_log(self) -> bool:
         """DuckDB refuses its log: cut off what was added to it since. False: nothing was.
 
         Raises ``BlockingIOError`` while another process has the database open.
         """
-        kept = self._in_force()
-        if kept is None or (self._files.size(self._log) or 0) <= kept.log:
+        kept = self._kept()
+        if kept is None:
             return False
-        with self._files.alone(self._database):
+        with self._files.alone(self._database) as (read, _):
+            if not kept.is_in_force(read) or (self._files.size(self._log) or 0) <= kept.log:
+                return False
             self._files.cut(self._log, kept.log)
         return True
 
-    def _in_force(self) -> _Kept | None:
-        """What is kept, if it is of the state that the database is in."""
+    def _kept(self) -> _Kept | None:
         try:
-            kept = msgspec.msgpack.decode(self._files.read(self._path), type=_Kept)
+            return msgspec.msgpack.decode(self._files.read(self._path), type=_Kept)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
-        with self._files.reader(self._database) as read:
-            return kept if read(0, HEADER) == kept.header else None
 
     def drop(self) -> None:
         """After the last checkpoint is durable. What is kept does no harm if it comes back: the
         header is another then, and never that one again."""
         self._files.unlink(self._path)
+
+
+def _is_whole(block: bytes) -> bool:
+    """Its checksum, in the first eight bytes, is right. A block that is kept and is not whole by
+    this has another kind of checksum.
+    """
+    if not block or len(block) % 8:
+        return False
+    sum_, *words = memoryview(block).cast("Q")
+    found = 5381
+    for word in words:
+        found ^= word * 0xBF58476D1CE4E5B9 & _WORD
+    return found == sum_
 
 
 def _closed(offset: int, size: int) -> bytes:

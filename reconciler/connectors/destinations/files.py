@@ -105,15 +105,22 @@ class Files:
             os.close(fd)
 
     @contextmanager
-    def alone(self, path: Path) -> Iterator[Callable[[int, bytes], None]]:
-        """Keep everybody else off a file, and put bytes at an offset of it; durable at the end.
+    def alone(
+        self, path: Path
+    ) -> Iterator[tuple[Callable[[int, int], bytes], Callable[[int, bytes], None]]]:
+        """Keep everybody else off a file, read as ``reader`` does, and put bytes at an offset of
+        it; durable at the end. No other descriptor of it may be closed meanwhile: that would let
+        the others in.
 
         Raises ``BlockingIOError`` while another process holds a record lock on it, as DuckDB does.
         """
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield lambda offset, data: _put(fd, offset, data)
+            yield (
+                lambda offset, size: os.pread(fd, size, offset),
+                lambda offset, data: _put(fd, offset, data),
+            )
             _flush(fd)
         finally:
             os.close(fd)
