@@ -420,6 +420,21 @@ def test_a_changed_definition_is_held(
     assert project.equal()
 
 
+def test_a_changed_definition_that_was_put_back_goes_on_where_it_stood(project: Project) -> None:
+    project.loads_into("duckdb")
+    project.add(0, 50)
+    project.do("run", "p")
+    _edit(project, *_BY_ID)
+    assert "retry" in project.held()["choices"]
+    project.do("retry", "p.orders")
+    assert project.held()["kind"] == "definition", "nothing was put back yet"
+    _edit(project, *reversed(_BY_ID))
+    project.add(50, 60)
+    project.answer("retry")
+    assert project.equal()
+    assert json.loads(project.do("runs", "p", "--json"))[0]["rows"] == 10, "and no more was read"
+
+
 def test_a_changed_definition_without_a_cursor_is_answered_by_reading_again(
     project: Project,
 ) -> None:
@@ -427,7 +442,7 @@ def test_a_changed_definition_without_a_cursor_is_answered_by_reading_again(
     project.add(0, 50)
     project.do("run", "p")
     _edit(project, "streams.orders]", _QUERY)
-    assert project.held()["choices"] == ["refresh"]
+    assert project.held()["choices"] == ["refresh", "retry"]
     project.answer("refresh")
     assert project.equal()
 

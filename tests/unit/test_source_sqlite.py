@@ -290,7 +290,7 @@ def test_another_definition_of_the_cursor_is_held_and_says_what_changed(shop: Sh
     with pytest.raises(NeedsAnswer, match="cursor column was 'id', is 'n'") as caught:
         shop.take("t", StreamSettings(cursor=("n",)), first)
     assert caught.value.kind is HoldKind.DEFINITION
-    assert caught.value.choices == ("refresh", "cursor set")
+    assert caught.value.choices == ("refresh", "cursor set", "retry")
     fresh = take(shop.source, "t", StreamSettings(cursor=("n",)), refresh=True)
     assert (len(fresh.rows), fresh.whole, len(fresh.marks)) == (1, True, 1)
 

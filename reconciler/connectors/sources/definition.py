@@ -56,11 +56,13 @@ def refuse_other(stream: str, stored: str, now: str, kind: CursorKind, tag: str)
     if stored == now:
         return
     changes = "; ".join(_differences(stored, now)) or "its definition"
-    choices = ("refresh", "cursor set") if tag else ("refresh",)
+    choices = ("refresh", "cursor set", "retry") if tag else ("refresh", "retry")
     raise NeedsAnswer(
         HoldKind.DEFINITION,
         f"stream {stream!r}: the cursor was kept for something else: {changes}. "
-        "`refresh` reads all again" + ("; `cursor set` says where to go on" if tag else ""),
+        "`refresh` reads all again"
+        + ("; `cursor set` says where to go on" if tag else "")
+        + "; once all is as it was, `retry` goes on where it stood",
         choices,
         canonical({"definition": now, "kind": kind.value, "tag": tag}),
     )
