@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
@@ -13,7 +14,9 @@ import duckdb
 import psycopg
 import pyarrow as pa
 import pytest
+from msgspec.structs import replace
 
+from catalog import position
 from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Secrets, Source, Stopped
@@ -529,6 +532,21 @@ def test_a_whole_table_is_one_snapshot(table: Shop) -> None:
     table.run("INSERT INTO t VALUES (1, '2026-01-01Z')")
     taken = table.take(StreamSettings(mode=Mode.REPLACE))
     assert (taken.whole, taken.column("id"), len(taken.marks)) == (True, [1], 1)
+
+
+def test_a_clock_that_is_behind_the_cursor_is_said(table: Shop) -> None:
+    """As after a failover to a server whose clock is late."""
+    table.run("INSERT INTO t VALUES (1, '2026-01-01Z')")
+    cursor = table.take(AT_ONCE).cursor
+    assert cursor is not None
+    ahead = int(time.time() + 3600) * 1_000_000
+    later = replace(cursor, position=position.encode("timestamp", ahead))
+    table.run("INSERT INTO t VALUES (2)")
+    found = take(table.source, STREAM, AT_ONCE, later)
+    assert not found.has_news
+    assert "before the cursor" in found.idle
+    assert found.note("clock was set back") == found.idle
+    assert table.take(AT_ONCE).idle == ""
 
 
 def test_a_missing_table_or_column_is_permanent_and_names_the_nearest(table: Shop) -> None:

@@ -212,14 +212,20 @@ def _incremental(
 
 
 def _fallen_back(dialect: Dialect, base: Plan, column: Column, last: Any, bound: Bound) -> str:
-    """A table that ends before the cursor: restored, emptied or made anew (rule 8); else empty.
-
-    Where the bound is a clock's, the table may well end before it.
+    """A bound that lies before the cursor (rule 8): a clock that was set back, or a table that was
+    restored, emptied or made anew. Empty: it does not, or ``bound.stuck`` says why.
     """
-    if last is None or not dialect.closed(column):
+    if last is None or (bound.value is not None and bound.value >= last):
         return ""
-    if bound.value is not None and bound.value >= last:
-        return ""
+    if not dialect.closed(column):
+        if bound.value is None or bound.stuck:
+            return ""
+        end, at = (position.encode(column.tag, value).text for value in (bound.value, last))
+        return (
+            f"nothing new: what can be read ends at {end}, before the cursor, {at}. Rows that are "
+            "given a time before the cursor now are not read until `refresh`: see whether the "
+            "database's clock was set back, or another server answers in its place"
+        )
     here = f"{dialect.operand(column)} >= {dialect.literal(column, last)}"
     if dialect.session.rows(f"SELECT 1 FROM {base.relation.source} WHERE {here} LIMIT 1"):
         return ""
