@@ -124,8 +124,12 @@ class Runs:
             return await conduct.run(self.pool, order)
         except ConfigError as error:
             return Ended(m.Done((), {}, failure=str(error), error=ErrorClass.AUTH_EXPIRED))
-        except (CatalogError, OSError) as error:  # the catalog is away, no process can be started
+        except CatalogError as error:
             return Ended(m.Done((), {}, failure=str(error), error=ErrorClass.TRANSIENT))
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            text = f"no worker process can be started: {error.strerror or error}{where}"
+            return Ended(m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT))
         except Exception as error:  # a fault of ours costs this run, not the daemon's others
             text = f"the daemon met a fault of its own: {type(error).__name__}: {error}"
             done = m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT)

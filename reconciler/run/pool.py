@@ -292,10 +292,18 @@ def printed_to() -> IO[bytes]:
     """An unlinked file for what a worker prints. The worker's stdout and stderr share it, and it is
     truncated between runs: what is written goes to its end, wherever that is.
     """
-    output = tempfile.TemporaryFile("w+b", buffering=0, prefix="reconciler-worker-")  # noqa: SIM115 - lives as long as the worker
+    try:
+        output = _unlinked()
+    except FileNotFoundError:  # the folder that was found once was removed since: find another
+        tempfile.tempdir = None
+        output = _unlinked()
     flags = fcntl.fcntl(output.fileno(), fcntl.F_GETFL)
     fcntl.fcntl(output.fileno(), fcntl.F_SETFL, flags | os.O_APPEND)  # mode "a" would not set it
     return output
+
+
+def _unlinked() -> IO[bytes]:
+    return tempfile.TemporaryFile("w+b", buffering=0, prefix="reconciler-worker-")
 
 
 async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:

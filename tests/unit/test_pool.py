@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -94,3 +96,10 @@ def test_what_is_kept_of_a_long_output_begins_with_a_whole_line() -> None:
         worker.begin()
         output.write(b"short\n")
         assert worker.printed() == b"short\n"
+
+
+async def test_a_worker_is_started_when_the_folder_of_temporary_files_was_removed(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "removed"))
+    assert (await pool.acquire()).alive
