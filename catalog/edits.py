@@ -68,6 +68,8 @@ class Edited:
     vacated: PipelineState | None = None
     """For ``Rename``: what is left under the old name. All else that is recorded by that name goes
     over to ``pipeline.name``, whose own record and streams, if there are any, are replaced."""
+    forget_after: int | None = None
+    """What later batches of ``stream`` brought is struck from its ledger. None: nothing is."""
 
 
 def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros) -> Edited:
@@ -96,7 +98,8 @@ def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros)
     pipeline = replace(pipeline, lease_expires_at=None, lapsed=False)
     changed = _difference(at, pipeline, stream)
     edit = _audit(by, why, action, now, *changed)
-    return Edited(pipeline, stream, interrupted, decision, edit)
+    forget_after = action.forget_after if isinstance(action, SetCursor) else None
+    return Edited(pipeline, stream, interrupted, decision, edit, forget_after=forget_after)
 
 
 def _audit(by: str, why: str, action: EditAction, now: Micros, old: str, new: str) -> Edit:
@@ -241,6 +244,7 @@ def _edit_stream(action: Refresh | SetCursor | Adopt | Release, at: Standing) ->
                 published=seq,
                 directive="adopt" if adopts else "",
                 seen=seen if adopts else "",
+                ledger_from=stream.ledger_from if action.forget_after is None else seq,
                 hold=None,
             )
 

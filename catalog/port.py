@@ -254,6 +254,8 @@ class Catalog(Protocol):
           ``refresh`` ends, since the newest wish counts.
         - ``Adopt``, and ``SetCursor`` that adopts: what the person saw (``seen``) stays with the
           directive ``adopt``, and ends with it.
+        - ``SetCursor`` with ``forget_after`` strikes from the ledger what later batches brought,
+          and ``ledger_from`` is the seq from then on.
         """
         ...
 

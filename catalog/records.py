@@ -167,6 +167,9 @@ class StreamState(Struct, frozen=True):
     """What a person asked of the next run: read all again; set the marker to the catalog's seq."""
     seen: str = ""
     """For ``adopt``: the marker that the person spoke of; another one is not adopted. '': any."""
+    ledger_from: int = 0
+    """The ledger of files says which batch brought what from this one on, and not before: that one
+    replaced all, or a person's edit began the ledger anew there."""
     data_at: Micros | None = None
     rows: int = 0
     """Rows committed in all."""
@@ -321,7 +324,7 @@ class FileEntry(Struct, frozen=True):
     ctime_ns: int
     hash: str
     seq: int = 0
-    """The batch that brought it; set by ``commit``."""
+    """The batch that brought its content; 0, or what the stream has not come to: this one."""
 
 
 class SchemaVersion(Struct, frozen=True):
@@ -463,6 +466,9 @@ class SetCursor(Struct, frozen=True):
     """Also set the directive ``adopt`` (the marker is to follow)."""
     seen: str = ""
     """With ``adopt``: as in ``Adopt``."""
+    forget_after: int | None = None
+    """What batches after this one brought is struck from the ledger of files, so that it is read
+    again (C6). None: the ledger stays."""
 
 
 class Adopt(Struct, frozen=True):

@@ -277,6 +277,7 @@ def record_batch(
         cursor=batch.cursor or stream.cursor,
         schema_version=version,
         directive="" if batch.replaces and stream.directive == "refresh" else stream.directive,
+        ledger_from=seq if batch.replaces else stream.ledger_from,
         data_at=batch.data_at if batch.replaces else _later(stream.data_at, batch.data_at),
         rows=stream.rows + batch.rows,
     )
@@ -300,7 +301,10 @@ def record_batch(
         else None
     )
     decisions = tuple(replace(decision, at=now) for decision in batch.decisions)
-    files = tuple(replace(entry, seq=seq) for entry in batch.files)
+    files = tuple(
+        entry if 0 < entry.seq <= stream.seq and not batch.replaces else replace(entry, seq=seq)
+        for entry in batch.files
+    )
     return Recorded(after, commit, schema, decisions, files)
 
 

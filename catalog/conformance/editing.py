@@ -389,6 +389,35 @@ class TestStreamEdits:
         await world.finish(lease, Outcome.SUCCEEDED, result(adopted=True))
         assert (await the_stream(world)).seen == ""
 
+    async def test_what_later_batches_brought_can_be_struck_from_the_ledger(
+        self, world: World
+    ) -> None:
+        def entry(path: str, seq: int = 0) -> FileEntry:
+            return FileEntry(path, 1, 2, 3, 4, "hash", seq)
+
+        async def ledger() -> dict[str, int]:
+            return {f.path: f.seq for f in await world.catalog.files("shop", "orders")}
+
+        lease = await world.lease()
+        await world.commit(lease, batch(0, files=(entry("a"), entry("b"))))
+        await world.commit(lease, batch(1, files=(entry("c"),)))
+        # Moved and unknown numbers: content keeps its batch, and none is of a batch to come.
+        await world.commit(lease, batch(2, files=(entry("d", 1), entry("e", 9)), forgotten=("a",)))
+        assert await ledger() == {"b": 1, "c": 2, "d": 1, "e": 3}
+        await world.finish(lease, published=(("orders", 3),))
+        await world.edit(SetCursor("shop", "orders", cursor(1)))
+        assert len(await ledger()) == 4
+        assert (await the_stream(world)).ledger_from == 0
+        await world.edit(SetCursor("shop", "orders", cursor(1), 5, forget_after=1))
+        assert await ledger() == {"b": 1, "d": 1}
+        assert (await the_stream(world)).ledger_from == 5
+        lease = await world.lease()
+        await world.commit(lease, batch(5, files=(entry("c"),)))
+        assert (await the_stream(world)).ledger_from == 5
+        await world.commit(lease, batch(6, files=(entry("b", 1),), replaces=True))
+        assert await ledger() == {"b": 7}
+        assert (await the_stream(world)).ledger_from == 7
+
     async def test_the_newest_wish_for_the_next_run_counts(self, world: World) -> None:
         set_cursor = SetCursor("shop", "orders", cursor(1))
         for action, directive in (

@@ -123,11 +123,11 @@ class Commits:
             return
         seq, cursor = row[2] + 1, batch.cursor
         columns = row[4:9] if cursor is None else cursor_columns(cursor)
-        data_at = row[13] if batch.data_at is None else max(batch.data_at, row[13] or batch.data_at)
+        data_at = row[14] if batch.data_at is None else max(batch.data_at, row[14] or batch.data_at)
         number = self._next_commit()
         changes.streams[name] = (
-            *(pipeline, name, seq, row[3], *columns, *row[9:13], data_at, row[14] + batch.rows),
-            *(row[15], row[16], number),
+            *(pipeline, name, seq, row[3], *columns, *row[9:14], data_at, row[15] + batch.rows),
+            *(row[16], row[17], number),
         )
         commit = Commit(
             pipeline,
@@ -143,7 +143,7 @@ class Commits:
             cursor,
         )
         changes.answer.append(commit)
-        changes.commits.append(commit_row(number, row[17], commit))
+        changes.commits.append(commit_row(number, row[18], commit))
 
     def _decide(
         self,
@@ -164,7 +164,7 @@ class Commits:
         number = self._next_commit()
         changes.streams[name] = (*stream_row(done.stream), number)
         changes.answer.append(done.commit)
-        changes.commits.append(commit_row(number, row[17] if row else None, done.commit))
+        changes.commits.append(commit_row(number, row[18] if row else None, done.commit))
         if done.schema:
             changes.schemas[name] = done.schema.fingerprint, done.schema.body
 

@@ -125,7 +125,7 @@ def stream_row(s: StreamState) -> Row:
     """Without the number of its last commit."""
     return (
         *(s.pipeline, s.stream, s.seq, s.published, *cursor_columns(s.cursor), s.schema_version),
-        *(_or_null(s.hold), s.directive, s.seen, s.data_at, s.rows),
+        *(_or_null(s.hold), s.directive, s.seen, s.ledger_from, s.data_at, s.rows),
         *(s.last_outcome, s.last_reason),
     )
 
@@ -143,8 +143,9 @@ def stream_of(r: Row) -> StreamState:
         r[12],
         r[13],
         r[14],
-        _OUTCOMES[r[15]],
-        r[16],
+        r[15],
+        _OUTCOMES[r[16]],
+        r[17],
     )
 
 

@@ -263,6 +263,9 @@ class Tables:
     def clear_files(self, pipeline: str, stream: str) -> None:
         self.run_sql(SQL["clear_files"], (pipeline, stream))
 
+    def forget_files(self, pipeline: str, stream: str, after: int) -> None:
+        self.run_sql(SQL["forget_files"], (pipeline, stream, after))
+
     def change_files(
         self, pipeline: str, stream: str, drop: Collection[str], put: Sequence[FileEntry]
     ) -> None:

@@ -29,6 +29,7 @@ from reconciler.cli.target import Target, parse_stream
 _PANEL = "State"
 grammar.app.add_typer(grammar.cursor, name="cursor", rich_help_panel=_PANEL)
 _DOUBLES = "Rows beyond it are read again: with mode append they would be there twice."
+_REWIND = "cursor rewind --to-destination"
 _AS_IT_IS = (
     "Rows up to the catalog's cursor that the table lacks are not read again; rows beyond it are, "
     "and with mode append those that it has would be there twice."
@@ -92,12 +93,20 @@ def cursor_set(
 
     async def prepare(place: Place, catalog: Catalog) -> Plan:
         stream = await stream_of(place, catalog, target)
+        name = name_of(stream)
         if stream.cursor is None:
             raise Failure(
-                f"{name_of(stream)} has no cursor yet, so it is not known what kind of value "
-                "it takes.",
+                f"{name} has no cursor yet, so it is not known what kind of value it takes.",
                 Exit.FAILED,
-                f"Run it once first: reconciler run {name_of(stream)}",
+                f"Run it once first: reconciler run {name}",
+            )
+        if stream.cursor.kind is CursorKind.SNAPSHOT_ID:
+            raise Failure(
+                f"{name} reads what it has not read yet, or everything: its cursor counts reads, "
+                "and is no place among the rows.",
+                Exit.USAGE,
+                f"What later batches brought is read again by: reconciler cursor rewind {name} "
+                "--to-batch N",
             )
         return _moved(stream, _cursor_at(stream.cursor, stream.hold, value))
 
@@ -140,12 +149,12 @@ def _must_sort_with(old: str, new: str, what: str, at: str) -> None:
         )
 
 
-def _moved(stream: StreamState, cursor: Cursor | None) -> Plan:
+def _moved(stream: StreamState, cursor: Cursor | None, batch: int | None = None) -> Plan:
     name = name_of(stream)
     at = cursor.position.text if cursor else "the beginning"
     was = stream.cursor.position.text if stream.cursor else "none"
     return Plan(
-        (SetCursor(stream.pipeline, stream.stream, cursor),),
+        (SetCursor(stream.pipeline, stream.stream, cursor, forget_after=batch),),
         f"The cursor of {name} is at {at} now (it was {was}).",
         (f"reconciler run {name}",),
         _DOUBLES,
@@ -211,7 +220,14 @@ def cursor_rewind(
                 Exit.NOTHING,
                 f"See its batches: reconciler show {name_of(stream)}",
             )
-        return _moved(stream, found)
+        if found.kind is CursorKind.SNAPSHOT_ID and to_batch < stream.ledger_from:
+            raise Failure(
+                f"What {name_of(stream)} had read up to batch {to_batch} is not known any more: "
+                f"at batch {stream.ledger_from} its reading began anew.",
+                Exit.NOTHING,
+                f"Read all again: reconciler refresh {name_of(stream)}",
+            )
+        return _moved(stream, found, to_batch)
 
     return edit(How(config, json, dry_run, why), prepare)
 
@@ -231,9 +247,9 @@ def _to_destination(stream: StreamState) -> Plan:
             f"Look: reconciler run {name_of(stream)}",
         )
     marker = _marker(hold.detail)
-    if marker is None:
+    if marker is None or _REWIND not in hold.choices:
         raise Failure(
-            f"The destination has no marker of this stream to rewind to: {hold.reason}",
+            f"There is nothing at the destination to rewind {name_of(stream)} to: {hold.reason}",
             Exit.HELD,
             f"Its answers: reconciler show {name_of(stream)}",
         )
@@ -243,6 +259,7 @@ def _to_destination(stream: StreamState) -> Plan:
         seq_at_least=marker.seq,
         adopt=True,
         seen=_seen(stream),
+        forget_after=marker.seq,
     )
     done = f"The cursor of {name_of(stream)} is at {at}, as the destination has it."
     return Plan((action,), done, (f"reconciler run {name_of(stream)}",))

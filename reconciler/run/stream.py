@@ -50,6 +50,7 @@ from reconciler.connectors.ports import (
 from reconciler.run import messages as m
 from reconciler.run.connections import Connections
 from reconciler.run.link import Link
+from reconciler.run.mismatch import Mismatch, seen
 from reconciler.run.shape import Shape
 from reconciler.schema.own import with_own
 
@@ -59,9 +60,6 @@ SEAL_SECONDS = 30.0
 """... or after so long, so that a slow source's rows are not kept back."""
 _OF_DESTINATION = (HoldKind.DESTINATION, HoldKind.LOST_BATCH)
 """Holds that are looked at anew with each run: an answer is to what is there now."""
-_TO_DESTINATION = ("refresh", "cursor adopt", "cursor rewind --to-destination")
-_TO_WHAT_IS_AHEAD = ("refresh", "cursor rewind --to-destination")
-"""To adopt would read again what is there, and without keys it would be there twice."""
 
 
 class _NotRecorded(Exception):
@@ -158,7 +156,7 @@ class StreamRun:
         marker = self._settle()
         hold = self._state.hold
         if hold is not None and hold.kind in _OF_DESTINATION:
-            raise self._fits_again(marker)
+            raise self._mismatch(marker).fits_again()
         if hold is not None:  # not recorded again: it may have been answered meanwhile
             return self._result(Outcome.HELD, hold.reason)
         if self._settings.mode not in destination.modes:
@@ -197,8 +195,8 @@ class StreamRun:
             # A run that was cut off has adopted already. What waits was committed after the edit:
             # a marker set to the catalog's seq now would pass it over.
             self._adopted = True
-        elif adopts and self._state.seen not in ("", _detail(marker)):
-            raise self._mismatch(self._changed_since(marker), marker)
+        elif adopts and self._state.seen not in ("", seen(marker)):
+            raise self._mismatch(marker).changed_since()
         elif adopts or (self._refresh and ours):
             self._link.may_go_on()
             # Before a refresh is published the table still has what it has: so says its cursor.
@@ -221,10 +219,6 @@ class StreamRun:
             *(self._owner, state.seq, state.cursor),
         )
 
-    def _changed_since(self, marker: Marker | None) -> str:
-        now = f"it is at batch {marker.seq} now" if marker else "it has no marker now"
-        return f"table {self._table!r} changed since a person said what is to become of it: {now}"
-
     def _standing(self) -> list[Receipt]:
         """What is to be published into a table that is not there: all since the last replacement,
         which stands for what was committed before it; nothing if one is read now."""
@@ -235,69 +229,23 @@ class StreamRun:
 
     def _check_marker(self, marker: Marker | None) -> None:
         """Refuse to go on with a destination that does not match the catalog (rule 5)."""
-        state, table = self._state, self._table
+        state = self._state
         if marker is None:
             replaced = bool(self._unpublished) and self._unpublished[0].mode is Mode.REPLACE
             if state.published == 0 or self._refresh or replaced:
                 return
-            raise self._mismatch(
-                f"table {table!r} has no marker, but the catalog published up to batch "
-                f"{state.published}: the destination is new or was emptied",
-                None,
-            )
+            raise self._mismatch(None).gone()
         if marker.owner != self._owner:
-            raise self._foreign(marker)
+            raise self._mismatch(marker).foreign()
         if marker.seq < state.published:
-            raise self._mismatch(
-                f"table {table!r} is at batch {marker.seq}, but the catalog published up to "
-                f"{state.published}: the destination was emptied or restored",
-                marker,
-            )
+            raise self._mismatch(marker).behind()
         if marker.seq > state.seq:
             self._publish(last=True)  # was done long ago: now it is known, and bars no choice
-            appends = self._settings.mode is Mode.APPEND
-            raise self._mismatch(
-                f"table {table!r} is at batch {marker.seq}, but the catalog knows only "
-                f"{state.seq}: the catalog is new or was restored",
-                marker,
-                _TO_WHAT_IS_AHEAD if appends else _TO_DESTINATION,
-            )
+            raise self._mismatch(marker).ahead()
 
-    def _foreign(self, marker: Marker) -> NeedsAnswer:
-        whose = (
-            f"table {self._table!r} belongs to pipeline {marker.owner.pipeline!r}, stream "
-            f"{marker.owner.stream!r} of catalog {marker.owner.catalog}; another name in "
-            "`table`, and then 'retry', leaves it alone"
-        )
-        if self._unpublished:  # they are for a table of ours, and bar every edit (B5)
-            return self._mismatch(whose, marker, ("retry",))
-        twice = self._settings.mode is Mode.APPEND
-        return self._mismatch(
-            f"{whose}, 'cursor rewind --to-destination' takes it over and goes on where it "
-            "stands, 'cursor adopt' takes it over and reads on from here"
-            + (", also what is there, which is there twice then" if twice else ""),
-            marker,
-            ("cursor rewind --to-destination", "cursor adopt", "retry"),
-        )
-
-    def _mismatch(
-        self, reason: str, marker: Marker | None, choices: tuple[str, ...] = _TO_DESTINATION
-    ) -> NeedsAnswer:
-        if self._unpublished and choices is _TO_DESTINATION:
-            reason += (
-                f"; {len(self._unpublished)} committed batches wait to be published and do not "
-                "fit it: `refresh` reads all again"
-            )
-            choices = ("refresh",)
-        return NeedsAnswer(HoldKind.DESTINATION, reason, choices, _detail(marker))
-
-    def _fits_again(self, marker: Marker | None) -> NeedsAnswer:
-        """Held because of its destination, which was mended since: restored, mounted again."""
-        reason = (
-            f"table {self._table!r} fits the catalog again, at batch {marker.seq if marker else 0}:"
-            " `retry` goes on"
-        )
-        return self._mismatch(reason, marker, ("retry", "refresh"))
+    def _mismatch(self, marker: Marker | None) -> Mismatch:
+        waiting = len(self._unpublished)
+        return Mismatch(self._table, self._settings.mode, self._state, marker, waiting)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -543,13 +491,3 @@ class _ByVerdict(NeedsAnswer):
     def __init__(self, hold: Hold) -> None:
         super().__init__(hold.kind, hold.reason, hold.choices, hold.detail)
         self.hold = hold
-
-
-def _detail(marker: Marker | None) -> str:
-    """What a hold says of the destination, for its answers: they are void for another marker."""
-    seen = {
-        "seq": marker.seq if marker else 0,
-        "cursor": marker.cursor if marker else None,
-        "owner": marker.owner if marker else None,
-    }
-    return msgspec.json.encode(seen).decode()

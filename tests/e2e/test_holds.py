@@ -196,6 +196,83 @@ def test_an_answer_that_another_restore_overtook_is_asked_for_again(
     _later_rows_arrive(project)
 
 
+_FILES = """
+[connections.src]
+connector = "files"
+path = "in"
+[connections.dst]
+connector = "parquet"
+path = "lake"
+[pipelines.p]
+source = "src"
+destination = "dst"
+[pipelines.p.streams.orders]
+path = "*.csv"
+settle = "0s"
+"""
+
+
+class Inbox(Project):
+    """A project that appends what comes into a folder."""
+
+    def put(self, name: str, *ids: int) -> None:
+        (self.folder / "in").mkdir(exist_ok=True)
+        lines = [f"{n},row {n}" for n in ids]
+        (self.folder / "in" / name).write_text("\n".join(["id,name", *lines, ""]))
+
+    def ids(self) -> list[int]:
+        return [int(row[0]) for row in self.parquet_rows("orders")]
+
+    def two_files(self) -> None:
+        """Two runs of a file each, and copies as ``_two_batches`` makes them."""
+        self.destination = "parquet"
+        self.write_config(_FILES)
+        self.put("a.csv", 1, 2)
+        self.do("run", "p")
+        for what, path in (("destination", self.there()), ("catalog", self.state_file())):
+            (self.folder / f"old-{what}").mkdir()
+            _copy(path, self.folder / f"old-{what}")
+        self.put("b.csv", 3, 4)
+        self.do("run", "p")
+        assert self.ids() == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Inbox]:
+    inbox = Inbox(tmp_path, capsys)
+    yield inbox
+    inbox.close()
+
+
+def test_files_that_a_restored_destination_lacks_are_read_again_and_no_others(
+    inbox: Inbox,
+) -> None:
+    inbox.two_files()
+    (inbox.folder / "in" / "a.csv").rename(inbox.folder / "in" / "moved.csv")
+    inbox.do("run", "p")
+    _put_back(inbox, "destination")
+    assert _REWIND in inbox.held()["choices"]
+    inbox.answer(_REWIND)
+    assert inbox.ids() == [1, 2, 3, 4]
+    # What was read up to batch 1 is not what the ledger would say of it now.
+    _put_back(inbox, "destination")
+    assert inbox.held()["choices"] == ["refresh", "cursor adopt"]
+    inbox.do("cursor", "rewind", "p.orders", "--to-destination", code=3)
+    inbox.do("cursor", "set", "p.orders", "1", code=2)
+    inbox.answer("refresh")
+    assert inbox.ids() == [1, 2, 3, 4]
+
+
+def test_files_that_a_restored_catalog_does_not_know_are_not_read_twice(inbox: Inbox) -> None:
+    inbox.two_files()
+    _put_back(inbox, "catalog")
+    hold = inbox.held()
+    assert hold["choices"] == ["refresh"]
+    assert "move those away" in hold["reason"]
+    inbox.answer("refresh")
+    assert inbox.ids() == [1, 2, 3, 4]
+
+
 @_choices(
     ("duckdb", "cursor adopt"), ("parquet", "refresh"), leaving_out=("parquet", "cursor adopt")
 )

@@ -302,13 +302,17 @@ class History:
     # -- data -----------------------------------------------------------------------------------
 
     def durable(self, pipeline: str, stream: str) -> tuple[set[int], set[int]]:
-        """Versions that are written at the destination or sealed and committed; and set aside."""
+        """Versions that are written at the destination, or sealed, committed and still to be
+        published; and set aside."""
         origin = self.store.pipelines[pipeline].origin or pipeline
+        row = self.store.streams.get((pipeline, stream))
+        published = row.published if row else 0
         content = self.warehouse.durable.get(stream, Content())
         written, aside = set(content.versions()), set(content.rejected)
         for name, staged in self.warehouse.staged.items():
             mine = (name.owner.pipeline, name.owner.stream) == (origin, stream)
-            if mine and staged.receipt is not None and name in self.batches:
+            waits = name in self.batches and name.seq > published
+            if mine and staged.receipt is not None and waits:
                 written |= {v for _, v in staged.rows}
                 aside |= staged.rejected
         return written, aside

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from catalog.position import encode
 from catalog.records import (
     Cursor,
+    CursorKind,
     Hold,
     HoldKind,
     Outcome,
@@ -18,6 +20,7 @@ from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import (
     Marker,
     NeedsAnswer,
+    Owner,
     Rejected,
 )
 from reconciler.run import messages as m
@@ -26,6 +29,7 @@ from tests.replacing import replace
 from tests.stream_kit import (
     KEY,
     OTHER,
+    OWNER,
     REJECTED,
     TO_DESTINATION,
     FakeRead,
@@ -209,6 +213,41 @@ def test_a_table_that_is_gone_is_made_again_by_a_replacement_that_waits() -> Non
     world.unpublished = (waiting(2), waiting(3))
     found = held(world.run(seq=3, published=1))
     assert (found.choices, world.diary) == (("refresh",), [])
+
+
+APPENDS = StreamSettings(mode=Mode.APPEND)
+
+
+def read(times: int) -> Cursor:
+    """How often files were read, which says nothing of which."""
+    return Cursor(CursorKind.SNAPSHOT_ID, "{}", encode("snapshot", times))
+
+
+def files_at(seq: int, owner: Owner = OWNER) -> Marker:
+    return Marker(owner, seq, read(seq), 1)
+
+
+@pytest.mark.parametrize(
+    ("marker", "state", "choices"),
+    [
+        (files_at(2), {"seq": 3, "published": 3, "ledger_from": 2}, TO_DESTINATION),
+        (files_at(1), {"seq": 3, "published": 3, "ledger_from": 2}, TO_DESTINATION[:2]),
+        (None, {"seq": 3, "published": 3, "cursor": read(3)}, TO_DESTINATION),
+        (files_at(4), {"seq": 3, "published": 3}, ("refresh",)),
+        (files_at(4, OTHER), {"seq": 0}, ("cursor adopt", "retry")),
+    ],
+    ids=["behind", "behind the ledger", "gone", "ahead", "another's"],
+)
+def test_what_was_read_of_files_is_rewound_only_as_far_as_the_ledger_tells(
+    marker: Marker | None, state: dict[str, Any], choices: tuple[str, ...]
+) -> None:
+    assert held(World(marker=marker).run(settings=APPENDS, **state)).choices == choices
+
+
+def test_files_that_are_merged_may_be_read_again() -> None:
+    for marker in (files_at(4), files_at(1)):
+        found = held(World(marker=marker).run(seq=3, published=3, ledger_from=2))
+        assert found.choices == TO_DESTINATION
 
 
 def test_adopt_sets_the_marker_to_what_the_catalog_knows() -> None:

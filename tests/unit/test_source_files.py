@@ -28,6 +28,7 @@ from reconciler.connectors.ports import (
 )
 from reconciler.connectors.registry import open_source
 from reconciler.connectors.sources.file_format import BLOCK
+from tests.replacing import replace
 from tests.source_kit import Taken, take
 
 CSV = StreamSettings(path="*.csv*", mode=Mode.APPEND)
@@ -39,6 +40,7 @@ class Inbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ledger: dict[str, FileEntry] = {}
+        self.seq = 0
         self.source: Source = open_source("inbox", "files", {"path": str(folder)}, Secrets({}))
         self._last: Taken | None = None
 
@@ -65,9 +67,10 @@ class Inbox:
             stopped=stopped,
         )
         for mark in taken.marks:
+            self.seq += 1
             if settings.mode is Mode.REPLACE:
                 self.ledger = {}
-            self.ledger |= {entry.path: entry for entry in mark.files}
+            self.ledger |= {f.path: replace(f, seq=f.seq or self.seq) for f in mark.files}
             for path in mark.forgotten:
                 del self.ledger[path]
         self._last = taken if taken.marks else self._last
@@ -125,6 +128,25 @@ def test_a_file_that_moved_is_known_by_its_content(inbox: Inbox) -> None:
     assert taken.marks[0].forgotten == ("a.csv",)
     assert set(inbox.ledger) == {"done.csv"}
     assert inbox.take().has_news is False
+
+
+def test_content_that_moves_or_is_touched_stays_of_the_batch_that_brought_it(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n")
+    inbox.put("b.csv", "id\n2\n")
+    inbox.take()
+    assert {f.path: f.seq for f in inbox.ledger.values()} == {"a.csv": 1, "b.csv": 2}
+    (inbox.folder / "a.csv").rename(inbox.folder / "done.csv")
+    os.utime(inbox.folder / "b.csv")
+    inbox.take()
+    inbox.put("copy.csv", "id\n1\n")
+    inbox.put("c.csv", "id\n3\n")
+    inbox.take()
+    assert {f.path: f.seq for f in inbox.ledger.values()} == {
+        "done.csv": 1,
+        "b.csv": 2,
+        "copy.csv": 1,
+        "c.csv": 5,
+    }
 
 
 def test_a_copy_is_not_read_again_and_is_told(inbox: Inbox) -> None:

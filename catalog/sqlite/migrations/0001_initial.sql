@@ -66,6 +66,7 @@ create table streams (
     hold text,
     directive text not null,
     seen text not null,
+    ledger_from integer not null,
     data_at integer,
     rows integer not null,
     last_outcome text,

@@ -110,6 +110,9 @@ select body from decisions where pipeline = ? and stream = ? order by id;
 -- name: clear_files
 delete from files where pipeline = ? and stream = ?;
 
+-- name: forget_files
+delete from files where pipeline = ? and stream = ? and seq > ?;
+
 -- name: drop_file
 delete from files where pipeline = ? and stream = ? and path = ?;
 

@@ -195,18 +195,22 @@ class FilesRead:
     ) -> Generator[ReadItem, None, Mark | None]:
         """A mark that notes the file without its rows, if its content was read under any name."""
         content = yield from self._moving(content_hash(file))
-        mark = Mark(self._work.cursor, files=(file.entry(content),))
         entry = self._work.ledger.get(file.path)
         if entry is not None:
-            return mark if entry.hash == content else None
+            return self._noted(file, entry) if entry.hash == content else None
         other = seen.setdefault(content, file.path)
         if other == file.path:
             return None
+        before = self._work.ledger.get(other)
+        mark = self._noted(file, before or file.entry(content))
         if other in self._work.files.gone:
             seen[content] = file.path
             return Mark(self._work.cursor, files=mark.files, forgotten=(other,))
         self._note(f"{file.path!r} has the content of {other!r}, and is not read again")
         return mark
+
+    def _noted(self, file: Found, before: FileEntry) -> Mark:
+        return Mark(self._work.cursor, files=(file.entry(before.hash, before.seq),))
 
     def _moving(self, steps: Generator[int, None, _Result]) -> Generator[ReadItem, None, _Result]:
         """Progress for each step; the result of the last."""

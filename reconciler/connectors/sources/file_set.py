@@ -28,9 +28,10 @@ class Found:
     mtime_ns: int
     ctime_ns: int
 
-    def entry(self, content: str) -> FileEntry:
-        """Its line in the ledger."""
-        return FileEntry(self.path, self.inode, self.size, self.mtime_ns, self.ctime_ns, content)
+    def entry(self, content: str, seq: int = 0) -> FileEntry:
+        """Its line in the ledger. ``seq``: the batch that brought this content; 0: this one."""
+        stat = (self.inode, self.size, self.mtime_ns, self.ctime_ns)
+        return FileEntry(self.path, *stat, content, seq)
 
     def is_still(self, now: os.stat_result) -> bool:
         """Whether ``now`` is the same file, untouched."""

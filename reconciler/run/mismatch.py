@@ -1,0 +1,129 @@
+"""What a person is asked when a destination is not where the catalog says that it is (B4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from catalog.records import CursorKind, HoldKind, StreamState
+from reconciler.config.desired import Mode
+from reconciler.connectors.ports import Marker, NeedsAnswer
+
+REFRESH, ADOPT, RETRY = "refresh", "cursor adopt", "retry"
+REWIND = "cursor rewind --to-destination"
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Words and choices for one table. No choice offered loses a row, or doubles one, but those
+    whose reason says so."""
+
+    table: str
+    mode: Mode
+    state: StreamState
+    marker: Marker | None
+    """As the destination has it now."""
+    waiting: int
+    """How many committed batches wait to be published. They fit no other place, and bar every
+    edit but ``refresh`` (B5)."""
+
+    def gone(self) -> NeedsAnswer:
+        return self._moved(
+            f"table {self.table!r} has no marker, but the catalog published up to batch "
+            f"{self.state.published}: the destination is new or was emptied"
+        )
+
+    def behind(self) -> NeedsAnswer:
+        return self._moved(
+            f"table {self.table!r} is at batch {self._seq}, but the catalog published up to "
+            f"{self.state.published}: the destination was emptied or restored"
+        )
+
+    def ahead(self) -> NeedsAnswer:
+        reason = (
+            f"table {self.table!r} is at batch {self._seq}, but the catalog knows only "
+            f"{self.state.seq}: the catalog is new or was restored"
+        )
+        if self._appends_files:
+            reason += (
+                "; which files its later batches brought is not known here: `refresh` reads all "
+                "files again, or move those away and `cursor adopt` goes on with the others"
+            )
+        return self._moved(reason)
+
+    def changed_since(self) -> NeedsAnswer:
+        """A person's answer was to a marker that is another one now."""
+        now = f"it is at batch {self._seq} now" if self.marker else "it has no marker now"
+        return self._moved(
+            f"table {self.table!r} changed since a person said what is to become of it: {now}"
+        )
+
+    def fits_again(self) -> NeedsAnswer:
+        """Held because of its destination, which was mended since: restored, mounted again."""
+        return self._asks(
+            f"table {self.table!r} fits the catalog again, at batch {self._seq}: `retry` goes on",
+            (RETRY, REFRESH),
+        )
+
+    def foreign(self) -> NeedsAnswer:
+        """Its marker says that it belongs to another stream."""
+        assert self.marker is not None
+        owner = self.marker.owner
+        whose = (
+            f"table {self.table!r} belongs to pipeline {owner.pipeline!r}, stream "
+            f"{owner.stream!r} of catalog {owner.catalog}; another name in `table`, and then "
+            "'retry', leaves it alone"
+        )
+        if self.waiting:  # for a table of ours
+            return self._asks(whose, (RETRY,))
+        adopt = "'cursor adopt' takes it over and reads on from here"
+        if self.mode is Mode.APPEND:
+            adopt += ", also what is there, which is there twice then"
+        if self._appends_files:
+            return self._asks(f"{whose}, {adopt}", (ADOPT, RETRY))
+        rewind = f"'{REWIND}' takes it over and goes on where it stands"
+        return self._asks(f"{whose}, {rewind}, {adopt}", (REWIND, ADOPT, RETRY))
+
+    @property
+    def _seq(self) -> int:
+        return self.marker.seq if self.marker else 0
+
+    @property
+    def _appends_files(self) -> bool:
+        """What was read is in the ledger, which is the catalog's alone, and nothing merges rows
+        that are read again (C6)."""
+        cursor = self.state.cursor or (self.marker.cursor if self.marker else None)
+        by_ledger = cursor is not None and cursor.kind is CursorKind.SNAPSHOT_ID
+        return by_ledger and self.mode is Mode.APPEND
+
+    def _moved(self, reason: str) -> NeedsAnswer:
+        if self.waiting:
+            reason += (
+                f"; {self.waiting} committed batches wait to be published and do not fit it: "
+                "`refresh` reads all again"
+            )
+        return self._asks(reason, self._choices())
+
+    def _choices(self) -> tuple[str, ...]:
+        is_ahead = self._seq > self.state.seq
+        if self.waiting or (is_ahead and self._appends_files):
+            return (REFRESH,)
+        if is_ahead and self.mode is Mode.APPEND:
+            return (REFRESH, REWIND)  # to adopt would read again what is there
+        if self._appends_files and self._seq < self.state.ledger_from:
+            return (REFRESH, ADOPT)  # which files it has is not known any more
+        return (REFRESH, ADOPT, REWIND)
+
+    def _asks(self, reason: str, choices: tuple[str, ...]) -> NeedsAnswer:
+        return NeedsAnswer(HoldKind.DESTINATION, reason, choices, seen(self.marker))
+
+
+def seen(marker: Marker | None) -> str:
+    """What a hold says of the destination, for its answers: they are void for another marker."""
+    detail = {
+        "seq": marker.seq if marker else 0,
+        "cursor": marker.cursor if marker else None,
+        "owner": marker.owner if marker else None,
+    }
+    return msgspec.json.encode(detail).decode()
