@@ -122,9 +122,9 @@ class Runs:
         try:
             order = await conduct.order(self._reveal, self.keeper.deadline_ns)
             return await conduct.run(self.pool, order)
-        except ConfigError as error:
-            return Ended(m.Done((), {}, failure=str(error), error=ErrorClass.AUTH_EXPIRED))
-        except CatalogError as error:
+        except (ConfigError, CatalogError) as error:
+            # A secret that is not there at this moment is being renewed as it seems; nobody was
+            # asked to let us in, so to try again locks no account.
             return Ended(m.Done((), {}, failure=str(error), error=ErrorClass.TRANSIENT))
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""

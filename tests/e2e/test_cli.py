@@ -16,6 +16,9 @@ import pytest
 
 from catalog.open import open_catalog
 from catalog.records import PipelineState
+from reconciler.config import resolve_secret
+from reconciler.config.desired import SecretRef
+from reconciler.daemon import runs
 from reconciler.lease.locks import HolderLock, new_holder
 from tests.e2e.world import PATIENCE, RECONCILER, World, eventually
 
@@ -158,6 +161,30 @@ def state_of(world: World) -> PipelineState:
             return await catalog.pipeline("shop")
 
     return asyncio.run(read())
+
+
+def test_a_secret_that_is_renewed_at_this_moment_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is not there, or empty, for as long as it is written; no person has to act."""
+    world.write_config(
+        BODY.replace('source = "shop_db"', 'source = "db"')
+        + '[connections.db]\nconnector = "sql"\n'
+        'url = "postgresql://reader@localhost/x"\npassword = "file:secret"\n'
+    )
+    secret = world.folder / "secret"
+    secret.write_text("hunter2")
+
+    def read_while_it_is_written(ref: SecretRef) -> str:
+        secret.unlink(missing_ok=True)
+        return resolve_secret(ref)
+
+    monkeypatch.setattr(runs, "resolve_secret", read_while_it_is_written)
+    world.do("run", "shop", code=1)
+    state = state_of(world)
+    assert f"{secret} cannot be read" in state.last_reason
+    assert state.parked is None
+    assert state.retry_at is not None
 
 
 def test_ctrl_c_ends_the_wait_and_leaves_the_run_to_the_daemon(world: World) -> None:
