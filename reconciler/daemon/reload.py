@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import chain
@@ -21,6 +22,9 @@ from reconciler.telemetry.metrics import Metrics
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the files' times."""
+REJECTED_EVERY = 30.0
+"""Seconds after which a config that was rejected is read again: what it lacked may be there now, a
+secret's file for one, and no edit tells."""
 _TICK_NS = 20_000_000
 """By how much the kernel's clock for files may be behind ours."""
 
@@ -46,6 +50,7 @@ class Reloader:
         """Files named by the problems of a config that was rejected: mending one is an edit too."""
         self._rejected = ""
         """Why the config was rejected, said once; empty: it was not."""
+        self._read_at = time.monotonic()
         self._seen = self._times()
         self._asked = anyio.Event()
         if any(changed >= read_ns - _TICK_NS for _, _, changed, *_ in self._seen):
@@ -61,7 +66,8 @@ class Reloader:
             with anyio.move_on_after(LOOK_EVERY):
                 await self._asked.wait()
             times = self._times()
-            if not self._asked.is_set() and times == self._seen:
+            again = self._rejected and time.monotonic() - self._read_at > REJECTED_EVERY
+            if not (self._asked.is_set() or again) and times == self._seen:
                 continue
             self._asked = anyio.Event()
             self._seen = times
@@ -88,7 +94,7 @@ class Reloader:
         return {self._path, *self._project.files, *self._at_fault, *map(Path, matching)}
 
     async def _reload(self) -> None:
-        now = self._clock.wall_us()
+        now, self._read_at = self._clock.wall_us(), time.monotonic()
         try:
             new = await to_thread.run_sync(load_apart, self._path)
         except ConfigError as error:

@@ -93,6 +93,29 @@ async def test_an_edit_made_while_the_daemon_was_starting_is_taken_up(
     await _taken_up(config, config.reloader())
 
 
+@pytest.mark.anyio
+async def test_a_config_that_was_rejected_for_want_of_a_secret_is_taken_up_once_that_is_there(
+    config: _Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "REJECTED_EVERY", 0.01)
+    secret = config.path.with_name("secret")
+    reads = 0
+
+    def read(path: Path) -> Project:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            secret.write_text("hunter2")
+        return load(path)
+
+    monkeypatch.setattr(reload, "load_apart", read)
+    config.path.write_text(
+        _CONFIG.format(5) + '[connections.db]\nconnector = "sql"\n'
+        'url = "postgresql://reader@db/shop"\npassword = "file:secret"\n'
+    )
+    await _taken_up(config, config.reloader())
+
+
 async def _taken_up(config: _Watched, reloader: Reloader) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reloader.watch)
