@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -12,6 +13,9 @@ from reconciler.connectors.ports import Destination, Secrets, Source
 from reconciler.run.messages import ConnectionOrder
 
 _KEEP_OPEN = 8
+IDLE = 60.0
+"""Seconds. A connection that nobody used for so long is closed: while it is there a database cannot
+be dropped, a disk cannot be unmounted, and the space of a file that was replaced is not free."""
 Connector = TypeVar("Connector", Source, Destination)
 
 
@@ -21,6 +25,8 @@ class _Kept(Generic[Connector]):
     place: str
     """Where its path led when it was opened."""
     connector: Connector
+    used_at: float
+    """Monotonic: when a run began to use it."""
 
 
 class Connections:
@@ -45,7 +51,7 @@ class Connections:
         if found is None:
             secrets, place = Secrets(order.secrets), _place(order)
             found = registry.open_source(order.name, order.connector, order.options, secrets)
-            self._sources[order.name] = _Kept(order, place, found)
+            self._sources[order.name] = _Kept(order, place, found, time.monotonic())
         return found
 
     def destination(self, order: ConnectionOrder) -> Destination:
@@ -56,7 +62,7 @@ class Connections:
         if found is None:
             secrets, place = Secrets(order.secrets), _place(order)
             found = registry.open_destination(order.name, order.connector, order.options, secrets)
-            self._destinations[order.name] = _Kept(order, place, found)
+            self._destinations[order.name] = _Kept(order, place, found, time.monotonic())
         return found
 
     def forget(self, order: ConnectionOrder) -> None:
@@ -65,6 +71,15 @@ class Connections:
             entry = kept.pop(order.name, None)
             if entry is not None:
                 entry.connector.close()
+
+    def close_unused(self) -> None:
+        """Between two runs: close what nobody used for ``IDLE`` seconds."""
+        before = time.monotonic() - IDLE
+        for kept in (self._sources, self._destinations):
+            for name in [name for name, entry in kept.items() if entry.used_at < before]:
+                kept.pop(name).connector.close()
+        for lane in self._lanes:
+            lane.close_unused()
 
 
 def _place(order: ConnectionOrder) -> str:
@@ -79,7 +94,7 @@ def _reuse(kept: OrderedDict[str, _Kept[Connector]], order: ConnectionOrder) -> 
         if entry.order is order:  # of the same run
             return entry.connector
         if entry.order == order and entry.place == _place(order):
-            kept[order.name] = replace(entry, order=order)
+            kept[order.name] = replace(entry, order=order, used_at=time.monotonic())
             kept.move_to_end(order.name)
             return entry.connector
         kept.pop(order.name).connector.close()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import queue
 import signal
 import socket
 import sys
@@ -28,6 +29,8 @@ from reconciler.run.execute import execute
 from reconciler.run.link import LeaseOver, Link
 
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 30.0
+"""An idle worker wakes so often, to close what it does not use."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -83,6 +86,16 @@ def _carry_out(
         return _run(order, link, connections)
 
 
+def next_order(
+    link: Link, connections: Connections, look: float = _LOOK_SECONDS
+) -> m.RunOrder | m.InspectOrder:
+    """Wait for the next order; what is not used meanwhile is closed."""
+    while True:
+        connections.close_unused()
+        with contextlib.suppress(queue.Empty):
+            return link.orders.get(timeout=look)
+
+
 def main() -> None:
     """Serve orders until the daemon is gone."""
     fd, parent = int(sys.argv[1]), int(sys.argv[2])
@@ -95,7 +108,7 @@ def main() -> None:
     connections = Connections()
     link.say(m.Ready())
     while True:
-        order = link.orders.get()
+        order = next_order(link, connections)
         with contextlib.suppress(BrokenPipeError):
             try:
                 answer = _carry_out(order, link, connections)
