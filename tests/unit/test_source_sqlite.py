@@ -418,8 +418,9 @@ def test_what_is_not_there_is_named_with_what_comes_nearest(shop: Shop, tmp_path
         shop.take("order", BY_ID)
     assert caught.value.error is ErrorClass.PERMANENT
     url = {"url": f"sqlite://{tmp_path}/none.db"}
-    with pytest.raises(ConnectorError, match="there is no file"):
+    with pytest.raises(ConnectorError, match="there is no file") as caught:
         take(open_source("gone", "sql", url, Secrets({})), "t", BY_ID)
+    assert caught.value.error is ErrorClass.TRANSIENT, "it may be on its way"
     (tmp_path / "note.db").write_text(
         "this is no database, but long enough to look like a file" * 20
     )

@@ -52,8 +52,8 @@ class DatabaseFile:
         from adbc_driver_sqlite import dbapi
 
         if not self._path.is_file():
-            raise ConnectorError(
-                ErrorClass.PERMANENT,
+            raise ConnectorError(  # a mount may come back, a file that is made anew be there soon
+                ErrorClass.TRANSIENT,
                 f"connection {self._name!r}: there is no file {str(self._path)!r}; "
                 "it is not made here",
             )
