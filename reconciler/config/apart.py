@@ -8,6 +8,8 @@ this same program, and what it sends is read from its pipe alone, which is why p
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import os
 import pickle
 import subprocess
@@ -15,8 +17,9 @@ import sys
 from pathlib import Path
 from typing import TypeAlias
 
+from reconciler.config import desired, problems
 from reconciler.config.desired import Project
-from reconciler.config.problems import ConfigError, Problem
+from reconciler.config.problems import ConfigError, Place, Problem
 
 _Answer: TypeAlias = Project | tuple[Problem, ...]
 
@@ -25,7 +28,9 @@ def load_apart(path: Path) -> Project:
     """As ``load``, with this process's environment. Blocks for as long as loading takes.
 
     Raises ``ConfigError`` with every problem at once. A child that is killed (memory runs out) does
-    not take its daemon along: the config is loaded here then.
+    not take its daemon along: the config is loaded here then. A child of another version, installed
+    since this process started, is not understood: its records may have other fields, and pickle
+    would put values into wrong ones.
     """
     done = subprocess.run(
         [sys.executable, "-P", "-m", "reconciler.config.apart", str(path)],
@@ -37,10 +42,24 @@ def load_apart(path: Path) -> Project:
         from reconciler.config import load
 
         return load(path)
-    answer: _Answer = pickle.loads(done.stdout)  # noqa: S301 - from our own child
+    pipe = io.BytesIO(done.stdout)
+    if pickle.load(pipe) != _layout():  # noqa: S301 - from our own child, as what follows
+        text = "cannot be read: another version of this program was installed since it started"
+        raise ConfigError([Problem(Place(path), "", text, hint="restart it")])
+    answer: _Answer = pickle.load(pipe)  # noqa: S301
     if isinstance(answer, tuple):
         raise ConfigError(answer)
     return answer
+
+
+def _layout() -> list[tuple[str, list[str]]]:
+    """The fields of all records that may be in an answer, in order."""
+    return [
+        (name, [field.name for field in dataclasses.fields(found)])
+        for module in (desired, problems)
+        for name, found in sorted(vars(module).items())
+        if isinstance(found, type) and dataclasses.is_dataclass(found)
+    ]
 
 
 def main() -> None:
@@ -54,6 +73,7 @@ def main() -> None:
         answer = error.problems
     # Who asked may have been killed meanwhile: then nobody is to be told.
     with contextlib.suppress(BrokenPipeError), os.fdopen(1, "wb") as pipe:
+        pickle.dump(_layout(), pipe, protocol=5)
         pickle.dump(answer, pipe, protocol=5)
 
 

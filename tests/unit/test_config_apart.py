@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import ConfigError, load
+from reconciler.config import ConfigError, apart, load
 from reconciler.config.apart import load_apart
 
 _ROOT = Path(__file__).parents[2]
@@ -37,3 +37,13 @@ def test_a_child_that_dies_does_not_take_its_daemon_along(monkeypatch: pytest.Mo
     example = _ROOT / "config.example.toml"
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert load_apart(example) == load(example)
+
+
+def test_what_another_version_sends_is_not_taken_for_a_project(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that was installed while this process ran: the child is of the new version."""
+    with_another_field = [*apart._layout(), ("Retention", ["keep"])]
+    monkeypatch.setattr(apart, "_layout", lambda: with_another_field)
+    with pytest.raises(ConfigError, match="another version of this program was installed"):
+        load_apart(_ROOT / "config.example.toml")
