@@ -24,6 +24,7 @@ class Status:
     def __init__(self, session: Session, loop: Loop, metrics: Metrics) -> None:
         self._session, self._loop, self._metrics = session, loop, metrics
         self._started_at = session.clock.wall_us()
+        self._version = version()  # of what runs; another may be installed while it does
 
     def not_alive(self) -> str:
         silent = time.monotonic() - self._loop.beat_at
@@ -47,7 +48,7 @@ class Status:
         project = self._loop.project
         return Summary(
             project=project.name,
-            version=version(),
+            version=self._version,
             holder=self._session.keeper.holder.id,
             started_at=self._started_at,
             catalog=project.catalog,
