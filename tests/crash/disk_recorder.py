@@ -210,6 +210,14 @@ class RecordedDisk(LossyDisk):
             assert isinstance(node, Sectors)
             node.shadow.sync()
 
+    def path_of(self, event: Event) -> Path | None:
+        """The file that this event is about, if it is open."""
+        return self._open[event.fd][0] if event.fd in self._open else None
+
+    def node(self, path: Path) -> Node | None:
+        """What is there now; None: nothing."""
+        return self._find(path)
+
     def live(self) -> Node:
         """The folder as it is while there is power."""
         node = self._find(self._base)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,7 +30,7 @@ BATCH = GROUP + 7_000
 ITEMS = 140_000
 COLUMNS = 1_000
 
-_WIDE = ", ".join(f"n * {k + 1} + {{load}} AS c{k}" for k in range(COLUMNS))
+_WIDE = ", ".join(f"n * {k + 1} AS c{k}" for k in range(COLUMNS))
 _SQL = {
     "orders": "n AS id, 'k' || n % 2 AS kind, n / 4 AS price",
     "noted": "n AS id, 'k' || n % 2 AS kind, n / 4 AS price, 'n' || n AS note",
@@ -49,21 +50,31 @@ def rows_of(table: str, load: int, last: int, first: int = 1) -> str:
     return f"SELECT {_SQL[table].format(load=load)} FROM range({first}, {last + 1}) r(n)"
 
 
+def _arrow(sql: str) -> pa.Table:
+    with closing(duckdb.connect(config={"threads": 1})) as db:
+        return db.sql(sql).to_arrow_table()
+
+
+@cache
+def _schema(table: str) -> pa.Schema:
+    return _arrow(rows_of(table, 0, 0)).schema
+
+
 class LargeStore(Store):
-    """Orders, appended; stock, merged; texts, appended; countries and a wide table, replaced."""
+    """Orders, texts and a wide table, appended; stock, merged; countries, replaced."""
 
     streams: ClassVar[Mapping[str, StreamSettings]] = {
         "orders": StreamSettings(mode=Mode.APPEND, cursor=("id",)),
         "texts": StreamSettings(mode=Mode.APPEND, cursor=("id",)),
         "stock": StreamSettings(mode=Mode.MERGE, cursor=("id",), key=("item",)),
         "country": StreamSettings(mode=Mode.REPLACE),
-        "wide": StreamSettings(mode=Mode.REPLACE),
+        "wide": StreamSettings(mode=Mode.APPEND, cursor=("id",)),
     }
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
-        self.texts, self.load = 0, 0
-        self.countries = self.wide = 1
+        self.texts = self.wide = self.load = 0
+        self.countries = 1
 
     def grow(self) -> None:
         """Some of them much, the others little or not at all."""
@@ -71,9 +82,9 @@ class LargeStore(Store):
         self.load += 1
         self.orders += pick((0, 3, 1_000, GROUP, GROUP + 1, 2 * BATCH))
         self.stock += pick((0, 5, 5_000, BATCH))
-        self.texts += pick((0, 1, 9, 40))
+        self.texts += pick((0, 1, 5, 20))
         self.countries = pick((2, 3, 5_000, GROUP, 2 * GROUP + 5))
-        self.wide = pick((1, 2, 500, 3_000))
+        self.wide += pick((0, 0, 1, 50))
         if self.noted is None and self.orders > 2 * GROUP:
             self.noted = self.orders
 
@@ -130,12 +141,10 @@ class LargeRead(ShelfRead):
         noted = self._stream == "orders" and store.noted is not None
         self._table = "noted" if noted else self._stream
         self.has_news = self.whole or self._first <= self._last
-        self.schema = self._rows(1, 0).schema
+        self.schema = _schema(self._table)
 
     def _rows(self, first: int, last: int) -> pa.Table:
-        sql = rows_of(self._table, self._load, last, first)
-        with closing(duckdb.connect(config={"threads": 1})) as db:
-            return db.sql(sql).to_arrow_table()
+        return _arrow(rows_of(self._table, self._load, last, first))
 
     def items(self) -> Iterator[ReadItem]:
         step = self._last if self.whole else BATCH

@@ -14,7 +14,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,41 +77,41 @@ class Lives:
         self, folder: Path, seed: int, recorder: Recorder, source: type[Store] = Store
     ) -> None:
         self.report = Report()
-        self._folder, self._log = folder / "world", folder / "log"
+        self.folder, self._log = folder / "world", folder / "log"
         self._recorder = recorder
         self._seed, self._chance = seed, random.Random(seed)
-        self._start = Moment(Node({}), Books(), source(random.Random(seed)))
+        self.start = Moment(Node({}), Books(), source(random.Random(seed)))
         self._boot = 0
-        self._events: list[Event] = []
+        self.events: list[Event] = []
         self._places: tuple[Sequence[int], ...] = ()
-        self._put(self._start.left)
+        self._put(self.start.left)
 
     def record(self, runs: int) -> None:
         """A life of so many runs, with power all the time."""
         self._boot += 1
         seed = self._chance.randrange(1 << 30)
-        life = Life(self._folder, self._start.store, self._boot, runs, seed)
-        env = {**os.environ, **self._recorder.env(self._folder, self._log)}
+        life = Life(self.folder, self.start.store, self._boot, runs, seed)
+        env = {**os.environ, **self._recorder.env(self.folder, self._log)}
         command = [sys.executable, "-m", "tests.crash.duckdb_life"]
         done = subprocess.run(
             command, input=pickle.dumps(life), env=env, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr.decode()
-        self._events = list(events(self._log))
+        self.events = list(events(self._log))
         self._log.unlink()
-        self.report.events += len(self._events)
+        self.report.events += len(self.events)
         # Anywhere, and as often where something happens to the database or in its folder, where it
         # is written to, and right before what was written is made durable.
-        disk = RecordedDisk(self._folder, self._start.left)
-        paths = [disk.play(event) for event in self._events]
+        disk = RecordedDisk(self.folder, self.start.left)
+        paths = [disk.play(event) for event in self.events]
         near = [n for n, path in enumerate(paths) if path and self._is_near(path)]
-        writes = [n for n in near if self._events[n].kind is Kind.WRITE]
-        syncs = [n - 1 for n in near if self._events[n].kind is Kind.SYNC and n]
-        assert differs(disk.live(), self._folder) == []  # all that was done was recorded
+        writes = [n for n in near if self.events[n].kind is Kind.WRITE]
+        syncs = [n - 1 for n in near if self.events[n].kind is Kind.SYNC and n]
+        assert differs(disk.live(), self.folder) == []  # all that was done was recorded
         self._places = range(len(paths)), near, writes, syncs
 
     def _is_near(self, path: Path) -> bool:
-        return path == self._folder or path.name.startswith(FILE)
+        return path == self.folder or path.name.startswith(FILE)
 
     def cut(
         self, count: int, forgets: Forgets = lambda kind, path: False, enough: int = 1_000
@@ -121,17 +121,17 @@ class Lives:
         Returns the moments that they left.
         """
         where = [self._chance.choice(self._places[n % 4]) for n in range(count)]
-        disk = RecordedDisk(self._folder, self._start.left, forgets)
-        now, moments, lost = self._start.twin(), [], self.report.lost
+        disk = RecordedDisk(self.folder, self.start.left, forgets)
+        now, moments, lost = self.start.twin(), [], self.report.lost
         enough += len(lost)
-        for number, event in enumerate(self._events):
+        for number, event in enumerate(self.events):
             disk.play(event)
             if event.kind is Kind.MARK:
                 now.hear(event.data)
             for _ in range(where.count(number)):
                 now.left = disk.lose(random.Random(self._chance.random()))
                 moments.append(now.twin())
-                self._check(now.twin(), f"event {number} of {len(self._events)}")
+                self._check(now.twin(), f"event {number} of {len(self.events)}")
                 if len(lost) >= enough:
                     return moments
         return moments
@@ -139,47 +139,51 @@ class Lives:
     def go_on(self, moment: Moment) -> None:
         """The next life begins with what was left at this moment."""
         self._boot_into(moment, Session.look)  # what happened is known now
-        self._start = moment
+        self.start = moment
         self._put(moment.left)
 
     def _check(self, moment: Moment, where: str) -> None:
         self.report.cuts += 1
         try:
             self._boot_into(moment, _catch_up)
-            moment.store.check_rows(self._folder / FILE)
-            assert left_over(self._folder / f"{FILE}.reconciler") == []
+            moment.store.check_rows(self.folder / FILE)
+            assert left_over(self.folder / f"{FILE}.reconciler") == []
         except Exception as loss:
             place = f"seed {self._seed}, life {self._boot}, {where}"
             self.report.lost.append(f"{place}: {loss!r}")
 
     def _boot_into(self, moment: Moment, work: Callable[[Session], Any]) -> None:
         self._put(moment.left)
-        session = Session(self._folder, self._boot + 1, moment.store, moment.books)
+        session = Session(self.folder, self._boot + 1, moment.store, moment.books)
         anyio.run(session.live, work, Tuning())
 
     def _put(self, left: Node) -> None:
-        write_out(left, self._folder)
-        keep_identity(left, self._folder, FILE, f"{FILE}.reconciler/markers.json")
+        write_out(left, self.folder)
+        keep_identity(left, self.folder, FILE, f"{FILE}.reconciler/markers.json")
 
 
 async def _catch_up(session: Session) -> None:
     """After the next boot."""
     await session.look()
-    if len(session.store.country) % 2:
+    if session.store.orders % 2:
         session.store.grow()
     assert await session.run() is Outcome.SUCCEEDED  # ``country`` is always read
 
 
 def live(
-    folder: Path, seeds: Iterable[int], recorder: Recorder, *, lives: int, runs: int, cuts: int
+    folder: Path,
+    seed: int,
+    recorder: Recorder,
+    source: type[Store],
+    *,
+    lives: int,
+    runs: int,
+    cuts: int,
 ) -> Report:
-    """So many lives for each seed, with so many losses of power in each."""
-    report = Report()
-    for seed in seeds:
-        one = Lives(folder / str(seed), seed, recorder)
-        one.report = report
-        for _ in range(lives):
-            one.record(runs)
-            one.go_on(random.Random(seed).choice(one.cut(cuts)))
-        shutil.rmtree(folder / str(seed))
-    return report
+    """So many lives, with so many losses of power in each."""
+    world = Lives(folder / str(seed), seed, recorder, source)
+    for _ in range(lives):
+        world.record(runs)
+        world.go_on(random.Random(seed).choice(world.cut(cuts)))
+    shutil.rmtree(folder / str(seed))
+    return world.report

@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 
 from tests.crash.disk_recorder import Recorder
+from tests.crash.duckdb_books import Store
+from tests.crash.duckdb_large import LargeStore
 from tests.crash.duckdb_life import FILE
 from tests.crash.duckdb_world import Lives, Report, live
 
-MANY = 2_000
+MANY, MANY_LARGE = 2_000, 360
 LIVES, RUNS, CUTS = 3, 4, 30
 BESIDE = f"{FILE}.reconciler"
 
@@ -63,17 +65,32 @@ def test_nothing_rests_on_syncs_of_the_databases_log(tmp_path: Path) -> None:
     assert lives.report.lost == []
 
 
-def block(folder: Path, number: int) -> Report:
+def block(folder: Path, large: bool, number: int) -> Report:
     folder = folder / f"block-{number}"  # LD_PRELOAD takes a space for the end of a path
     folder.mkdir()
-    return live(folder, [1_000 + number], Recorder(folder), lives=LIVES, runs=RUNS, cuts=CUTS)
+    seed, recorder = 1_000 + number, Recorder(folder)
+    if large:
+        return live(folder, seed, recorder, LargeStore, lives=LIVES, runs=2, cuts=CUTS)
+    return live(folder, seed, recorder, Store, lives=LIVES, runs=RUNS, cuts=CUTS)
+
+
+def lose(folder: Path, many: int, *, large: bool) -> None:
+    """So many losses of power, in processes side by side."""
+    numbers = range(-(-many // (LIVES * CUTS)))
+    workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        reports = list(pool.map(partial(block, folder, large), numbers))
+    assert [loss for report in reports for loss in report.lost] == []
+    assert sum(report.cuts for report in reports) >= many
 
 
 @pytest.mark.slow
 def test_no_loss_of_power_among_thousands_takes_anything(tmp_path: Path) -> None:
-    numbers = range(-(-MANY // (LIVES * CUTS)))
-    workers = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        reports = list(pool.map(partial(block, tmp_path), numbers))
-    assert [loss for report in reports for loss in report.lost] == []
-    assert sum(report.cuts for report in reports) >= MANY
+    lose(tmp_path, MANY, large=False)
+
+
+@pytest.mark.slow
+def test_no_loss_of_power_in_large_loads_takes_anything(tmp_path: Path) -> None:
+    """What DuckDB writes to the file before it is committed, values that have blocks of their own,
+    metadata of many blocks, and blocks that are written over when they are free."""
+    lose(tmp_path, MANY_LARGE, large=True)

@@ -515,6 +515,17 @@ def test_a_copy_put_in_its_place_and_gone_on_from_is_not_undone(
     assert rows(path, "id") == [1, 77]
 
 
+def test_what_a_killed_publish_had_spilled_goes_with_the_next(
+    path: Path, destination: DuckdbDestination
+) -> None:
+    spilled = path.with_name("shop.duckdb.reconciler") / "tmp"
+    spilled.mkdir(parents=True)
+    (spilled / "duckdb_temp_1_1_owner").touch()
+    (spilled / "duckdb_temp_storage_S32K-0.tmp").write_bytes(bytes(1000))
+    load(destination, request(1), orders(1))
+    assert [p.name for p in spilled.parent.rglob("*") if "duckdb_temp" in p.name] == []
+
+
 def test_a_log_cut_short_is_cut_back_to_what_was_there(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from catalog.records import ErrorClass
 from reconciler.connectors.destinations.duckdb_undo import Undo
-from reconciler.connectors.destinations.files import Files, make_dirs, write_atomic
+from reconciler.connectors.destinations.files import Files, make_dirs, remove_tree, write_atomic
 from reconciler.connectors.destinations.staging import ENDING
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import ConnectorError, Marker
@@ -87,13 +87,15 @@ class DuckdbFile:
     def open(
         self, *, read_only: bool = False, memory: str = MEMORY_LIMITS[0]
     ) -> Iterator[Connection]:
-        """Open the database, made if it is not there; wait for another that holds it.
+        """Open the database, made if it is not there; wait for another that holds it. Only with the
+        lock held.
 
         Raises ``ConnectorError``: transient and ``busy`` naming the holder, permanent for a file
         that DuckDB cannot read, and for what goes wrong inside the block by its kind.
         """
         if not read_only and not self.exists:
             self._make()
+        remove_tree(self.files, self._spilled)  # by a process that was killed
         with self._undo.watching():
             connection = self._connect(memory, read_only=read_only)
             try:
@@ -120,7 +122,7 @@ class DuckdbFile:
         settings: Settings = {
             "memory_limit": memory,
             "threads": THREADS,
-            "temp_directory": str(self.beside / "tmp"),
+            "temp_directory": str(self._spilled),
             "checkpoint_threshold": NEVER,  # none before what it overwrites is kept
         }
         # What staging has left in Arrow's pool would stand beside what DuckDB is about to take.
@@ -171,6 +173,10 @@ class DuckdbFile:
     @property
     def _log(self) -> Path:
         return self.path.with_name(self.path.name + ".wal")
+
+    @property
+    def _spilled(self) -> Path:
+        return self.beside / "tmp"
 
     # -- what is known without opening it ------------------------------------------------------
 
