@@ -218,8 +218,9 @@ def test_a_newer_run_with_an_old_number_is_held(destination: DuckdbDestination) 
     load(destination, request(1, epoch=1), orders(1))
     load(destination, request(2, epoch=1), orders(2))
     receipt = seal(destination, request(2, epoch=7), orders(3))
-    with pytest.raises(NeedsAnswer, match="restored"):
+    with pytest.raises(NeedsAnswer, match="restored") as held:
         destination.publish([receipt])
+    assert held.value.choices == ("refresh",), "it is committed: no edit of the cursor is taken"
 
 
 def test_lost_staged_files_are_held(path: Path, destination: DuckdbDestination) -> None:

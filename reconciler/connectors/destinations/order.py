@@ -6,8 +6,6 @@ from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, Receipt
 
-CHOICES = ("refresh", "cursor adopt", "cursor rewind --to-destination")
-
 
 def follows(receipt: Receipt, marker: tuple[Owner, int, int | None] | None) -> bool:
     """True: the batch is the next one. False: it is published already.
@@ -36,7 +34,7 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int | None] | None) -> b
             HoldKind.DESTINATION,
             f"table {receipt.table!r} is at batch {seq} of run {epoch}, and run {name.epoch} "
             f"brings a batch {name.seq} that is not among them: the catalog was restored",
-            CHOICES,
+            ("refresh",),  # it is committed, and bars every edit of the cursor until then (B5)
         )
     return False
 
