@@ -11,6 +11,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -509,10 +510,13 @@ class MemoryCatalog:
         """The known streams among ``marks``, their marks moved forward; not yet written."""
         known = self._streams(pipeline)
         return {
-            name: rules.mark_published(known[name], seq)
+            name: rules.mark_published(known[name], seq, partial(self._committed_by, known[name]))
             for name, seq in marks.items()
             if name in known
         }
+
+    def _committed_by(self, stream: StreamState, seq: int) -> int:
+        return self._store.commits[stream.pipeline, stream.stream, seq].epoch
 
     def _is_published(self, commit: Commit) -> bool:
         return commit.seq <= self._stream(commit.pipeline, commit.stream).published

@@ -170,6 +170,11 @@ class StreamState(Struct, frozen=True):
     ledger_from: int = 0
     """The ledger of files says which batch brought what from this one on, and not before: that one
     replaced all, or a person's edit began the ledger anew there."""
+    committed_by: int = 0
+    """The run that committed batch ``seq``."""
+    published_by: int = 0
+    """The run that committed batch ``published``, or adopted the destination after it. The marker
+    there says so too: another one is of a catalog or a destination that was restored (B4)."""
     data_at: Micros | None = None
     rows: int = 0
     """Rows committed in all."""
@@ -257,7 +262,9 @@ class StreamResult(Struct, frozen=True):
     hold: Hold | None = None
     """Set with outcome ``held``: recorded by ``finish``."""
     adopted: bool = False
-    """The run carried out the directive ``adopt``."""
+    """The directive ``adopt`` is carried out."""
+    marked_by: int = 0
+    """With ``adopted``: the run that the marker then names; 0: there is no marker."""
 
 
 class Run(Struct, frozen=True):

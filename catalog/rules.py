@@ -12,7 +12,7 @@ changes anything of a pipeline passes its record through ``touch`` once before i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -212,9 +212,18 @@ def check_fence(lease: Lease, state: PipelineState) -> None:
         raise Fenced(lease.pipeline, lease.epoch, state.epoch if state.holder else None)
 
 
-def mark_published(stream: StreamState, seq: int) -> StreamState:
-    """Move the published mark forward: never back, never above the last commit (B5)."""
-    return replace(stream, published=max(stream.published, min(seq, stream.seq)))
+def mark_published(
+    stream: StreamState, seq: int, committed_by: Callable[[int], int]
+) -> StreamState:
+    """Move the published mark forward: never back, never above the last commit (B5).
+
+    ``committed_by``: which run committed a batch that was not published yet.
+    """
+    mark = min(seq, stream.seq)
+    if mark <= stream.published:
+        return stream
+    by = stream.committed_by if mark == stream.seq else committed_by(mark)
+    return replace(stream, published=mark, published_by=max(stream.published_by, by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +283,8 @@ def record_batch(
         seq=seq,
         # A batch without a receipt has nothing to publish, so nothing waits for it.
         published=stream.published if batch.receipt else seq,
+        committed_by=lease.epoch,
+        published_by=stream.published_by if batch.receipt else lease.epoch,
         cursor=batch.cursor or stream.cursor,
         schema_version=version,
         directive="" if batch.replaces and stream.directive == "refresh" else stream.directive,
@@ -428,6 +439,7 @@ def after_result(stream: StreamState, result: StreamResult) -> StreamState:
         hold=result.hold or stream.hold,
         directive="" if adopted else stream.directive,
         seen="" if adopted else stream.seen,
+        published_by=max(stream.published_by, result.marked_by if adopted else 0),
     )
 
 

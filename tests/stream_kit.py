@@ -209,13 +209,16 @@ class World:
         if self.publish and (trouble := self.publish.pop(0)):
             raise trouble
         owner = self.marker.owner if self.marker else OWNER
-        self.marker = Marker(owner, receipts[-1].name.seq, receipts[-1].cursor, 1)
+        name, at = receipts[-1].name, receipts[-1].cursor
+        self.marker = Marker(owner, name.seq, at, 1, epoch=name.epoch)
 
-    def adopt(self, owner: Owner, table: str, seq: int, at: Cursor | None) -> None:
+    def adopt(
+        self, owner: Owner, table: str, seq: int, epoch: int | None, at: Cursor | None
+    ) -> None:
         assert (owner, table) == (OWNER, "orders")
         self.adopted.append((seq, at))
         if self.marker is not None:
-            self.marker = Marker(owner, seq, at, 1)
+            self.marker = Marker(owner, seq, at, 1, epoch=epoch)
 
     def run(
         self,

@@ -91,6 +91,7 @@ class TestCommit:
                 seq=1,
                 cursor=cursor(7),
                 schema_version=1,
+                committed_by=lease.epoch,
                 data_at=70,
                 rows=10,
             ),
@@ -323,6 +324,31 @@ class TestPublishing:
             await world.commit(lease, published={"orders": mark})
             (stream,) = await world.catalog.streams("shop")
             assert stream.published == expected
+
+    async def test_the_mark_names_the_run_that_committed_its_batch(self, world: World) -> None:
+        async def named() -> tuple[int, int]:
+            (stream,) = await world.catalog.streams("shop")
+            return stream.committed_by, stream.published_by
+
+        first = await world.lease()
+        await world.commit(first, batch(0), batch(1))
+        assert await named() == (first.epoch, 0)
+        await world.finish(first, published=(("orders", 1),))
+        second = await world.lease()
+        assert await named() == (first.epoch, first.epoch)
+        await world.commit(second, batch(2), batch(3))
+        await world.commit(second, batch(4), published={"orders": 2})
+        assert await named() == (second.epoch, first.epoch)
+        await world.commit(second, published={"orders": 4})
+        assert await named() == (second.epoch, second.epoch)
+        await world.finish(second)
+        third = await world.lease()
+        await world.commit(third, batch(5))
+        await world.finish(third, published=(("orders", 5),))
+        assert await named() == (third.epoch, second.epoch)
+        fourth = await world.lease()
+        await world.finish(fourth, published=(("orders", 6),))
+        assert await named() == (third.epoch, third.epoch)
 
     async def test_the_mark_never_passes_the_last_commit(self, world: World) -> None:
         lease = await world.lease()

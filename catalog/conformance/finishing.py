@@ -227,14 +227,19 @@ class TestFinish:
         await world.finish(lease, Outcome.FAILED, result(Outcome.FAILED))
         assert (await world.catalog.streams("shop"))[0].directive == "adopt"
         lease = await world.lease()
-        await world.finish(lease, Outcome.SUCCEEDED, result(adopted=True))
-        assert (await world.catalog.streams("shop"))[0].directive == ""
+        await world.finish(lease, Outcome.SUCCEEDED, result(adopted=True, marked_by=lease.epoch))
+        (stream,) = await world.catalog.streams("shop")
+        assert (stream.directive, stream.published_by) == ("", lease.epoch)
+        await world.edit(Adopt("shop", "orders"))
+        await world.finish(await world.lease(), Outcome.SUCCEEDED, result(adopted=True))
+        assert (await world.catalog.streams("shop"))[0].published_by == lease.epoch
 
     async def test_an_adoption_leaves_a_directive_refresh(self, world: World) -> None:
         await world.edit(Refresh("shop", "orders"))
         lease = await world.lease()
-        await world.finish(lease, Outcome.SUCCEEDED, result(adopted=True))
-        assert (await world.catalog.streams("shop"))[0].directive == "refresh"
+        await world.finish(lease, Outcome.SUCCEEDED, result(adopted=True, marked_by=lease.epoch))
+        (stream,) = await world.catalog.streams("shop")
+        assert (stream.directive, stream.published_by) == ("refresh", 0)
 
     async def test_a_cancel_ends_with_its_run(self, world: World) -> None:
         lease = await world.lease()

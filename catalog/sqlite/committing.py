@@ -108,11 +108,22 @@ class Commits:
             row = self._streams.get((pipeline, name))
             # As ``rules.mark_published``.
             if row is not None and row[3] < (mark := min(seq, row[2])):
-                changes.streams[name] = (*row[:3], mark, *row[4:])
+                by = row[14]
+                if mark != row[2]:
+                    by = self._committed_by(pipeline, name, mark)
+                changes.streams[name] = (*row[:3], mark, *row[4:15], max(row[15], by), *row[16:])
         for batch in request.batches:
             self._judge(lease, batch, changes)
         self._accept(request, changes)
         return tuple(changes.answer), _pack([row[0] for row in changes.commits])
+
+    def _committed_by(self, pipeline: str, stream: str, seq: int) -> int:
+        """The run of a batch that is committed, perhaps by this transaction."""
+        key = (pipeline, stream, seq)
+        for row in self._commits:
+            if row[2:5] == key:
+                return int(row[5])
+        return self._tables.committed_by(*key)
 
     def _judge(self, lease: Lease, batch: Batch, changes: _Changes) -> None:
         pipeline, name = lease.pipeline, batch.stream
@@ -123,11 +134,11 @@ class Commits:
             return
         seq, cursor = row[2] + 1, batch.cursor
         columns = row[4:9] if cursor is None else cursor_columns(cursor)
-        data_at = row[14] if batch.data_at is None else max(batch.data_at, row[14] or batch.data_at)
+        data_at = row[16] if batch.data_at is None else max(batch.data_at, row[16] or batch.data_at)
         number = self._next_commit()
         changes.streams[name] = (
-            *(pipeline, name, seq, row[3], *columns, *row[9:14], data_at, row[15] + batch.rows),
-            *(row[16], row[17], number),
+            *(pipeline, name, seq, row[3], *columns, *row[9:14], lease.epoch, row[15], data_at),
+            *(row[17] + batch.rows, row[18], row[19], number),
         )
         commit = Commit(
             pipeline,
@@ -143,7 +154,7 @@ class Commits:
             cursor,
         )
         changes.answer.append(commit)
-        changes.commits.append(commit_row(number, row[18], commit))
+        changes.commits.append(commit_row(number, row[20], commit))
 
     def _decide(
         self,
@@ -164,7 +175,7 @@ class Commits:
         number = self._next_commit()
         changes.streams[name] = (*stream_row(done.stream), number)
         changes.answer.append(done.commit)
-        changes.commits.append(commit_row(number, row[18] if row else None, done.commit))
+        changes.commits.append(commit_row(number, row[20] if row else None, done.commit))
         if done.schema:
             changes.schemas[name] = done.schema.fingerprint, done.schema.body
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -213,7 +214,8 @@ class Operations:
         for name, seq in marks.items():
             stream = self._tables.stream(pipeline, name)
             if stream is not None:
-                found[name] = rules.mark_published(stream, seq)
+                by = partial(self._tables.committed_by, pipeline, name)
+                found[name] = rules.mark_published(stream, seq, by)
         return found
 
     def _stream(self, streams: Mapping[str, StreamState], pipeline: str, name: str) -> StreamState:

@@ -125,8 +125,8 @@ def stream_row(s: StreamState) -> Row:
     """Without the number of its last commit."""
     return (
         *(s.pipeline, s.stream, s.seq, s.published, *cursor_columns(s.cursor), s.schema_version),
-        *(_or_null(s.hold), s.directive, s.seen, s.ledger_from, s.data_at, s.rows),
-        *(s.last_outcome, s.last_reason),
+        *(_or_null(s.hold), s.directive, s.seen, s.ledger_from, s.committed_by, s.published_by),
+        *(s.data_at, s.rows, s.last_outcome, s.last_reason),
     )
 
 
@@ -144,8 +144,10 @@ def stream_of(r: Row) -> StreamState:
         r[13],
         r[14],
         r[15],
-        _OUTCOMES[r[16]],
+        r[16],
         r[17],
+        _OUTCOMES[r[18]],
+        r[19],
     )
 
 

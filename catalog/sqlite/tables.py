@@ -231,6 +231,10 @@ class Tables:
         """A commit that is there, as it was answered."""
         return commit_of(self._all("commit", number)[0])
 
+    def committed_by(self, pipeline: str, stream: str, seq: int) -> int:
+        """The run that committed a batch, which is there."""
+        return int(self._all("commits_above", pipeline, stream, seq - 1, 1)[0][5])
+
     def last_commit(self) -> int:
         """The highest number of a commit; it is never taken away."""
         return self._number("last_commit")

@@ -173,8 +173,9 @@ def cursor_adopt(
 
     async def prepare(place: Place, catalog: Catalog) -> Plan:
         stream = await stream_of(place, catalog, target)
+        hold = _must_be_held(stream)
         done = f"The next run of {name_of(stream)} takes its table over as it is."
-        action = Adopt(stream.pipeline, stream.stream, _seen(stream))
+        action = Adopt(stream.pipeline, stream.stream, hold.detail)
         return Plan((action,), done, (f"reconciler run {name_of(stream)}",), _AS_IT_IS)
 
     return edit(How(config, json, dry_run, why), prepare)
@@ -238,14 +239,7 @@ class _MarkerDetail(NamedTuple):
 
 
 def _to_destination(stream: StreamState) -> Plan:
-    hold = stream.hold
-    if hold is None or hold.kind is not HoldKind.DESTINATION:
-        raise Failure(
-            f"{name_of(stream)} is not held because of its destination: the two agree, or no run "
-            "has looked yet.",
-            Exit.NOTHING,
-            f"Look: reconciler run {name_of(stream)}",
-        )
+    hold = _must_be_held(stream)
     marker = _marker(hold.detail)
     if marker is None or _REWIND not in hold.choices:
         raise Failure(
@@ -258,17 +252,24 @@ def _to_destination(stream: StreamState) -> Plan:
         *(stream.pipeline, stream.stream, marker.cursor),
         seq_at_least=marker.seq,
         adopt=True,
-        seen=_seen(stream),
+        seen=hold.detail,
         forget_after=marker.seq,
     )
     done = f"The cursor of {name_of(stream)} is at {at}, as the destination has it."
     return Plan((action,), done, (f"reconciler run {name_of(stream)}",))
 
 
-def _seen(stream: StreamState) -> str:
-    """What the last run saw of the destination, if the stream is held because of it."""
+def _must_be_held(stream: StreamState) -> Hold:
+    """What the last run saw of the destination: an answer is for that, and no other."""
     hold = stream.hold
-    return hold.detail if hold is not None and hold.kind is HoldKind.DESTINATION else ""
+    if hold is None or hold.kind is not HoldKind.DESTINATION:
+        raise Failure(
+            f"{name_of(stream)} is not held because of its destination: the two agree, or no run "
+            "has looked yet.",
+            Exit.NOTHING,
+            f"Look: reconciler run {name_of(stream)}",
+        )
+    return hold
 
 
 def _marker(detail: str) -> _MarkerDetail | None:

@@ -50,7 +50,17 @@ class Mismatch:
                 "; which files its later batches brought is not known here: `refresh` reads all "
                 "files again, or move those away and `cursor adopt` goes on with the others"
             )
-        return self._moved(reason)
+        return self._moved(reason, has_more=True)
+
+    def another(self, by: int) -> NeedsAnswer:
+        """At the batch where the catalog is, but not at the one that run ``by`` committed."""
+        assert self.marker is not None
+        return self._moved(
+            f"table {self.table!r} is at batch {self._seq} of run {self.marker.epoch}, but the "
+            f"catalog's batch {self._seq} is of run {by}: one of the two was restored, and they "
+            "went different ways since",
+            has_more=True,
+        )
 
     def changed_since(self) -> NeedsAnswer:
         """A person's answer was to a marker that is another one now."""
@@ -97,19 +107,19 @@ class Mismatch:
         by_ledger = cursor is not None and cursor.kind is CursorKind.SNAPSHOT_ID
         return by_ledger and self.mode is Mode.APPEND
 
-    def _moved(self, reason: str) -> NeedsAnswer:
+    def _moved(self, reason: str, *, has_more: bool = False) -> NeedsAnswer:
+        """``has_more``: the table may have rows that the catalog does not know to be there."""
         if self.waiting:
             reason += (
                 f"; {self.waiting} committed batches wait to be published and do not fit it: "
                 "`refresh` reads all again"
             )
-        return self._asks(reason, self._choices())
+        return self._asks(reason, self._choices(has_more=has_more))
 
-    def _choices(self) -> tuple[str, ...]:
-        is_ahead = self._seq > self.state.seq
-        if self.waiting or (is_ahead and self._appends_files):
+    def _choices(self, *, has_more: bool) -> tuple[str, ...]:
+        if self.waiting or (has_more and self._appends_files):
             return (REFRESH,)
-        if is_ahead and self.mode is Mode.APPEND:
+        if has_more and self.mode is Mode.APPEND:
             return (REFRESH, REWIND)  # to adopt would read again what is there
         if self._appends_files and self._seq < self.state.ledger_from:
             return (REFRESH, ADOPT)  # which files it has is not known any more
@@ -123,6 +133,7 @@ def seen(marker: Marker | None) -> str:
     """What a hold says of the destination, for its answers: they are void for another marker."""
     detail = {
         "seq": marker.seq if marker else 0,
+        "epoch": marker.epoch if marker else None,
         "cursor": marker.cursor if marker else None,
         "owner": marker.owner if marker else None,
     }

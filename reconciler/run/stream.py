@@ -122,7 +122,7 @@ class StreamRun:
         self._table = settings.table or table_name(self.stream)
         self._seq = state.seq
         self._read = self._rows = self._bytes = self._rejected = 0
-        self._adopted = False
+        self._adopted, self._marked_by = False, 0
         self._refresh = state.directive == "refresh"
         self._unpublished: list[Receipt] = []
         self._verdict: m.Verdict | None = None
@@ -194,16 +194,18 @@ class StreamRun:
         if adopts and (self._unpublished or self._follows(marker)):
             # A run that was cut off has adopted already. What waits was committed after the edit:
             # a marker set to the catalog's seq now would pass it over.
-            self._adopted = True
+            self._adopted, self._marked_by = True, (marker and marker.epoch) or 0
         elif adopts and self._state.seen not in ("", seen(marker)):
             raise self._mismatch(marker).changed_since()
         elif adopts or (self._refresh and ours):
             self._link.may_go_on()
             # Before a refresh is published the table still has what it has: so says its cursor.
             cursor = self._state.cursor if adopts or marker is None else marker.cursor
-            destination.adopt(self._owner, self._table, self._seq, cursor)
-            self._adopted = adopts
+            epoch = self._order.epoch if adopts else None
+            destination.adopt(self._owner, self._table, self._seq, epoch, cursor)
             marker = destination.marker(self._owner, self._table)
+            if adopts:
+                self._adopted, self._marked_by = True, (marker and marker.epoch) or 0
         if marker is None:
             self._unpublished = self._standing()
         self._check_marker(marker)
@@ -230,8 +232,8 @@ class StreamRun:
     def _check_marker(self, marker: Marker | None) -> None:
         """Refuse to go on with a destination that does not match the catalog (rule 5)."""
         state = self._state
+        replaced = bool(self._unpublished) and self._unpublished[0].mode is Mode.REPLACE
         if marker is None:
-            replaced = bool(self._unpublished) and self._unpublished[0].mode is Mode.REPLACE
             if state.published == 0 or self._refresh or replaced:
                 return
             raise self._mismatch(None).gone()
@@ -242,6 +244,16 @@ class StreamRun:
         if marker.seq > state.seq:
             self._publish(last=True)  # was done long ago: now it is known, and bars no choice
             raise self._mismatch(marker).ahead()
+        by = self._committed_by(marker.seq)
+        is_asked = self._refresh or self._adopted or replaced
+        if by and marker.epoch not in (None, by) and not is_asked:
+            raise self._mismatch(marker).another(by)
+
+    def _committed_by(self, seq: int) -> int:
+        """The run that the marker of a batch should name; 0: it is not known."""
+        if seq == self._state.published:
+            return self._state.published_by
+        return next((r.name.epoch for r in self._unpublished if r.name.seq == seq), 0)
 
     def _mismatch(self, marker: Marker | None) -> Mismatch:
         waiting = len(self._unpublished)
@@ -455,6 +467,7 @@ class StreamRun:
             bytes=self._bytes,
             rejected=self._rejected,
             adopted=self._adopted,
+            marked_by=self._marked_by,
         )
 
     def _held(self, need: NeedsAnswer) -> StreamResult:

@@ -273,6 +273,31 @@ def test_files_that_a_restored_catalog_does_not_know_are_not_read_twice(inbox: I
     assert inbox.ids() == [1, 2, 3, 4]
 
 
+@_quick("destination", ["duckdb", "parquet"], ["parquet"])
+def test_a_catalog_and_a_destination_that_went_different_ways_are_not_taken_to_agree(
+    project: Project, destination: str
+) -> None:
+    """Both are at batch 2, each at its own."""
+    backup = str(project.folder / "backup.db")
+    _two_batches(project, destination)
+    newest = project.folder / "newest"
+    newest.mkdir()
+    _copy(project.there(), newest)
+    _put_back(project, "catalog")
+    project.do("catalog", "backup", backup)
+    project.do("catalog", "restore", backup)
+    _put_back(project, "destination")
+    project.add(100, 120)
+    project.do("run", "p")
+    assert project.equal()
+    _remove(project.there())
+    _copy(newest / project.there().name, project.folder)
+    assert "went different ways" in project.held()["reason"]
+    project.answer(_REWIND)
+    assert project.equal()
+    _later_rows_arrive(project)
+
+
 @_choices(
     ("duckdb", "cursor adopt"), ("parquet", "refresh"), leaving_out=("parquet", "cursor adopt")
 )

@@ -44,7 +44,7 @@ class Process(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MarkerRow:
-    """The marker as the destination keeps it; ``epoch`` None: a person set it."""
+    """The marker as the destination keeps it."""
 
     owner: Owner
     seq: int
@@ -216,7 +216,8 @@ class SimDestination:
         if content is None or content.marker is None:
             return None
         row = content.marker
-        return Marker(row.owner, row.seq, row.cursor, row.version, bool(content.versions()))
+        has_rows = bool(content.versions())
+        return Marker(row.owner, row.seq, row.cursor, row.version, has_rows, row.epoch)
 
     def stage(self, request: StageRequest) -> SimStage:
         self._process.step("destination.stage")
@@ -279,12 +280,14 @@ class SimDestination:
         if table in self._warehouse.tables:
             self._warehouse.durable[table] = self._warehouse.tables[table]
 
-    def adopt(self, owner: Owner, table: str, seq: int, cursor: Cursor | None) -> None:
+    def adopt(
+        self, owner: Owner, table: str, seq: int, epoch: int | None, cursor: Cursor | None
+    ) -> None:
         self._process.step("destination.adopt")
         with self._locked(table):
             content = self._warehouse.tables.get(table, Content())
             version = content.marker.version if content.marker else 0
-            marker = MarkerRow(owner, seq, None, cursor, version)
+            marker = MarkerRow(owner, seq, epoch, cursor, version)
             self._warehouse.tables[table] = replace(content, marker=marker)
             self._process.step("destination.adopt.applied", 0.1)
             self._flush(table)

@@ -120,6 +120,14 @@ class History:
         for key in [key for key in self.commits if key[0] == was]:
             self.commits[name, *key[1:]] = replace(self.commits.pop(key), pipeline=name)
 
+    def restored(self) -> None:
+        """The catalog is an older one: what was seen since is not in it. Epochs still only rise."""
+        self.pipelines, self.streams = dict(self.store.pipelines), dict(self.store.streams)
+        self.commits = dict(self.store.commits)
+        self.last.clear()
+        self.news.clear()
+        self.shaken.update(self.database.tables)
+
     def _wrong(self, rule: Rule, text: str) -> NoReturn:
         self.world.fault = Wrong(rule, f"at {self.world.now:.3f}: {text}")
         raise self.world.fault

@@ -247,6 +247,11 @@ def _what_a_person_saw_is_not_compared() -> tuple[Patch, ...]:
     return ((stream.StreamRun, "__init__", unseen),)
 
 
+@_plant(Rule.ONCE, often=False)
+def _a_marker_of_another_run_is_not_noticed() -> tuple[Patch, ...]:
+    return ((stream.StreamRun, "_committed_by", lambda *_: 0),)
+
+
 @_plant(Rule.HOLD, Rule.AHEAD)
 def _what_is_published_is_not_flushed() -> tuple[Patch, ...]:
     return ((SimDestination, "_flush", _nothing),)

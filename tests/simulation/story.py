@@ -57,6 +57,7 @@ from tests.simulation.catalog import Around, SimCatalog, Weather
 from tests.simulation.daemon import SimDaemon
 from tests.simulation.destination import SimDestination, Warehouse
 from tests.simulation.history import History
+from tests.simulation.restoring import copy_of, put_back
 from tests.simulation.source import Database, Row, SimSource, Table
 from tests.simulation.vtime import START_US, Machine, Node, World
 from tests.simulation.workers import Places, SimWorker
@@ -74,7 +75,7 @@ _A_MOMENT, _A_WHILE = 1.0, 5.0
 _TROUBLES = (
     *("daemon_crash", "daemon_stop", "daemon_pause", "suspend", "reboot"),
     *("worker_crash", "worker_freeze", "worker_start", "connector_fails"),
-    *("slow_catalog", "lost_answers"),
+    *("slow_catalog", "lost_answers", "catalog_restored"),
     *("catalog_away", "catalog_crash", "wall_jump", "skew", "reload", "schema", "persons"),
     *("destination_busy", "destination_emptied", "destination_restored", "source_down"),
 )
@@ -84,7 +85,7 @@ _PACES = (1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)
 """How many times rarer runs, troubles and writes are than in a crowded world. What befalls
 a run is the same; many worlds with few runs see more of what can be drawn than few with many."""
 
-_EDITS = ("pause", "resume", "run", "run", "cancel", "refresh", "rewind", "adopt", "release")
+_EDITS = ("pause", "resume", "run", "run", "cancel", "refresh", "rewind", "release")
 
 
 @dataclass(slots=True)
@@ -109,6 +110,7 @@ class Keys:
     id: int = 0
     transaction: int = 0
     backups: list[tuple[Any, Any]] = field(default_factory=list)
+    copies: list[MemoryStore] = field(default_factory=list)
 
 
 class Story(Places):
@@ -496,8 +498,6 @@ class Story(Places):
 
     _quiet_writers = False
     _asleep_until = 0.0
-    _destination_moved = -1.0
-    """When somebody else last emptied or restored tables."""
     _ambush = 0
     """Troubles that wait for a run to begin."""
 
@@ -543,10 +543,6 @@ class Story(Places):
                 self._answer(name, stream.stream, stream.hold)
             if held:
                 self._edit(RequestRun(name, f"again-{self.world.count()}"))
-
-    def _looked(self, name: str) -> bool:
-        """A run has looked at the destination since somebody else moved tables there."""
-        return self.history.answered.get(name, [-1.0])[-1] > self._destination_moved
 
     # -- persons --------------------------------------------------------------------------------
 
@@ -627,8 +623,6 @@ class Story(Places):
                 self.world.after(self.chance.uniform(0.1, 3), lambda: self._edit(CancelRun(name)))
             case "refresh":
                 self._edit(Refresh(name, stream))
-            case "adopt" if self._looked(name):
-                self._edit(Adopt(name, stream))
             case "release":
                 self._edit(Release(name, stream))
             case "rewind" if pipeline.streams[stream].mode is Mode.MERGE:
@@ -725,14 +719,17 @@ class Story(Places):
 
     def _reboot(self) -> None:
         """Power is lost: every process ends, and what nobody flushed."""
-        for one in self._holders.values():
-            for worker in tuple(one.pool.workers):
-                worker.end("power was lost")
-        for one in tuple(self.daemons):
-            self._end_daemon(one, orphans=False)
+        self._end_all("power was lost")
         self.warehouse.lose_power()
         self.machine.reboot()
         self._wake()
+
+    def _end_all(self, why: str) -> None:
+        for one in self._holders.values():
+            for worker in tuple(one.pool.workers):
+                worker.end(why)
+        for one in tuple(self.daemons):
+            self._end_daemon(one, orphans=False)
         self._new_person()
 
     def _for_a_while(self, what: str, value: float, seconds: float) -> None:
@@ -752,6 +749,17 @@ class Story(Places):
     def _catalog_away(self) -> None:
         weather = self.around.weather
         weather.away_until = self.world.now + self.chance.choice((2.0, 20.0, 90.0))
+
+    def _catalog_restored(self) -> None:
+        """The catalog is backed up; or nobody has it open any more and a copy takes its place."""
+        copies = self.keys.copies
+        if not copies or self.chance.random() < 0.5:
+            copies.append(copy_of(self.store))
+            return
+        self._end_all("the catalog is restored")
+        put_back(self.store, self.chance.choice(copies), _us(self.world.now))
+        self.around.by_the_dead = 0
+        self.history.restored()
 
     def _wall_jump(self) -> None:
         self.machine.wall_off = self.chance.choice((0.0, 0.0, -1.5, -300.0, -4000.0, 300.0, 9000.0))
@@ -791,6 +799,7 @@ class Story(Places):
                 now = replace(now, name=name, renamed_from=was)
             pipelines[now.name] = now
         self.full = replace(self.full, pipelines=pipelines)
+        self.keys.copies.clear()  # a config knows one earlier name, not all that a copy may have
 
     def _adopt_project(self, project: Project) -> None:
         self.project = project
@@ -812,7 +821,6 @@ class Story(Places):
         tables = tuple(self.warehouse.tables)
         if not tables or self._decided():
             return
-        self._destination_moved = self.world.now
         table = self.chance.choice(tables)
         self.world.say(f"{table} is emptied")
         self.warehouse.tables.pop(table, None)
@@ -827,7 +835,6 @@ class Story(Places):
             return
         if self._decided():
             return
-        self._destination_moved = self.world.now
         tables, staged = self.chance.choice(backups)
         self.warehouse.durable, self.warehouse.tables = dict(tables), dict(tables)
         if self.chance.random() < 0.5:

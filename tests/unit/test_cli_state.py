@@ -55,10 +55,10 @@ def test_cursor_set_needs_a_cursor_to_know_the_kind_of(shop: Shop) -> None:
     assert shop.cli("cursor", "set", "shop.orders", "7").code == Exit.NOTHING
 
 
-def test_cursor_adopt_sets_the_directive(shop: Shop) -> None:
+def test_cursor_adopt_of_a_destination_that_agrees_is_code_5(shop: Shop) -> None:
     shop.on(ran)
-    assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.GOOD
-    assert (orders(shop).directive, orders(shop).seen) == ("adopt", "")
+    assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.NOTHING
+    assert orders(shop).directive == ""
 
 
 def test_cursor_adopt_of_a_held_stream_is_of_the_destination_that_the_last_run_saw(

@@ -187,7 +187,6 @@ VERBS = [
     ("refresh", "shop"),
     ("refresh", "shop.orders"),
     ("cursor", "set", "shop.orders", "7"),
-    ("cursor", "adopt", "shop.orders"),
     ("cursor", "rewind", "shop.orders", "--to-batch", "1"),
 ]
 

@@ -206,7 +206,7 @@ def test_a_table_without_marker_is_held_until_adopted(
     with pytest.raises(NeedsAnswer, match="cursor adopt") as held:
         destination.stage(request(1))
     assert held.value.kind is HoldKind.DESTINATION
-    destination.adopt(OWNER, TABLE, 4, cursor(4))
+    destination.adopt(OWNER, TABLE, 4, 1, cursor(4))
     marker = destination.marker(OWNER, TABLE)
     assert marker is not None
     assert (marker.seq, marker.has_rows) == (4, True)

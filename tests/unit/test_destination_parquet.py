@@ -130,7 +130,7 @@ def test_a_folder_without_marker_is_held_until_adopted(
     with pytest.raises(NeedsAnswer, match=r"theirs\.parquet") as held:
         destination.stage(request(1, mode=mode))
     assert held.value.kind is HoldKind.DESTINATION
-    destination.adopt(OWNER, TABLE, 4, cursor(4))
+    destination.adopt(OWNER, TABLE, 4, 1, cursor(4))
     marker = destination.marker(OWNER, TABLE)
     assert marker is not None
     assert (marker.seq, marker.cursor, marker.has_rows) == (4, cursor(4), True)
@@ -174,7 +174,7 @@ def test_an_emptied_table_is_noticed(destination: ParquetDestination, lake: Path
     marker = destination.marker(OWNER, TABLE)
     assert marker is not None
     assert (marker.seq, marker.has_rows) == (0, False)
-    destination.adopt(OWNER, TABLE, 1, cursor(1))
+    destination.adopt(OWNER, TABLE, 1, 1, cursor(1))
     load(destination, request(2), orders(2))
     assert view_rows(lake / TABLE) == [2]
 

@@ -132,7 +132,7 @@ def test_a_destination_without_its_marker_is_new_or_was_emptied() -> None:
         "is new or was emptied"
     )
     assert found.choices == TO_DESTINATION
-    assert detail(found) == {"seq": 0, "cursor": None, "owner": None}
+    assert detail(found) == {"seq": 0, "epoch": None, "cursor": None, "owner": None}
     assert world.requests == []
 
 
@@ -225,6 +225,40 @@ def read(times: int) -> Cursor:
 
 def files_at(seq: int, owner: Owner = OWNER) -> Marker:
     return Marker(owner, seq, read(seq), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "marker", "choices"),
+    [
+        (KEY, at(3, epoch=7), TO_DESTINATION),
+        (APPENDS, at(3, epoch=7), ("refresh", TO_DESTINATION[2])),
+        (APPENDS, replace(files_at(3), epoch=7), ("refresh",)),
+    ],
+)
+def test_a_marker_of_the_same_number_and_another_run_was_restored(
+    settings: StreamSettings, marker: Marker, choices: tuple[str, ...]
+) -> None:
+    state = {"seq": 3, "published": 3, "cursor": marker.cursor}
+    world = World(marker=marker)
+    found = held(world.run(settings=settings, published_by=9, **state))
+    assert found.reason == (
+        "table 'orders' is at batch 3 of run 7, but the catalog's batch 3 is of run 9: one of the "
+        "two was restored, and they went different ways since"
+    )
+    assert found.choices == choices
+    for by in (0, 7):
+        assert World(marker=marker).run(published_by=by, **state).hold is None
+    unknown = at(3)
+    assert World(marker=unknown).run(published_by=9, **state).hold is None
+    assert World(marker=marker).run(published_by=9, directive="refresh", **state).hold is None
+
+
+def test_a_batch_that_waits_and_is_there_of_another_run_is_not_taken_for_published() -> None:
+    world = World(marker=at(4, epoch=7))
+    world.unpublished = (waiting(4),)
+    found = held(world.run(seq=4, published=3, published_by=3))
+    assert "is at batch 4 of run 7" in found.reason
+    assert found.choices == ("refresh",)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ create table streams (
     directive text not null,
     seen text not null,
     ledger_from integer not null,
+    committed_by integer not null,
+    published_by integer not null,
     data_at integer,
     rows integer not null,
     last_outcome text,

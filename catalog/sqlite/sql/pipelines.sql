@@ -73,13 +73,19 @@ delete from streams where pipeline = ?;
 update streams set pipeline = ?2 where pipeline = ?1;
 
 -- name: put_stream
-replace into streams values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+replace into streams values (
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+);
 
 -- name: set_stream
 -- Its last commit stays.
-insert into streams values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null)
+insert into streams values (
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, null
+)
 on conflict (pipeline, stream) do update set
     seq = ?3, published = ?4, cursor_kind = ?5, cursor_definition = ?6, cursor_tag = ?7,
     cursor_data = ?8, cursor_text = ?9, schema_version = ?10, hold = ?11, directive = ?12,
-    seen = ?13, ledger_from = ?14, data_at = ?15, rows = ?16, last_outcome = ?17,
-    last_reason = ?18;
+    seen = ?13, ledger_from = ?14, committed_by = ?15, published_by = ?16, data_at = ?17,
+    rows = ?18, last_outcome = ?19, last_reason = ?20;

@@ -235,7 +235,9 @@ class DuckdbDestination:
 
     # -- the marker by a person's word -----------------------------------------------------------
 
-    def adopt(self, owner: Owner, table: str, seq: int, cursor: Cursor | None) -> None:
+    def adopt(
+        self, owner: Owner, table: str, seq: int, epoch: int | None, cursor: Cursor | None
+    ) -> None:
         """Set the marker. The table's rows are then those that are there now."""
         with disk_errors(), self._file.locked():
             with self._file.open() as connection:
@@ -245,7 +247,7 @@ class DuckdbDestination:
                 old = schema.markers().get(fold(table))
                 there = fold(table) in schema.tables() and schema.has_rows(table)
                 version = old.schema_version if old else 0
-                schema.set_marker(table, MarkerRow(owner, seq, None, cursor, version, there))
+                schema.set_marker(table, MarkerRow(owner, seq, epoch, cursor, version, there))
                 connection.commit()
                 self._file.checkpoint(connection)
                 look = schema.look()

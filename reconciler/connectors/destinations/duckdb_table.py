@@ -114,6 +114,7 @@ class OpenSchema:
             None if emptied else row.cursor,
             row.schema_version,
             has_rows,
+            None if emptied else row.epoch,
         )
 
     # -- changing ----------------------------------------------------------------------------

@@ -337,7 +337,9 @@ class ParquetDestination:
 
     # -- the marker by a person's word -----------------------------------------------------------
 
-    def adopt(self, owner: Owner, table: str, seq: int, cursor: Cursor | None) -> None:
+    def adopt(
+        self, owner: Owner, table: str, seq: int, epoch: int | None, cursor: Cursor | None
+    ) -> None:
         """Set the marker. The table's files are then those that are there now."""
         folder = self._folder(table)
         with disk_errors(), self._locked(table):
@@ -348,7 +350,7 @@ class ParquetDestination:
             state = TableState(
                 owner=owner,
                 seq=seq,
-                epoch=None,
+                epoch=epoch,
                 cursor=cursor,
                 schema_version=old.schema_version if old else 0,
                 publishes=publishes,

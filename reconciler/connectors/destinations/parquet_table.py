@@ -96,6 +96,7 @@ class TableFolder:
             cursor=None if emptied else state.cursor,
             schema_version=state.schema_version,
             has_rows=state.has_rows and not emptied,
+            epoch=None if emptied else state.epoch,
         )
 
     def _any_file(self, state: TableState) -> bool:
