@@ -29,7 +29,7 @@ from reconciler.daemon.loop import Loop
 from reconciler.daemon.loud import Loud
 from reconciler.daemon.notify import notify, watchdog_interval
 from reconciler.daemon.reload import Reloader
-from reconciler.daemon.session import Session, open_session
+from reconciler.daemon.session import Session, open_session, secret_variables
 from reconciler.daemon.status import Status
 from reconciler.telemetry import logs
 from reconciler.telemetry.events import Event
@@ -127,8 +127,13 @@ class _Daemon:
     async def _start(self, tasks: TaskGroup, session: Session, loop: Loop) -> None:
         await tasks.start(self._signals)
         await session.pool.warm()
+
+        async def adopt(project: Project) -> None:
+            session.pool.hide(secret_variables(project))
+            await loop.adopt(project)
+
         self._reloader = reloader = Reloader(
-            *(self._config, self._project, loop.adopt, session.clock, self._metrics),
+            *(self._config, self._project, adopt, session.clock, self._metrics),
             self._read_ns,
         )
         await loop.observe_all()

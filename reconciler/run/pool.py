@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -55,7 +55,10 @@ class Worker:
         process: subprocess.Popen[bytes],
         line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         output: IO[bytes],
+        env: Mapping[str, str],
     ) -> None:
+        """``env``: the environment that it was started with."""
+        self.env = env
         self._process = process
         # asyncio's own streams: they stay registered with the selector between messages, which
         # saves a third of the system calls that one message costs through anyio's.
@@ -173,6 +176,14 @@ class WorkerPool:
         self._starting: set[asyncio.Task[None]] = set()
         self._waiting: deque[asyncio.Future[Worker]] = deque()
 
+    def hide(self, names: Collection[str]) -> None:
+        """These variables hold secrets, as a reload says: who has them serves no other run."""
+        if not self._env.keys().isdisjoint(names):
+            self._env = {k: v for k, v in self._env.items() if k not in names}
+
+    def _is_of_use(self, worker: Worker) -> bool:
+        return worker.alive and worker.env is self._env and worker.runs < RUNS_PER_WORKER
+
     @property
     def idle(self) -> int:
         return len(self._idle)
@@ -199,7 +210,7 @@ class WorkerPool:
         """
         while self._idle:
             worker = self._idle.pop()
-            if worker.alive:
+            if self._is_of_use(worker):
                 return self._take(worker)
             await worker.aclose()
         if len(self._starting) < STARTING_AT_ONCE:
@@ -261,7 +272,7 @@ class WorkerPool:
     async def release(self, worker: Worker, *, healthy: bool) -> None:
         """Give a worker back. An unhealthy one is killed; so is one past its share of runs."""
         self._busy.discard(worker)
-        if healthy and worker.alive and worker.runs < RUNS_PER_WORKER:
+        if healthy and self._is_of_use(worker):
             self._offer(worker)
             return
         worker.kill()
@@ -330,4 +341,4 @@ async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:
         process.kill()
         process.wait()
         raise
-    return Worker(process, line, output)
+    return Worker(process, line, output, env)

@@ -89,7 +89,7 @@ def test_what_is_kept_of_a_long_output_begins_with_a_whole_line() -> None:
     """Half a secret would not be known for one."""
     with printed_to() as output:
         nothing: Any = None
-        worker = Worker(nothing, (nothing, nothing), output)
+        worker = Worker(nothing, (nothing, nothing), output, {})
         worker.begin()
         output.write(b"half of a secret\n" * (LOG_LIMIT // 17 + 2))
         assert worker.printed().startswith(b"half of a secret\n")
@@ -103,3 +103,24 @@ async def test_a_worker_is_started_when_the_folder_of_temporary_files_was_remove
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "removed"))
     assert (await pool.acquire()).alive
+
+
+async def test_a_variable_that_a_reload_names_as_a_secret_is_in_no_worker_that_serves_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_PASSWORD", "hunter2")
+    pool = WorkerPool()
+    try:
+        idle, busy = await pool.acquire(), await pool.acquire()
+        await pool.release(idle, healthy=True)
+        pool.hide({"SHOP_PASSWORD", "NOT_SET"})
+        await pool.release(busy, healthy=True)
+        worker = await pool.acquire()
+        assert worker.pid not in (idle.pid, busy.pid)
+        assert "SHOP_PASSWORD" not in worker.env
+        assert worker.env.items() < os.environ.items()
+        await pool.release(worker, healthy=True)
+        pool.hide({"SHOP_PASSWORD"})
+        assert await pool.acquire() is worker, "it never had it"
+    finally:
+        await pool.aclose()
