@@ -198,7 +198,7 @@ class WorkerPool:
 
     async def warm(self) -> None:
         """Have at least one worker ready, or getting ready: its process runs when this returns."""
-        if not self._idle and not self._starting:
+        if not self._idle and not self._under_way():
             self._start_one()
             await anyio.lowlevel.checkpoint()  # lets the task come as far as the process
 
@@ -213,7 +213,7 @@ class WorkerPool:
             if self._is_of_use(worker):
                 return self._take(worker)
             await worker.aclose()
-        if len(self._starting) < STARTING_AT_ONCE:
+        if self._under_way() < STARTING_AT_ONCE:
             self._start_one()
         turn: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -238,6 +238,10 @@ class WorkerPool:
                 return
         self._idle.append(worker)
 
+    def _under_way(self) -> int:
+        """How many workers are being started. Who waits for one runs before the set forgets it."""
+        return sum(not task.done() for task in self._starting)
+
     def _start_one(self) -> None:
         task = asyncio.get_running_loop().create_task(self._start_and_offer())
         self._starting.add(task)
@@ -258,7 +262,7 @@ class WorkerPool:
             self._refuse(error)
         else:
             self._offer(worker)
-        if self._waiting and len(self._starting) <= STARTING_AT_ONCE:  # this task is one of them
+        if self._waiting and self._under_way() <= STARTING_AT_ONCE:  # this task is one of them
             self._start_one()
 
     def _refuse(self, error: WorkerGone | OSError) -> None:
@@ -277,7 +281,7 @@ class WorkerPool:
             return
         worker.kill()
         await worker.aclose()  # shielded
-        if self._waiting and not self._starting:
+        if self._waiting and not self._under_way():
             self._start_one()  # those who wait counted on this one
 
     async def trim(self) -> None:

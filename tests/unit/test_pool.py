@@ -98,6 +98,14 @@ def test_what_is_kept_of_a_long_output_begins_with_a_whole_line() -> None:
         assert worker.printed() == b"short\n"
 
 
+async def test_another_worker_is_started_for_who_asks_right_after_the_first_came(
+    pool: WorkerPool,
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        first, second = await pool.acquire(), await pool.acquire()
+    assert first.pid != second.pid
+
+
 async def test_a_worker_is_started_when_the_folder_of_temporary_files_was_removed(
     pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
