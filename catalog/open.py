@@ -35,8 +35,9 @@ async def open_catalog(
 def is_made(url: str) -> bool:
     """Whether opening ``url`` finds a catalog, or something else; False: it would make a file."""
     file = url.removeprefix("sqlite:///")
+    path = Path(file).resolve()
     # A file by the second name says that a restore was cut short.
-    return file == url or Path(file).exists() or Path(f"{file}.restoring").exists()
+    return file == url or path.exists() or path.with_name(f"{path.name}.restoring").exists()
 
 
 def back_up(url: str, target: Path, *, force: bool = False, dry_run: bool = False) -> Backup:

@@ -30,6 +30,7 @@ def back_up(location: Location, target: Path, *, force: bool, dry_run: bool) -> 
     is as it was. Blocks for as long as the disk takes.
     """
     path = location.path
+    stood = location.identity()
     if not path.exists():
         raise CannotOpen(f"{path} is not there: there is no catalog to back up yet")
     database.refuse_half_restored(path)
@@ -37,6 +38,7 @@ def back_up(location: Location, target: Path, *, force: bool, dry_run: bool) -> 
     db = location.connect()
     try:
         with database.explained(path), files.told(f"{target} cannot be written"):
+            location.still(stood)
             if not database.stands_at(db, path, newest=database.migrations()[-1][0]):
                 database.refuse_nothing(db, path)
             files.see_room(target.parent, db.pragma("page_count") * database.PAGE_SIZE)
@@ -86,7 +88,9 @@ def _copy(db: apsw.Connection, part: Path, target: Path) -> None:
         db.execute("rollback")
         copy.pragma("journal_mode", "delete")  # whole without a log beside it
     except (apsw.FullError, apsw.IOError) as error:
-        raise Unavailable(f"{db.filename} could not be copied to {target}: {error}") from None
+        # SQLite's words may be about the other side, which has no error.
+        why = "the disk is full" if isinstance(error, apsw.FullError) else str(error)
+        raise Unavailable(f"{db.filename} could not be copied to {target}: {why}") from None
     finally:
         database.give_back(copy)
 

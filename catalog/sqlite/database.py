@@ -108,10 +108,10 @@ class Location:
         try:
             with explained(self.path):
                 # What is refused is left as it is: its kind of journal ...
-                self._still(stood)
+                self.still(stood)
                 stands_at(db, self.path, newest=migrations()[-1][0])
                 self._use_wal(db)
-                self._still(stood)
+                self.still(stood)
                 migrate(db, self.path, now)
         except BaseException:
             close_in_doubt(db)  # ... and its log, which may be another database's.
@@ -136,9 +136,13 @@ class Location:
                 )
             return
 
-    def _still(self, stood: tuple[int, int]) -> None:
-        """That the path leads to the file that was opened. From ``_use_wal`` on a restore finds it
-        open, and waits; one before that had it locked, while this process waited."""
+    def still(self, stood: tuple[int, int]) -> None:
+        """That no restore came between ``stood``, taken from ``identity``, and opening the file.
+
+        Else this process has a file open whose name, and so whose log's, is another's by now. Once
+        the log is on, the next restore finds this process. Raises ``Unavailable``, ``CannotOpen``.
+        """
+        refuse_half_restored(self.path)
         if self.identity() != stood:
             raise Unavailable(f"{self.path} was replaced while it was being opened; try again")
 
@@ -247,6 +251,7 @@ def _prepare(path: Path) -> None:
 
 def refuse_half_restored(path: Path) -> None:
     """Raise ``CannotOpen`` when the catalog is being replaced, or that was cut short."""
+    path = path.resolve()
     ready = path.with_name(path.name + RESTORING)
     if ready.exists():
         raise CannotOpen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -42,11 +43,9 @@ def told(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        room = " make room there, and try again" if error.errno == errno.ENOSPC else ""
-        raise Unavailable(
-            f"{what}: {error.filename or 'the disk'}: {error.strerror}; nothing was changed"
-            + (f";{room}" if room else "")
-        ) from None
+        room = "; make room there, and try again" if error.errno == errno.ENOSPC else ""
+        where = error.filename or "the disk"
+        raise Unavailable(f"{what}: {where}: {error.strerror}{room}") from None
 
 
 def see_room(folder: Path, needed: int) -> None:
@@ -91,6 +90,13 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what processes that were killed left of ``part_of``."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part*"):
+        with suppress(OSError):
+            part.unlink()
 
 
 def move(path: Path, to: Path) -> None:

@@ -81,11 +81,16 @@ def restore(location: Location, asked: Asked, *, dry_run: bool) -> Restored:
     Raises ``CannotOpen`` or ``Unavailable``; then nothing has changed. Blocks for as long as the
     disk takes.
     """
+    # SQLite keeps the log beside the file itself, wherever a link to it is.
+    location = Location(location.path.resolve(), location.tuning)
     path = location.path
     _see_source(path, asked.source)
-    with files.told(f"{asked.source} cannot be restored"), ExitStack() as undo:
+    nothing = f"{asked.source} was not restored, and nothing was changed"
+    with files.told(nothing), ExitStack() as undo:
         if path.is_dir():
             raise CannotOpen(f"{path} is a directory; name a file")
+        if dry_run and not path.parent.exists():
+            undo.callback(_remove_empty, path.parent)
         database.make_folder(path.parent)
         database.refuse_remote(path.parent.resolve())
         like = files.see_owner(path)
@@ -294,11 +299,18 @@ def _kept(path: Path, now: Micros) -> Path:
 def _put_in_place(part: Path, path: Path, kept: Path) -> None:
     ready = beside(path, RESTORING)
     files.move(part, ready)
-    files.sync(path.parent)
-    for side in ("-wal", "-journal", ""):
-        with suppress(FileNotFoundError):
-            files.move(beside(path, side), beside(kept, side))
-    beside(path, "-shm").unlink(missing_ok=True)
-    files.sync(path.parent)
-    files.move(ready, path)
-    files.sync(path.parent)
+    with files.told(f"the restore of {path} was cut short; nothing is lost, carry it out again"):
+        files.sync(path.parent)
+        for side in ("-wal", "-journal", ""):
+            with suppress(FileNotFoundError):
+                files.move(beside(path, side), beside(kept, side))
+        beside(path, "-shm").unlink(missing_ok=True)
+        files.sync(path.parent)
+        files.move(ready, path)
+        files.sync(path.parent)
+    files.remove_parts(path)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

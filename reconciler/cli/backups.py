@@ -86,7 +86,8 @@ def catalog_restore(
             f"The catalog is in use: {', '.join(alive)} of {place.state_dir} still lives, or a "
             "worker of it does.",
             Exit.LEASED,
-            "Stop the daemon (`systemctl stop`), or wait for that run to end; then try again.",
+            "Stop the daemon (`systemctl stop`), or wait for that run to end; then try again. One "
+            "whose lock this user may not open counts as living: then do this as root.",
         )
     done = restore(place.catalog, path, by=desk.who(), why=why, dry_run=dry_run)
     if json:

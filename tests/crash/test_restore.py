@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import apsw
 import pytest
 
 from catalog.copies import Restored
-from catalog.errors import CannotOpen
+from catalog.errors import CannotOpen, Unavailable
 from catalog.open import back_up, open_catalog, restore
 from catalog.port import Catalog
 from catalog.records import RunQuery
+from catalog.sqlite import files
 from tests.cli_kit import claim, commit, ran
 from tests.memory import tmp_path
 
@@ -188,6 +192,42 @@ def test_a_restore_over_a_damaged_catalog_killed_before_any_step_keeps_its_bytes
         if not killed:
             break
     assert step > 5
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    """At every point of it: the room left grows by a page from one try to the next."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs takes rights that are not here")
+    try:
+        story = tell(disk)
+        story.restore(dry_run=True)  # SQLite puts its log in order
+        ballast = disk / "ballast"
+        said: list[str] = []
+        for pages in range(1, 500):
+            with suppress(OSError), ballast.open("ab", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            os.truncate(ballast, max(0, ballast.stat().st_size - 4096 * pages))
+            with patch.object(files, "see_room"):  # it finds out only on the way
+                try:
+                    back_up(f"sqlite:///{story.path}", disk / "second.db")
+                    story.restore()
+                    break
+                except Unavailable as error:
+                    said.append(str(error))
+            (disk / "second.db").unlink(missing_ok=True)
+            ballast.unlink()
+            assert not [*disk.rglob("*.part*")]
+            assert standing(story) == "old"
+        assert len(said) > 10
+        assert all(re.search("full|room|disk I/O error", words) for words in said)
+        assert standing(story) == "new"
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ import pytest
 from catalog.open import open_catalog
 from catalog.port import Catalog, new_operation_id
 from catalog.records import Outcome, Pause, RequestRun, Run, RunQuery
-from catalog.sqlite import backing_up, restoring
+from catalog.sqlite import backing_up, files, restoring
 from tests.cli_kit import Shop, claim, commit, make_shop, ran
 
 
@@ -167,7 +168,7 @@ def test_a_backup_cut_short_leaves_nothing_by_its_name(
     before = _there(shop.folder)
 
     def stops(pages: apsw.Backup) -> None:
-        raise apsw.FullError("database or disk is full")
+        raise apsw.FullError("not an error")
 
     monkeypatch.setattr(backing_up, "step", stops)
     refused = shop.cli("catalog", "backup", str(shop.folder / "backup.db"))
@@ -294,6 +295,59 @@ def test_the_log_of_a_catalog_that_was_removed_is_not_taken_for_the_new_ones(sho
     assert shop.cli("catalog", "restore", str(backup)).code == 0
     assert set(_runs(shop)) == runs
     assert shop.cli("catalog", "check").code == 0
+
+
+def test_a_catalog_behind_a_link_is_restored_where_it_lies(shop: Shop) -> None:
+    """SQLite keeps its log there too."""
+    backup = _back_up(shop)
+    disk = shop.folder / "disk"
+    disk.mkdir()
+    shutil.move(_catalog(shop), disk / "the.db")
+    _catalog(shop).symlink_to(disk / "the.db")
+    shop.on(_goes_on)
+    kept = shop.cli("catalog", "restore", str(backup), "--json").json["restored"]["kept"]
+    assert _catalog(shop).is_symlink()
+    assert set(_runs(shop)) == {1, 2}
+    assert _there(disk) == {"the.db", Path(kept).name}
+    shutil.move(disk / "the.db", disk / "the.db.restoring")
+    assert "restore was cut short" in shop.cli("status").err
+
+
+def test_a_restore_that_fails_on_the_way_says_so_and_can_be_carried_out_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = _back_up(shop)
+    shop.on(_goes_on)
+    move = files.move
+
+    def fails(path: Path, to: Path) -> None:
+        if to.name == "catalog.db":
+            raise OSError(errno.EIO, "Input/output error", str(to))
+        move(path, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "move", fails)
+        refused = shop.cli("catalog", "restore", str(backup))
+    assert refused.code == 1
+    assert "nothing is lost, carry it out again" in refused.err
+    assert "restore was cut short" in shop.cli("status").err
+    assert shop.cli("catalog", "restore", str(backup)).code == 0
+    assert set(_runs(shop)) == {1, 2}
+
+
+def test_what_a_killed_restore_left_goes_with_the_next(shop: Shop) -> None:
+    backup = _back_up(shop)
+    left = _catalog(shop).with_name(".catalog.db.0123.part-wal")
+    left.write_bytes(b"a part")
+    shop.cli("catalog", "restore", str(backup))
+    assert not left.exists()
+
+
+def test_a_dry_run_where_there_is_no_catalog_leaves_nothing(shop: Shop) -> None:
+    backup = _back_up(shop)
+    shutil.rmtree(_catalog(shop).parent)
+    assert shop.cli("catalog", "restore", str(backup), "--dry-run").code == 0
+    assert not _catalog(shop).parent.exists()
 
 
 def test_a_dry_run_of_a_restore_tries_all_and_changes_nothing(shop: Shop) -> None:
@@ -437,6 +491,26 @@ def test_who_waited_to_open_what_was_replaced_meanwhile_does_not_go_on_with_it(
     refused = shop.cli("status")
     assert refused.code == 1
     assert "was replaced while it was being opened" in refused.err
+    assert shop.cli("status").code == 0
+
+
+def test_who_opens_a_catalog_while_its_restore_begins_does_not_go_on(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from catalog.sqlite.database import Location
+
+    connect = Location.connect
+    ready = _catalog(shop).with_name("catalog.db.restoring")
+
+    def late(self: Location, *, for_loop: bool = False) -> apsw.Connection:
+        db = connect(self, for_loop=for_loop)
+        ready.touch()
+        return db
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Location, "connect", late)
+        assert "is being restored" in shop.cli("status").err
+    ready.unlink()
     assert shop.cli("status").code == 0
 
 
