@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from reconciler.connectors.ports import (
     Stopped,
 )
 from reconciler.connectors.registry import open_source
+from reconciler.connectors.sources import file_set
 from reconciler.connectors.sources.file_format import BLOCK
 from tests.replacing import replace
 from tests.source_kit import Taken, take
@@ -117,6 +119,18 @@ def test_a_file_that_was_written_to_just_now_waits(inbox: Inbox) -> None:
     taken = inbox.take(StreamSettings(path="*.csv", mode=Mode.APPEND, settle=60.0))
     assert taken.has_news is False
     assert taken.note("written to just now")
+
+
+def test_a_file_of_a_clock_that_is_ahead_waits_and_it_is_said(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox.put("a.csv", "id\n1\n")
+    an_hour_ago = time.time_ns() - 3600 * 10**9
+    monkeypatch.setattr(file_set, "time", SimpleNamespace(time_ns=lambda: an_hour_ago))
+    taken = inbox.take()
+    assert taken.rows == []
+    assert "'a.csv', were changed at a time that this machine's clock has not reached" in taken.idle
+    assert taken.notes == (taken.idle.removeprefix("nothing new: "),)
 
 
 def test_a_file_that_moved_is_known_by_its_content(inbox: Inbox) -> None:

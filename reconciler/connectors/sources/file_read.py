@@ -133,8 +133,23 @@ class FilesRead:
         self.idle = ""
         self.notes: tuple[str, ...] = ()
         self._entries: list[FileEntry] = []
-        if work.files.unsettled:
-            self._note(f"{len(work.files.unsettled)} files were written to just now, and wait")
+        self._note_unsettled(work.files)
+
+    def _note_unsettled(self, files: FileSet) -> None:
+        ahead = files.ahead
+        if len(files.unsettled) > len(ahead):
+            just_now = len(files.unsettled) - len(ahead)
+            self._note(f"{just_now} files were written to just now, and wait")
+        if not ahead:
+            return
+        why = (
+            f"{len(ahead)} files, such as {ahead[0].path!r}, were changed at a time that this "
+            "machine's clock has not reached, and wait until it has: set it, or that of where they "
+            "lie"
+        )
+        self._note(why)
+        if not self.has_news:
+            self.idle = f"nothing new: {why}"
 
     def items(self) -> Iterator[ReadItem]:
         """Files in order of their time; a mark after each, or one after all if all are read."""

@@ -14,6 +14,8 @@ from catalog.records import ErrorClass, FileEntry
 from reconciler.connectors.ports import ConnectorError
 
 SETTLE = 2.0
+_TICK_NS = 1_000_000_000
+"""By how much clocks may differ without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,12 @@ class FileSet:
     """Paths in the ledger that are no longer there."""
     unsettled: list[Found] = field(default_factory=list)
     """Written to so lately that they may still grow."""
+
+    @property
+    def ahead(self) -> list[Found]:
+        """Those of them that were changed later than it is now: two clocks do not agree."""
+        now = time.time_ns() + _TICK_NS
+        return [file for file in self.unsettled if file.ctime_ns > now]
 
 
 def must_be_there(root: Path, where: str) -> None:
