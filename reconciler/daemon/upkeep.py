@@ -13,6 +13,7 @@ from catalog.records import Retention
 from reconciler.daemon import runlogs
 from reconciler.daemon.loop import Loop
 from reconciler.daemon.session import Session
+from reconciler.plan.schedule import forget_zones
 from reconciler.telemetry import logs
 from reconciler.telemetry.events import Event
 from reconciler.telemetry.metrics import Metrics
@@ -28,9 +29,11 @@ LAG_SAID = 1.0
 
 
 async def retain(session: Session, loop: Loop) -> None:
-    """Delete what may go, in small transactions with pauses between, for ever."""
+    """Delete what may go, in small transactions with pauses between, and forget what may have
+    changed, for ever."""
     while True:
         await anyio.sleep(RETAIN_EVERY)
+        forget_zones()
         keep = loop.project.retention.runs
         now = session.clock.wall_us()
         limits = Retention(

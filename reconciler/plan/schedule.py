@@ -65,6 +65,13 @@ def next_after(schedule: Schedule, name: str, t: Micros) -> Micros:
             return _cron_after(line, zone, t // SECOND) * SECOND
 
 
+def forget_zones() -> None:
+    """Read the rules of zones anew when next needed: they are updated while a daemon runs."""
+    ZoneInfo.clear_cache()
+    _cron_after.cache_clear()
+    _cron_at_or_before.cache_clear()
+
+
 # -- every -----------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import zoneinfo
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -116,3 +121,27 @@ def test_every_keeps_its_offset_from_day_to_day() -> None:
 def test_a_line_that_is_none_is_refused_with_words(line: str, words: str) -> None:
     with pytest.raises(BadSchedule, match=words):
         next_after(Cron(line), "shop", 0)
+
+
+@contextmanager
+def zones_in(folder: Path) -> Iterator[None]:
+    zoneinfo.reset_tzpath(to=[str(folder)])
+    try:
+        yield
+    finally:
+        zoneinfo.reset_tzpath()
+        module.forget_zones()
+
+
+def test_rules_of_a_zone_that_were_updated_are_followed(tmp_path: Path) -> None:
+    def update(like: str) -> None:
+        rules = resources.files("tzdata").joinpath("zoneinfo", *like.split("/"))
+        (tmp_path / "Capital").write_bytes(rules.read_bytes())
+
+    noon = Cron("0 12 * * *", "Capital")
+    with zones_in(tmp_path):
+        update("Asia/Tokyo")
+        assert following(noon, "2026-01-01T00:00", 1) == ["01-01 03:00"]
+        update("Asia/Kolkata")
+        module.forget_zones()
+        assert following(noon, "2026-01-01T00:00", 1) == ["01-01 06:30"]
