@@ -58,7 +58,7 @@ _CHOICES = [
 ]
 
 
-@_quick("destination, choice", _CHOICES, [("duckdb", _REWIND)])
+@_quick("destination, choice", _CHOICES, [])
 def test_what_is_ahead_of_a_restored_catalog_is_held_and_each_choice_works(
     project: Project, destination: str, choice: str
 ) -> None:
@@ -159,7 +159,7 @@ _OF_FILES = [
 ]
 
 
-@_quick("destination, mode, choice", _OF_FILES, [("parquet", "append", "refresh")])
+@_quick("destination, mode, choice", _OF_FILES, [])
 def test_files_whose_ledger_was_put_back_are_held_and_each_choice_works(
     inbox: Inbox, destination: str, mode: str, choice: str
 ) -> None:
