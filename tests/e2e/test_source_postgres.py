@@ -544,9 +544,25 @@ def test_a_clock_that_is_behind_the_cursor_is_said(table: Shop) -> None:
     table.run("INSERT INTO t VALUES (2)")
     found = take(table.source, STREAM, AT_ONCE, later)
     assert not found.has_news
-    assert "before the cursor" in found.idle
+    assert "has not reached the cursor" in found.idle
     assert found.note("clock was set back") == found.idle
     assert table.take(AT_ONCE).idle == ""
+
+
+def test_a_bound_that_an_open_transaction_puts_before_the_cursor_is_no_clock_set_back(
+    table: Shop,
+) -> None:
+    first = table.take(AT_ONCE)
+    late = table.another()
+    late.execute("INSERT INTO t (id) VALUES (1)")
+    late.execute("PREPARE TRANSACTION 'open'")
+    late.commit()
+    settings = StreamSettings(cursor=("updated_at",), settle=0.0, max_wait=30.0)
+    found = table.take(settings, first)
+    table.run("ROLLBACK PREPARED 'open'")
+    assert found.note("held back by prepared transaction")
+    assert not found.has_news
+    assert found.idle == ""
 
 
 def test_a_missing_table_or_column_is_permanent_and_names_the_nearest(table: Shop) -> None:

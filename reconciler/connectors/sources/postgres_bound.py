@@ -121,7 +121,8 @@ def _by_time(session: Session, wanted: Wanted) -> Bound:
     value, far, zone_note = _in_column(wanted.column.tag, micros, clock)
     name = quote(wanted.column.name)
     notes += zone_note
-    return Bound(value, far=f"{name} > {far}", notes=tuple(notes), stuck=stuck)
+    now = _in_column(wanted.column.tag, clock.now, clock)[0]
+    return Bound(value, far=f"{name} > {far}", notes=tuple(notes), stuck=stuck, clock=now)
 
 
 def _in_column(tag: str, micros: int, clock: _Clock) -> tuple[Any, str, list[str]]:

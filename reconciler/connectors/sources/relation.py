@@ -77,6 +77,8 @@ class Bound:
     notes: tuple[str, ...] = ()
     stuck: str = ""
     """What holds the bound back for longer than ``max_wait``: no news then is a failure."""
+    clock: Any = None
+    """What the database's clock read, as a value of the column, where the bound is by a clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,20 +212,15 @@ def _incremental(
 
 
 def _fallen_back(dialect: Dialect, base: Plan, column: Column, last: Any, bound: Bound) -> str:
-    """A bound that lies before the cursor (rule 8): a clock that was set back, or a table that was
-    restored, emptied or made anew. Empty: it does not, or ``bound.stuck`` says why.
+    """A clock that was set back before the cursor, or a table that ends before it: restored, emptied
+    or made anew (rule 8). Empty: neither.
     """
-    if last is None or (bound.value is not None and bound.value >= last):
+    if last is None:
         return ""
-    if not dialect.closed(column):
-        if bound.value is None or bound.stuck:
-            return ""
-        end, at = (position.encode(column.tag, value).text for value in (bound.value, last))
-        return (
-            f"nothing new: what can be read ends at {end}, before the cursor, {at}. Rows that are "
-            "given a time before the cursor now are not read until `refresh`: see whether the "
-            "database's clock was set back, or another server answers in its place"
-        )
+    if not dialect.closed(column):  # the table may well end before it
+        return "" if bound.clock is None or bound.clock >= last else _set_back(column, last, bound)
+    if bound.value is not None and bound.value >= last:
+        return ""
     here = f"{dialect.operand(column)} >= {dialect.literal(column, last)}"
     if dialect.session.rows(f"SELECT 1 FROM {base.relation.source} WHERE {here} LIMIT 1"):
         return ""
@@ -233,6 +228,15 @@ def _fallen_back(dialect: Dialect, base: Plan, column: Column, last: Any, bound:
         f"nothing new: no row's {column.name!r} reaches the cursor, {last}, any more. If the "
         "newest rows were deleted, all is well; if the table was restored or made anew, rows up "
         "to there are not read until `refresh`"
+    )
+
+
+def _set_back(column: Column, last: Any, bound: Bound) -> str:
+    now, at = (position.encode(column.tag, value).text for value in (bound.clock, last))
+    return (
+        f"nothing new: the database's clock, {now}, has not reached the cursor, {at}. Rows that "
+        "are given a time before the cursor now are not read until `refresh`: see whether the "
+        "clock was set back, or another server answers in its place"
     )
 
 
