@@ -212,8 +212,8 @@ def _incremental(
 
 
 def _fallen_back(dialect: Dialect, base: Plan, column: Column, last: Any, bound: Bound) -> str:
-    """A clock that was set back before the cursor, or a table that ends before it: restored, emptied
-    or made anew (rule 8). Empty: neither.
+    """A clock that was set back before the cursor, or a table that ends before it: restored,
+    emptied or made anew (rule 8). Empty: neither.
     """
     if last is None:
         return ""
