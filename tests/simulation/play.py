@@ -13,9 +13,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 from reconciler.daemon import upkeep
-from reconciler.run import stream
+from reconciler.run import execute, stream
 from tests.simulation.story import Story
 from tests.simulation.vtime import START_US, World
+from tests.simulation.workers import Lanes
 from tests.simulation.wrong import Rule, Wrong
 
 
@@ -45,6 +46,7 @@ def seams(story: Story) -> Iterator[None]:
     with (
         patch.object(stream, "time", _Time(story.world)),
         patch.object(stream, "point", story.point),
+        patch.object(execute, "threading", Lanes),
         patch.object(upkeep, "runlogs", _NoLogs()),
     ):
         yield

@@ -197,6 +197,7 @@ class Story(Places):
                 stall_timeout=120.0,
                 timeout=self.chance.choice((None, None, 600.0)),
                 retries=self.chance.choice((0, 2, 5)),
+                parallel=self.chance.choice((1, len(streams))),
                 streams=streams,
             )
         one = self.chance.random() < 0.3

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -59,7 +60,11 @@ class SimWorker:
         self.frozen_until = 0.0
         self.link = SimLink(self)
         self.epoch = 0
-        self._fiber: Fiber | None = None
+        self._fibers: list[Fiber] = []
+        """Of its run: the first carries out the order, others are its lanes."""
+        self._running: Fiber | None = None
+        self._joined: dict[Fiber, Fiber] = {}
+        """Who waits for a lane's end."""
         self._inbox: deque[m.ToDaemon] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._last_arrival = 0.0
@@ -110,7 +115,7 @@ class SimWorker:
     @property
     def is_at_work(self) -> bool:
         """It lives and has not come to the end of its order."""
-        return self.alive and self._fiber is not None and not self._fiber.over
+        return self.alive and bool(self._fibers) and not self._fibers[0].over
 
     def end(self, how: str) -> None:
         """The process ends here, wherever it is."""
@@ -118,8 +123,10 @@ class SimWorker:
             return
         self.alive, self._ended = False, how
         self.places.destination_free(self)  # type: ignore[attr-defined]
-        if SimWorker.current is not self and self._fiber is not None and not self._fiber.over:
-            self._turn(self._fiber.kill)
+        running = self._running if SimWorker.current is self else None
+        for fiber in reversed(self._fibers):
+            if fiber is not running and not fiber.over:
+                self._turn(fiber, fiber.kill)
         self._wake_reader()
 
     def freeze(self, seconds: float) -> None:
@@ -138,11 +145,11 @@ class SimWorker:
             self.link.begin(message)
             self.epoch = message.epoch
             order = message
-            self._fiber = Fiber(lambda: self._serve(order))
+            self._fibers = [Fiber(lambda: self._serve(order))]
             self.places.begins(self)
-            self._continue()
-        elif self.link.take(message):
-            self._continue()
+            self._continue(self._fibers[0])
+        elif fiber := self.link.take(message):
+            self._continue(fiber)
 
     def _serve(self, order: m.RunOrder) -> None:
         try:
@@ -167,32 +174,54 @@ class SimWorker:
         if not self.alive:
             raise Killed
 
+    def branch(self, work: Callable[[], None]) -> Fiber:
+        """Start a lane of the run."""
+        fiber = Fiber(work)
+        self._fibers.append(fiber)
+        self.world.after(0.0, lambda: self._continue(fiber))
+        return fiber
+
+    def join(self, fiber: Fiber) -> None:
+        """Wait, in the worker, for a lane's end."""
+        while not fiber.over:
+            self._joined[fiber] = self.running
+            self.park()
+
+    @property
+    def running(self) -> Fiber:
+        """Whose turn it is."""
+        assert self._running is not None
+        return self._running
+
     def park(self) -> None:
         """Wait, in the worker, until an answer or a timer lets it go on."""
-        assert self._fiber is not None
-        self._fiber.park()
+        self.running.park()
         self._must_live()
 
-    def _continue(self) -> None:
-        if self.alive and self._fiber is not None:
+    def _continue(self, fiber: Fiber) -> None:
+        if self.alive:
             if self.frozen_until > self.world.now:
-                self.world.at(self.frozen_until, self._continue)
+                self.world.at(self.frozen_until, lambda: self._continue(fiber))
                 return
-            self._turn(self._fiber.go)
+            self._turn(fiber, fiber.go)
+            if fiber.over and (waits := self._joined.pop(fiber, None)):
+                self._continue(waits)
 
-    def _turn(self, what: Callable[[], None]) -> None:
-        before, SimWorker.current = SimWorker.current, self
+    def _turn(self, fiber: Fiber, what: Callable[[], None]) -> None:
+        before = SimWorker.current, self._running
+        SimWorker.current, self._running = self, fiber
         try:
             what()
         finally:
-            SimWorker.current = before
+            SimWorker.current, self._running = before
 
     def sleep(self, seconds: float) -> None:
         """Let time pass, in the worker."""
-        self.world.after(seconds, self._continue)
+        fiber = self.running
+        self.world.after(seconds, lambda: self._continue(fiber))
         self.park()
         while self.frozen_until > self.world.now:
-            self.world.at(self.frozen_until, self._continue)
+            self.world.at(self.frozen_until, lambda: self._continue(fiber))
             self.park()
 
     def step(self, name: str, seconds: float = 0.0) -> None:
@@ -211,40 +240,43 @@ class SimLink:
     def __init__(self, worker: SimWorker) -> None:
         self._worker = worker
         self._next_id = 0
-        self._answer: m.ToWorker | None = None
-        self._asked = 0
+        self._asked: dict[int, Fiber] = {}
+        self._answers: dict[int, m.ToWorker] = {}
         self.cancelled = False
         self.deadline_ns = self.epoch = 0
 
     def begin(self, order: m.RunOrder) -> None:
         self.cancelled, self.deadline_ns = False, order.deadline_ns
         self.epoch = order.epoch
+        self._asked.clear()
+        self._answers.clear()
 
-    def take(self, message: m.ToWorker) -> bool:
-        """Take a message in; True: it is the answer that the worker waits for."""
+    def take(self, message: m.ToWorker) -> Fiber | None:
+        """Take a message in; who waits for it, if it is an answer."""
         match message:
             case m.Deadline():
                 self.deadline_ns = message.deadline_ns
             case m.Cancel():
                 self.cancelled = True
             case m.Verdict() | m.Committed() | m.NotCommitted() | m.Ledger():
-                self._answer = message
-                return message.id == self._asked
+                if fiber := self._asked.pop(message.id, None):
+                    self._answers[message.id] = message
+                return fiber
             case _:
                 raise AssertionError(message)
-        return False
+        return None
 
     def say(self, message: m.ToDaemon) -> None:
         self._worker.say(message)
 
     def _ask(self, build: Callable[[int], m.ToDaemon]) -> m.ToWorker:
         self._next_id += 1
-        self._asked, self._answer = self._next_id, None
-        self._worker.say(build(self._next_id))
-        while self._answer is None:
+        number = self._next_id
+        self._asked[number] = self._worker.running
+        self._worker.say(build(number))
+        while number not in self._answers:
             self._worker.park()
-        self._asked = 0
-        return self._answer
+        return self._answers.pop(number)
 
     def propose(self, stream: str, schema: Schema) -> m.Verdict:
         return cast(m.Verdict, self._ask(lambda id_: m.Propose(id_, stream, schema)))
@@ -266,6 +298,23 @@ class SimLink:
         self._worker._must_live()
         if self._worker.clock.boot_ns() > self.deadline_ns:
             raise LeaseOver
+
+
+class Lanes:
+    """The module ``threading`` as a run sees it: threads that take turns with the world."""
+
+    Lock = contextlib.nullcontext
+
+    class Thread:
+        def __init__(self, target: Callable[..., None], args: tuple[Any, ...] = ()) -> None:
+            assert SimWorker.current is not None
+            self._worker, self._work = SimWorker.current, partial(target, *args)
+
+        def start(self) -> None:
+            self._fiber = self._worker.branch(self._work)
+
+        def join(self) -> None:
+            self._worker.join(self._fiber)
 
 
 class SimConnections:
