@@ -36,7 +36,6 @@ from catalog.sqlite.rows import (
     pipeline_row,
     run_end,
     run_of,
-    run_row,
     stream_of,
     stream_row,
     to_json,
@@ -193,9 +192,6 @@ class Tables:
     def open_connections(self) -> list[tuple[str, tuple[str, ...], int]]:
         """Holder, connections, and how many open runs of that holder have them."""
         return [(row[0], names_of(row[1]), row[2]) for row in self._all("open_connections")]
-
-    def add_run(self, run: Run) -> None:
-        self.run_sql(SQL["add_run"], run_row(run))
 
     def end_run(self, run: Run) -> None:
         self.run_sql(SQL["end_run"], run_end(run))

@@ -451,13 +451,11 @@ class Writer:
     def _copy_log(self, db: apsw.Connection) -> None:
         """Copy all that the log holds into the file, and cut it."""
         try:
-            left = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.Error as error:
             if database.sync_failed(error):
                 self._checkpointer.doubt = f"it could not be synced ({error})"
             raise
-        if left != (0, 0):
-            raise Unavailable(f"{left} pages of its log could not be written back")
 
     def _ask_what_happened(self, group: Sequence[Write], error: apsw.Error, *, again: bool) -> None:
         """After an error from ``COMMIT``: answer what is there, do the rest again, once."""
