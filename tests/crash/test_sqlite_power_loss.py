@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -182,7 +183,10 @@ async def test_no_loss_of_power_among_failed_syncs(tmp_path: Path, seed: int) ->
 
 
 @pytest.mark.anyio
-async def test_what_was_copied_before_a_failed_sync_is_copied_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", ["checkpoint", "recovery"])
+async def test_what_was_copied_before_a_failed_sync_is_copied_again(
+    tmp_path: Path, of: str
+) -> None:
     """A checkpoint that a reader keeps from the log's end copies without a sync, and the log counts
     it as copied. When the sync of the next one fails, that is lost as well (D2)."""
     disk, path = LossyDisk(), tmp_path / "catalog.db"
@@ -213,9 +217,9 @@ async def test_what_was_copied_before_a_failed_sync_is_copied_again(tmp_path: Pa
             await commit()
         reader.close()
         failed: list[str] = []
-        disk.fails = partial(_fails_once, failed)
+        disk.fails = partial(_fails_once if of == "checkpoint" else _fails_twice, failed)
         with passed_over():
-            while not failed:
+            while str(path) not in failed:
                 await commit()
             for _ in range(40):
                 await commit()
@@ -228,6 +232,16 @@ async def test_what_was_copied_before_a_failed_sync_is_copied_again(tmp_path: Pa
 
 def _fails_once(failed: list[str], path: str) -> bool:
     if failed or not path.endswith("catalog.db"):
+        return False
+    failed.append(path)
+    return True
+
+
+def _fails_twice(failed: list[str], path: str) -> bool:
+    """A commit's sync, and then that of the file it is to be recovered from."""
+    if path in failed or threading.current_thread().name != "catalog-writer":
+        return False
+    if not failed and not path.endswith("-wal"):
         return False
     failed.append(path)
     return True

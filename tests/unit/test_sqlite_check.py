@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
 import pytest
 
 from catalog.clock import ManualClock
+from catalog.errors import CannotOpen
 from catalog.open import open_catalog
 from catalog.port import new_operation_id as op
 from catalog.records import (
@@ -204,3 +206,37 @@ async def test_damage_of_the_file_is_found(tmp_path: Path) -> None:
     found = await problems(path)
     assert found
     assert all(sentence.startswith("the file is damaged") for sentence in found)
+
+
+async def test_damage_anywhere_is_found_and_stops_no_look_at_the_rest(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.db"
+    await fill(whole)
+    db = apsw.Connection(str(whole))
+    roots = db.execute("select name, rootpage from sqlite_schema where rootpage > 0").fetchall()
+    db.close()
+    found: dict[str, list[str]] = {}
+    for name, page in roots:
+        content = bytearray(whole.read_bytes())
+        content[(page - 1) * 4096 + 8 : page * 4096] = bytes(4088)
+        if content == whole.read_bytes():  # there was nothing on it
+            continue
+        path = tmp_path / f"{page}.db"
+        path.write_bytes(content)
+        with suppress(CannotOpen):  # what is read at an opening
+            found[name] = await problems(path)
+    assert len(found) > len(roots) // 2
+    for sentences in found.values():
+        assert sentences
+        assert all(sentence.startswith("the file is damaged: ") for sentence in sentences)
+
+
+async def test_text_that_is_none_is_shown_by_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    await fill(path)
+    db = apsw.Connection(str(path))
+    db.execute("update runs set reason = cast(x'ff' || zeroblob(60) as text) where epoch = 1")
+    db.close()
+    shown = repr(b"\xff" + bytes(39))
+    assert f"the file is damaged: table runs holds text that is no UTF-8 ({shown})" in (
+        await problems(path)
+    )

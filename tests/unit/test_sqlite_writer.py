@@ -367,6 +367,7 @@ async def test_an_outcome_and_a_cancellation_that_meet_on_the_loop_lose_neither(
             answers.append(await catalog.edit(op(), "ann", "", Pause("p")))
 
         task = asyncio.create_task(edit())
+        behind = asyncio.create_task(pause(catalog, "q"))
         await anyio.lowlevel.checkpoint()  # asked for
         await anyio.lowlevel.checkpoint()  # handed to the thread
         loop: Any = asyncio.get_running_loop()
@@ -381,6 +382,8 @@ async def test_an_outcome_and_a_cancellation_that_meet_on_the_loop_lose_neither(
         with anyio.fail_after(PATIENCE), suppress(asyncio.CancelledError):
             await task
         assert [answer.pipeline for answer in answers] == ["p"]
+        with anyio.fail_after(PATIENCE):  # nor does who came with it
+            await behind
 
 
 # -- the ceiling -------------------------------------------------------------------------------
