@@ -212,10 +212,11 @@ async def test_damage_anywhere_is_found_and_stops_no_look_at_the_rest(tmp_path: 
     whole = tmp_path / "whole.db"
     await fill(whole)
     db = apsw.Connection(str(whole))
-    roots = db.execute("select name, rootpage from sqlite_schema where rootpage > 0").fetchall()
+    rows = db.execute("select name, rootpage from sqlite_schema where rootpage > 0").fetchall()
+    roots = {str(name): int(str(page)) for name, page in rows}
     db.close()
-    found: dict[str, list[str]] = {}
-    for name, page in roots:
+    found: dict[str, tuple[str, ...]] = {}
+    for name, page in roots.items():
         content = bytearray(whole.read_bytes())
         content[(page - 1) * 4096 + 8 : page * 4096] = bytes(4088)
         if content == whole.read_bytes():  # there was nothing on it
