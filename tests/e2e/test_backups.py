@@ -5,15 +5,19 @@ The rest of destinations, sources and choices: ``pytest -m slow tests/e2e/test_b
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import random
 import signal
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reconciler.cli.main import main
 from tests.crash.test_kill_points import _PARQUET
 from tests.crash.test_stale_holder import _gone, _stopped, _workers
 from tests.e2e.test_holds import _REWIND, Project, _quick
@@ -116,6 +120,64 @@ def test_a_batch_sealed_by_the_lost_catalog_is_not_taken_for_the_new_ones(
     project.do("run", "p")
     assert project.equal()
     assert not staged.exists()
+    _later(project)
+
+
+_POINTS = ("before_seal", "sealed", "committed", "before_publish", "published")
+
+
+def _lease_long(project: Project) -> None:
+    """So that no lease runs out, however busy the machine is."""
+    project.save(project.config.read_text().replace('lease_ttl = "3s"', 'lease_ttl = "60s"'))
+
+
+def _settle(project: Project, chance: random.Random) -> None:
+    """Run, and answer each hold with any of its choices, until a run is content."""
+    for _ in range(6):
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            code = main(["--config", str(project.config), "run", "p"])
+        assert code in (0, 3), said.getvalue()
+        if code == 0:
+            return
+        (hold,) = json.loads(project.do("why", "p.orders", "--json"))["held"]
+        verb, *options = chance.choice(hold["choices"]).split(" --")
+        project.do(*verb.split(), "p.orders", *(f"--{option}" for option in options))
+    raise AssertionError("no run is ever content")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(int(os.environ.get("RECONCILER_TEST_EXAMPLES", "4"))))
+def test_after_any_story_of_runs_kills_backups_and_restores_each_row_is_there_once(
+    project: Project, seed: int
+) -> None:
+    chance = random.Random(seed)
+    project.loads_into("parquet" if seed % 2 else "duckdb")
+    _lease_long(project)
+    backups: list[str] = []
+    epochs = [0]
+    project.add(0, 10)
+    _settle(project, chance)
+    for first in range(10, 160, 10):
+        match chance.choice(("add", "run", "kill", "kill", "backup", "restore", "restore")):
+            case "add":
+                project.add(first, first + 10)
+            case "kill":
+                project.add(first, first + 10)
+                point = f"worker.{chance.choice(_POINTS)}"
+                project.cli("run", "p", code=None, RECONCILER_TEST_KILL_AT=point)
+            case "backup":
+                backups.append(str(project.folder / f"backup{first}.db"))
+                project.do("catalog", "backup", backups[-1])
+            case "restore" if backups:
+                epochs += _epochs(project)
+                assert _restore(project, chance.choice(backups))["epoch"] > max(epochs)
+            case _:
+                _settle(project, chance)
+    project.add(200, 210)
+    _settle(project, chance)
+    assert project.equal()
+    assert not [*project.folder.rglob("*.staged")]
     _later(project)
 
 
@@ -254,7 +316,7 @@ def test_a_daemon_of_the_lost_catalog_that_wakes_up_writes_nothing_into_the_rest
 def test_a_worker_of_the_lost_catalog_that_wakes_up_publishes_nothing(project: Project) -> None:
     """It slept with a batch that the lost catalog had committed, and has a long lease."""
     project.loads_into("parquet")
-    project.save(project.config.read_text().replace('lease_ttl = "3s"', 'lease_ttl = "60s"'))
+    _lease_long(project)
     project.add(0, 50)
     project.do("run", "p")
     backup = _backup(project)
