@@ -66,6 +66,9 @@ def _see_target(path: Path, target: Path, *, force: bool) -> None:
     own = (path, *(beside(path, side) for side in (*SIDES, database.RESTORING)))
     if target.resolve() in [each.resolve() for each in own]:
         raise CannotOpen(f"{target} is the catalog itself; name another file")
+    for side in SIDES:  # of what lay there before; SQLite would take it for the new file's
+        if (left := beside(target, side)).exists():
+            raise CannotOpen(f"{left} lies beside it; remove that, or name another file")
     if target.exists() and not force:
         raise CannotOpen(f"{target} is there already; name another file, or replace it (--force)")
 

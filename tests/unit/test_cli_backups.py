@@ -105,6 +105,16 @@ def test_a_file_that_is_there_is_replaced_only_when_that_is_meant(shop: Shop) ->
     assert backup.read_bytes().startswith(b"SQLite format 3")
 
 
+def test_a_log_that_lies_beside_is_not_taken_for_the_backups(shop: Shop) -> None:
+    """As of an older copy made by hand: whoever opens the new one would copy it in."""
+    backup = shop.folder / "backup.db"
+    log = shop.folder / "backup.db-wal"
+    log.write_bytes(b"older")
+    refused = shop.cli("catalog", "backup", str(backup), "--force")
+    assert (refused.code, f"{log} lies beside it" in refused.err) == (1, True)
+    assert not backup.exists()
+
+
 def test_a_dry_run_of_a_backup_finds_the_same_mistakes_and_writes_nothing(shop: Shop) -> None:
     before = _there(shop.folder)
     backup = str(shop.folder / "backup.db")
