@@ -17,6 +17,7 @@ import pytest
 
 from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode
+from reconciler.connectors.destinations import duckdb_file
 from reconciler.connectors.destinations.duckdb import DuckdbDestination, open_duckdb
 from reconciler.connectors.destinations.duckdb_file import DuckdbFile
 from reconciler.connectors.destinations.duckdb_undo import HEADER
@@ -514,6 +515,24 @@ def test_a_copy_put_in_its_place_and_gone_on_from_is_not_undone(
     DuckdbDestination(path, "raw").marker(OWNER, TABLE)
     assert path.read_bytes() == gone_on
     assert rows(path, "id") == [1, 77]
+
+
+def test_the_removal_of_the_log_is_durable_before_another_checkpoint(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duckdb_file, "LONG_LOG", "1KB")  # each transaction makes a checkpoint
+    synced = []
+
+    class Watched(Files):
+        def sync_dir(self, path: Path) -> None:
+            if (path / "shop.duckdb").exists():
+                synced.append((path / "shop.duckdb").read_bytes()[:HEADER])
+            super().sync_dir(path)
+
+    destination = DuckdbDestination(path, "raw", files=Watched())
+    many = [seal(destination, request(n), orders(*range(200))) for n in (1, 2, 3)]
+    destination.publish(many)
+    assert len({*synced}) >= 4  # with none and with each of three
 
 
 def test_what_a_killed_publish_had_spilled_goes_with_the_next(

@@ -89,6 +89,8 @@ class Undo:
         header = self._read(0, HEADER)
         if header == self._header:
             return
+        # That the last checkpoint removed the log: DuckDB refuses one that is older than by one.
+        self._files.sync_dir(self._database.parent)
         size = connection.execute("SELECT block_size FROM pragma_database_size()").fetchone()
         assert size is not None
         ids = connection.execute("SELECT block_id FROM pragma_metadata_info()").fetchall()
