@@ -212,9 +212,7 @@ class World:
         name, at = receipts[-1].name, receipts[-1].cursor
         self.marker = Marker(owner, name.seq, at, 1, epoch=name.epoch)
 
-    def adopt(
-        self, owner: Owner, table: str, seq: int, epoch: int | None, at: Cursor | None
-    ) -> None:
+    def adopt(self, owner: Owner, table: str, seq: int, epoch: int, at: Cursor | None) -> None:
         assert (owner, table) == (OWNER, "orders")
         self.adopted.append((seq, at))
         if self.marker is not None:

@@ -247,8 +247,8 @@ class Marker:
     has_rows: bool = True
     """The table exists and is not empty, as seen when the marker was read."""
     epoch: int | None = None
-    """The run that committed the batch published last, or that adopted the table after it. None:
-    not known, as while the table is about to be replaced."""
+    """The run that committed the batch published last, or that adopted the table after it; None:
+    its rows are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,12 +355,11 @@ class Destination(Protocol):
         """Remove a staged batch. The caller has made sure that it may (B2)."""
         ...
 
-    def adopt(
-        self, owner: Owner, table: str, seq: int, epoch: int | None, cursor: Cursor | None
-    ) -> None:
+    def adopt(self, owner: Owner, table: str, seq: int, epoch: int, cursor: Cursor | None) -> None:
         """Set the marker, as a person decided (``cursor adopt``); an absent table stays absent.
 
-        ``epoch``: of the run that adopts; None: a refresh follows, which replaces the table.
+        ``epoch``: of the run that adopts. All that is there is durable when this returns: who
+        published it may have been cut off before it was.
         """
         ...
 

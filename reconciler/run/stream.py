@@ -33,6 +33,7 @@ from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
     BatchName,
     ConnectorError,
+    Destination,
     Mark,
     Marker,
     NeedsAnswer,
@@ -189,30 +190,27 @@ class StreamRun:
             if commit.stream == self.stream
         ]
         marker = destination.marker(self._owner, self._table)
-        ours = marker is not None and marker.owner == self._owner
-        adopts = self._state.directive == "adopt"
-        if adopts and (self._unpublished or self._follows(marker)):
-            # A run that was cut off has adopted already. What waits was committed after the edit:
-            # a marker set to the catalog's seq now would pass it over.
+        if self._state.directive == "adopt":
+            if not self._unpublished:
+                marker = self._adopt(destination, marker)
+            # Else a run that was cut off has adopted already, and what waits was committed after
+            # the edit: a marker set to the catalog's seq now would pass it over.
             self._adopted, self._marked_by = True, (marker and marker.epoch) or 0
-        elif adopts and self._state.seen not in ("", seen(marker)):
-            raise self._mismatch(marker).changed_since()
-        elif adopts or (self._refresh and ours):
-            self._link.may_go_on()
-            # Before a refresh is published the table still has what it has: so says its cursor.
-            cursor = self._state.cursor if adopts or marker is None else marker.cursor
-            epoch = self._order.epoch if adopts else None
-            destination.adopt(self._owner, self._table, self._seq, epoch, cursor)
-            marker = destination.marker(self._owner, self._table)
-            if adopts:
-                self._adopted, self._marked_by = True, (marker and marker.epoch) or 0
-        if marker is None:
-            self._unpublished = self._standing()
+        self._unpublished = self._standing()
         self._check_marker(marker)
         if self._unpublished:
             self._publish(last=True)
             marker = destination.marker(self._owner, self._table)
         return marker
+
+    def _adopt(self, destination: Destination, marker: Marker | None) -> Marker | None:
+        """Also where a run that was cut off has done it: then it may not be durable."""
+        if self._state.seen not in ("", seen(marker)) and not self._follows(marker):
+            raise self._mismatch(marker).changed_since()
+        self._link.may_go_on()
+        epoch, cursor = self._order.epoch, self._state.cursor
+        destination.adopt(self._owner, self._table, self._seq, epoch, cursor)
+        return destination.marker(self._owner, self._table)
 
     def _follows(self, marker: Marker | None) -> bool:
         """Whether the marker is where an adoption would put it."""
@@ -222,8 +220,8 @@ class StreamRun:
         )
 
     def _standing(self) -> list[Receipt]:
-        """What is to be published into a table that is not there: all since the last replacement,
-        which stands for what was committed before it; nothing if one is read now."""
+        """What is still to be published: all since the last replacement, which stands for what was
+        committed before it; nothing if one is read now."""
         if self._refresh:
             return []
         whole = [i for i, r in enumerate(self._unpublished) if r.mode is Mode.REPLACE]
@@ -232,21 +230,22 @@ class StreamRun:
     def _check_marker(self, marker: Marker | None) -> None:
         """Refuse to go on with a destination that does not match the catalog (rule 5)."""
         state = self._state
-        replaced = bool(self._unpublished) and self._unpublished[0].mode is Mode.REPLACE
+        is_replaced = bool(self._unpublished) and self._unpublished[0].mode is Mode.REPLACE
         if marker is None:
-            if state.published == 0 or self._refresh or replaced:
+            if state.published == 0 or self._refresh or is_replaced:
                 return
             raise self._mismatch(None).gone()
         if marker.owner != self._owner:
             raise self._mismatch(marker).foreign()
+        if self._refresh or is_replaced:
+            return
         if marker.seq < state.published:
             raise self._mismatch(marker).behind()
         if marker.seq > state.seq:
             self._publish(last=True)  # was done long ago: now it is known, and bars no choice
             raise self._mismatch(marker).ahead()
         by = self._committed_by(marker.seq)
-        is_asked = self._refresh or self._adopted or replaced
-        if by and marker.epoch not in (None, by) and not is_asked:
+        if by and marker.epoch not in (None, by) and not self._adopted:
             raise self._mismatch(marker).another(by)
 
     def _committed_by(self, seq: int) -> int:
@@ -451,7 +450,10 @@ class StreamRun:
 
     def _published(self) -> dict[str, int]:
         with self._shared.lock:
-            return dict(self._shared.published)
+            published = dict(self._shared.published)
+        if self._refresh:  # what waited is void once the replacement is committed
+            published.setdefault(self.stream, self._seq)
+        return published
 
     # -- outcomes -------------------------------------------------------------------------------
 

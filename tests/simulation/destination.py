@@ -280,9 +280,7 @@ class SimDestination:
         if table in self._warehouse.tables:
             self._warehouse.durable[table] = self._warehouse.tables[table]
 
-    def adopt(
-        self, owner: Owner, table: str, seq: int, epoch: int | None, cursor: Cursor | None
-    ) -> None:
+    def adopt(self, owner: Owner, table: str, seq: int, epoch: int, cursor: Cursor | None) -> None:
         self._process.step("destination.adopt")
         with self._locked(table):
             content = self._warehouse.tables.get(table, Content())

@@ -32,7 +32,7 @@ from catalog.records import (
     TriggerKind,
 )
 from reconciler.config.desired import Mode, Project
-from reconciler.connectors.ports import BatchName, Receipt
+from reconciler.connectors.ports import BatchName, Owner, Receipt
 from tests.simulation.destination import Content, Warehouse
 from tests.simulation.source import Database
 from tests.simulation.vtime import START_US, World
@@ -74,6 +74,8 @@ class History:
     commits: dict[tuple[str, str, int], Commit] = field(default_factory=dict)
     batches: set[BatchName] = field(default_factory=set)
     """Every batch ever committed."""
+    replaced: dict[Owner, int] = field(default_factory=dict)
+    """The last batch that replaced all before it."""
     discarded: set[BatchName] = field(default_factory=set)
     waived: dict[str, set[int]] = field(default_factory=dict)
     """By table: versions that may be missing, since a person said so or a backup lacks them."""
@@ -126,6 +128,7 @@ class History:
         self.commits = dict(self.store.commits)
         self.last.clear()
         self.news.clear()
+        self.replaced.clear()
         self.shaken.update(self.database.tables)
 
     def _wrong(self, rule: Rule, text: str) -> NoReturn:
@@ -276,6 +279,8 @@ class History:
             )
         receipt = msgspec.json.decode(commit.receipt, type=Receipt)
         self.batches.add(receipt.name)
+        if receipt.mode is Mode.REPLACE:
+            self.replaced[receipt.name.owner] = commit.seq
         there = self.warehouse.holds(receipt.name, receipt.table)
         if commit.stream not in self.shaken and (receipt.name in self.discarded or not there):
             self._wrong(Rule.COMMIT_POINT, f"{key} is committed and not durable at the destination")
@@ -299,7 +304,8 @@ class History:
         for name in self.warehouse.on_discard:
             self.discarded.add(name)
             shaken = name.owner.stream in self.shaken
-            if name in self.batches and not shaken and not self._is_published(name):
+            void = self.replaced.get(name.owner, 0) > name.seq
+            if name in self.batches and not (shaken or void or self._is_published(name)):
                 self._wrong(Rule.DISCARD, f"{name} is committed, not published, and was discarded")
         self.warehouse.on_discard.clear()
 

@@ -187,6 +187,21 @@ def test_a_batch_that_does_not_follow_is_refused(destination: DuckdbDestination)
     assert refused.value.error is ErrorClass.PERMANENT
 
 
+def test_a_replacement_by_a_later_run_follows_whatever_is_there_and_happens_once(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    for number in (1, 2, 3):
+        load(destination, request(number), orders(number))
+    again = load(destination, request(2, epoch=9, mode=Mode.REPLACE), orders(7))
+    assert rows(path, "id") == [7]
+    load(destination, request(3, epoch=9), orders(8))
+    destination.publish([again])
+    assert rows(path, "id") == [7, 8]
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert (marker.seq, marker.epoch) == (3, 9)
+
+
 def test_another_owners_table_is_held(destination: DuckdbDestination, path: Path) -> None:
     load(destination, request(1), orders(1))
     other = Owner("cat-2", "shop", "public.orders")

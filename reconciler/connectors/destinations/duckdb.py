@@ -235,9 +235,7 @@ class DuckdbDestination:
 
     # -- the marker by a person's word -----------------------------------------------------------
 
-    def adopt(
-        self, owner: Owner, table: str, seq: int, epoch: int | None, cursor: Cursor | None
-    ) -> None:
+    def adopt(self, owner: Owner, table: str, seq: int, epoch: int, cursor: Cursor | None) -> None:
         """Set the marker. The table's rows are then those that are there now."""
         with disk_errors(), self._file.locked():
             with self._file.open() as connection:

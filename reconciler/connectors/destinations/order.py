@@ -10,13 +10,13 @@ from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, Rece
 def follows(receipt: Receipt, marker: tuple[Owner, int, int | None] | None) -> bool:
     """True: the batch is the next one. False: it is published already.
 
-    ``marker``: owner, high-water seq, and the run of the batch published last (None: a person set
-    the marker); None: the table has no marker. Raises ``NeedsAnswer`` for another's table and for
-    a number that was given twice, ``ConnectorError`` (permanent) for a gap.
+    ``marker``: owner, high-water seq, and the run of the batch published last; None: the table has
+    no marker. A replacement is all there is, so it follows whatever an earlier run left. Raises
+    ``NeedsAnswer`` for another's table and for a number that was given twice, ``ConnectorError``
+    (permanent) for a gap.
     """
     name = receipt.name
     if marker is None:
-        # A replacement is all there is, so a table that is new or was dropped lacks nothing.
         return receipt.mode is Mode.REPLACE or _in_order(receipt, 0)
     owner, seq, epoch = marker
     if owner != name.owner:
@@ -27,9 +27,12 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int | None] | None) -> b
             "name in `table` leaves it alone",
             ("cursor adopt",),
         )
+    is_later = epoch is not None and name.epoch > epoch
+    if receipt.mode is Mode.REPLACE:
+        return name.seq > seq or is_later
     if name.seq > seq:
         return _in_order(receipt, seq)
-    if epoch is not None and name.epoch > epoch:
+    if is_later:
         raise NeedsAnswer(
             HoldKind.DESTINATION,
             f"table {receipt.table!r} is at batch {seq} of run {epoch}, and run {name.epoch} "

@@ -337,9 +337,7 @@ class ParquetDestination:
 
     # -- the marker by a person's word -----------------------------------------------------------
 
-    def adopt(
-        self, owner: Owner, table: str, seq: int, epoch: int | None, cursor: Cursor | None
-    ) -> None:
+    def adopt(self, owner: Owner, table: str, seq: int, epoch: int, cursor: Cursor | None) -> None:
         """Set the marker. The table's files are then those that are there now."""
         folder = self._folder(table)
         with disk_errors(), self._locked(table):
@@ -360,7 +358,8 @@ class ParquetDestination:
             )
             folder.write(state, there)
             folder.write_view()
-            sync_up(self._files, folder.path, self.path)
+            for each in sorted({(folder.path / name).parent for name in there} | {folder.path}):
+                sync_up(self._files, each, self.path)
 
 
 def _swap_name(receipt: Receipt) -> str:
