@@ -237,7 +237,7 @@ def _the_marker_is_not_checked() -> tuple[Patch, ...]:
     )
 
 
-@_plant(Rule.ONCE, often=False)
+@_plant(Rule.ONCE)
 def _what_a_person_saw_is_not_compared() -> tuple[Patch, ...]:
     begin = stream.StreamRun.__init__
 
@@ -247,7 +247,7 @@ def _what_a_person_saw_is_not_compared() -> tuple[Patch, ...]:
     return ((stream.StreamRun, "__init__", unseen),)
 
 
-@_plant(Rule.ONCE)
+@_plant(Rule.ONCE, often=False)
 def _a_marker_of_another_run_is_not_noticed() -> tuple[Patch, ...]:
     return ((stream.StreamRun, "_committed_by", lambda *_: 0),)
 
