@@ -116,7 +116,7 @@ def _say_restored(done: Restored, *, dry_run: bool) -> None:
         runs = ", ".join(map(str, done.interrupted))
         output.print_line(f"Interrupted, since the copy has them as open: {runs}.")
     output.print_line(
-        "Streams whose destination is ahead of the copy will be held by their next run, with the "
-        "choices:"
+        "Streams whose destination is ahead of the copy will be held by their next run; "
+        "`reconciler why PIPELINE.STREAM` names the choices."
     )
     output.next_step("reconciler catalog check", "reconciler status")

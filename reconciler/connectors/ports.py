@@ -246,9 +246,9 @@ class Marker:
     schema_version: int
     has_rows: bool = True
     """The table exists and is not empty, as seen when the marker was read."""
-    epoch: int | None = None
-    """The run that committed the batch published last, or that adopted the table after it; None:
-    its rows are gone."""
+    epoch: int = 0
+    """The run that committed the batch published last, or that adopted the table after it; 0: its
+    rows are gone."""
 
 
 @dataclass(frozen=True, slots=True)

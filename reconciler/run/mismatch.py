@@ -16,8 +16,8 @@ REWIND = "cursor rewind --to-destination"
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Words and choices for one table. No choice offered loses a row, or doubles one, but those
-    whose reason says so."""
+    """Words and choices for one table. No choice that is offered doubles a row, but those whose
+    reason says so; `cursor adopt` leaves out what the table lacks, as that command says."""
 
     table: str
     mode: Mode
@@ -66,7 +66,8 @@ class Mismatch:
         """A person's answer was to a marker that is another one now."""
         now = f"it is at batch {self._seq} now" if self.marker else "it has no marker now"
         return self._moved(
-            f"table {self.table!r} changed since a person said what is to become of it: {now}"
+            f"table {self.table!r} changed since a person said what is to become of it: {now}",
+            has_more=self.marker is not None,
         )
 
     def fits_again(self) -> NeedsAnswer:
@@ -133,7 +134,7 @@ def seen(marker: Marker | None) -> str:
     """What a hold says of the destination, for its answers: they are void for another marker."""
     detail = {
         "seq": marker.seq if marker else 0,
-        "epoch": marker.epoch if marker else None,
+        "epoch": marker.epoch if marker else 0,
         "cursor": marker.cursor if marker else None,
         "owner": marker.owner if marker else None,
     }

@@ -195,7 +195,7 @@ class StreamRun:
                 marker = self._adopt(destination, marker)
             # Else a run that was cut off has adopted already, and what waits was committed after
             # the edit: a marker set to the catalog's seq now would pass it over.
-            self._adopted, self._marked_by = True, (marker and marker.epoch) or 0
+            self._adopted, self._marked_by = True, marker.epoch if marker else 0
         self._unpublished = self._standing()
         self._check_marker(marker)
         if self._unpublished:
@@ -245,7 +245,7 @@ class StreamRun:
             self._publish(last=True)  # was done long ago: now it is known, and bars no choice
             raise self._mismatch(marker).ahead()
         by = self._committed_by(marker.seq)
-        if by and marker.epoch not in (None, by) and not self._adopted:
+        if by and marker.epoch not in (0, by) and not self._adopted:
             raise self._mismatch(marker).another(by)
 
     def _committed_by(self, seq: int) -> int:

@@ -14,14 +14,12 @@ import os
 import random
 import shutil
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-import pytest
-
+from tests import preload
 from tests.crash.sqlite_disk import Shadow
 from tests.power_loss import LossyDisk, Node
 
@@ -64,15 +62,7 @@ class Recorder:
     """What to start a process with; built once, skips the test where there is no compiler."""
 
     def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("gcc") or shutil.which("cc")
-        if compiler is None:
-            pytest.skip("needs a C compiler (gcc), to build what records a process's writes")
-        self._library = folder / "disk_recorder.so"
-        command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(self._library)]
-        command += [str(_SOURCE), "-ldl", "-pthread"]
-        built = subprocess.run(command, capture_output=True, text=True, check=False)
-        if built.returncode != 0:
-            pytest.skip(f"what records a process's writes could not be built: {built.stderr[:200]}")
+        self._library = preload.build(_SOURCE, folder, "what records a process's writes")
 
     def env(self, root: Path, log: Path) -> dict[str, str]:
         """For a process whose work below ``root`` is to be written to ``log``."""

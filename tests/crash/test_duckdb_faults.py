@@ -9,12 +9,13 @@ row once.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import preload
 
 _SOURCE = Path(__file__).with_name("disk_faults.c")
 
@@ -23,14 +24,7 @@ _SOURCE = Path(__file__).with_name("disk_faults.c")
 @pytest.mark.parametrize("long_log", ["16MB", "1KB"])
 def test_each_call_about_duckdbs_own_file_fails(long_log: str, tmp_path: Path) -> None:
     """``1KB``: each transaction ends with a checkpoint."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler (gcc), to build what lets DuckDB's calls fail")
-    library = tmp_path / "disk_faults.so"
-    build = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(_SOURCE), "-pthread"]
-    built = subprocess.run(build, capture_output=True, text=True, check=False)
-    if built.returncode != 0:
-        pytest.skip(f"what lets DuckDB's calls fail could not be built: {built.stderr[:200]}")
+    library = preload.build(_SOURCE, tmp_path, "what lets DuckDB's calls fail")
     command = [sys.executable, "-m", "tests.crash.duckdb_faults", str(tmp_path / "db"), long_log]
     env = {**os.environ, "LD_PRELOAD": str(library), "FAULTY_FILE": "shop.duckdb"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

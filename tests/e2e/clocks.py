@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 
-import pytest
+from tests import preload
 
 _SHIM = Path(__file__).with_name("clock_shim.c")
 
@@ -16,14 +14,7 @@ class Clocks:
     """The clocks of every process that is started with ``env``; moved for all of them at once."""
 
     def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("gcc") or shutil.which("cc")
-        if compiler is None:
-            pytest.skip("needs a C compiler (gcc), to build what moves a process's clocks")
-        library = folder / "clock_shim.so"
-        command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(_SHIM), "-ldl"]
-        built = subprocess.run(command, capture_output=True, text=True, check=False)
-        if built.returncode != 0:
-            pytest.skip(f"what moves a process's clocks could not be built: {built.stderr[:200]}")
+        library = preload.build(_SHIM, folder, "what moves a process's clocks")
         self._file = folder / "clocks"
         self._wall_s = self._boot_s = 0.0
         self._file.write_bytes(struct.pack("<qq", 0, 0))

@@ -48,7 +48,7 @@ class MarkerRow:
 
     owner: Owner
     seq: int
-    epoch: int | None
+    epoch: int
     cursor: Cursor | None
     version: int
 

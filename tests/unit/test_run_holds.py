@@ -132,7 +132,7 @@ def test_a_destination_without_its_marker_is_new_or_was_emptied() -> None:
         "is new or was emptied"
     )
     assert found.choices == TO_DESTINATION
-    assert detail(found) == {"seq": 0, "epoch": None, "cursor": None, "owner": None}
+    assert detail(found) == {"seq": 0, "epoch": 0, "cursor": None, "owner": None}
     assert world.requests == []
 
 
@@ -305,6 +305,21 @@ def test_what_a_person_said_of_another_marker_is_asked_again(now: Marker | None,
     assert found.choices == TO_DESTINATION
     assert found.detail != seen
     assert (world.adopted, world.requests) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "choices"),
+    [(at(1), at(3), ("refresh", TO_DESTINATION[2])), (files_at(1), files_at(3), ("refresh",))],
+    ids=["by cursor", "files"],
+)
+def test_a_table_that_changed_since_is_not_adopted_where_its_rows_would_be_there_twice(
+    before: Marker, now: Marker, choices: tuple[str, ...]
+) -> None:
+    """The cursor was put back to what the table was; now it has rows beyond that again."""
+    seen = held(World(marker=before).run(settings=APPENDS, seq=3, published=3)).detail
+    state = {"seq": 3, "published": 3, "directive": "adopt", "seen": seen}
+    found = held(World(marker=now).run(settings=APPENDS, cursor=before.cursor, **state))
+    assert found.choices == choices
 
 
 def test_the_marker_that_a_person_spoke_of_is_adopted_and_once_adopted_is_right() -> None:

@@ -16,7 +16,7 @@ import pytest
 from catalog.clock import ManualClock
 from catalog.errors import Unavailable, Unknown
 from catalog.port import new_operation_id
-from catalog.records import Batch
+from catalog.records import Batch, Lease
 from catalog.sqlite import writer
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.checkpoints import Checkpointer
@@ -198,16 +198,25 @@ async def answered(catalog: SqliteCatalog, lease: Any, seq: int) -> None:
                 return
 
 
+async def on_failing_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, **tuning: int
+) -> tuple[Path, FailingDisk, SqliteCatalog, Lease]:
+    """A catalog that waits for nobody long, and a lease."""
+    monkeypatch.setattr(writer, "_RETRY_SECONDS", 0.01)
+    path, disk = folder / "c.db", FailingDisk()
+    how = Tuning(vfs=disk.name, busy_seconds=0.05, **tuning)
+    catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT, how)
+    return path, disk, catalog, await claim(catalog, "p")
+
+
 @pytest.mark.anyio
 async def test_while_another_process_has_the_log_it_is_not_read_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its shared memory counts pages as copied that a failed sync may have lost."""
-    monkeypatch.setattr(writer, "_RETRY_SECONDS", 0.01)
-    path, disk = tmp_path / "c.db", FailingDisk()
-    tuning = Tuning(vfs=disk.name, checkpoint_pages=1_000_000, busy_seconds=0.05)
-    catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT, tuning)
-    lease = await claim(catalog, "p")
+    path, disk, catalog, lease = await on_failing_disk(
+        tmp_path, monkeypatch, checkpoint_pages=1_000_000
+    )
     await answered(catalog, lease, 0)
     other = apsw.Connection(str(path), vfs=disk.name)
     other.execute("begin")
@@ -247,11 +256,7 @@ def _once(failed: list[str], what: str, path: str) -> bool:
 async def test_a_recovery_waits_for_who_reads_an_older_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_RETRY_SECONDS", 0.01)
-    path, disk = tmp_path / "c.db", FailingDisk()
-    tuning = Tuning(vfs=disk.name, busy_seconds=0.05)
-    catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT, tuning)
-    lease = await claim(catalog, "p")
+    path, disk, catalog, lease = await on_failing_disk(tmp_path, monkeypatch)
     other = apsw.Connection(str(path))
     other.execute("begin")
     other.execute("select * from meta").fetchall()

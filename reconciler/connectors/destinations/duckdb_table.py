@@ -31,7 +31,7 @@ class MarkerRow:
 
     owner: Owner
     seq: int
-    epoch: int | None
+    epoch: int
     cursor: Cursor | None
     schema_version: int
     has_rows: bool
@@ -114,7 +114,7 @@ class OpenSchema:
             None if emptied else row.cursor,
             row.schema_version,
             has_rows,
-            None if emptied else row.epoch,
+            0 if emptied else row.epoch,
         )
 
     # -- changing ----------------------------------------------------------------------------

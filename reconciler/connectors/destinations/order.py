@@ -7,7 +7,7 @@ from reconciler.config.desired import Mode
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, Receipt
 
 
-def follows(receipt: Receipt, marker: tuple[Owner, int, int | None] | None) -> bool:
+def follows(receipt: Receipt, marker: tuple[Owner, int, int] | None) -> bool:
     """True: the batch is the next one. False: it is published already.
 
     ``marker``: owner, high-water seq, and the run of the batch published last; None: the table has
@@ -27,7 +27,7 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int | None] | None) -> b
             "name in `table` leaves it alone",
             ("cursor adopt",),
         )
-    is_later = epoch is not None and name.epoch > epoch
+    is_later = name.epoch > epoch
     if receipt.mode is Mode.REPLACE:
         return name.seq > seq or is_later
     if name.seq > seq:

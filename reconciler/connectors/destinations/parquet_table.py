@@ -42,7 +42,7 @@ class TableState:
 
     owner: Owner
     seq: int
-    epoch: int | None
+    epoch: int
     """The run whose batch was published last; None: a person set the marker."""
     cursor: Cursor | None
     schema_version: int
@@ -96,7 +96,7 @@ class TableFolder:
             cursor=None if emptied else state.cursor,
             schema_version=state.schema_version,
             has_rows=state.has_rows and not emptied,
-            epoch=None if emptied else state.epoch,
+            epoch=0 if emptied else state.epoch,
         )
 
     def _any_file(self, state: TableState) -> bool:
