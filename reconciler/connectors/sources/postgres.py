@@ -1,9 +1,8 @@
-"""PostgreSQL as a source: what its tables are, in which types they move, how a read is bounded."""
+"""PostgreSQL as a source: what its tables are, and how they are read."""
 
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Generator
 from contextlib import closing
 from decimal import Decimal
@@ -12,14 +11,12 @@ from urllib.parse import quote as url_quote
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from catalog.records import Micros
 from reconciler.config.desired import StreamSettings
-from reconciler.connectors import arrow
 from reconciler.connectors.arrow import Misfits
 from reconciler.connectors.ports import Finding
-from reconciler.connectors.sources import moments, postgres_bound
+from reconciler.connectors.sources import moments, postgres_bound, postgres_columns
 from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
     CURSOR,
@@ -33,25 +30,7 @@ from reconciler.connectors.sources.relation import (
     quote_text,
 )
 from reconciler.connectors.sources.session import Session
-from reconciler.schema import types
 
-_NATIVE = frozenset(
-    {"bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "bpchar", "name"}
-    | {"char", "bytea", "date", "time", "timestamp", "timestamptz", "uuid", "json", "jsonb"}
-)
-_TAGS = {
-    "int2": "int",
-    "int4": "int",
-    "int8": "int",
-    "numeric": "decimal",
-    "timestamptz": "timestamp",
-    "timestamp": "naive_timestamp",
-    "date": "date",
-    "uuid": "uuid",
-    "text": "text",
-    "varchar": "text",
-    "name": "text",
-}
 _MAX_IDLE = 60.0
 """Seconds. What lies between may drop a line that is idle for longer without a word, and who then
 uses it would wait for minutes; to connect anew takes milliseconds."""
@@ -82,12 +61,6 @@ SELECT 'required', attname::text, true, 0
 FROM pg_attribute WHERE attrelid = {oid} AND attnum > 0 AND attnotnull AND NOT attisdropped
 ORDER BY 1, 4
 """
-# ADBC moves Postgres' epoch to 1970 without looking: infinity, and what lies beyond the range of
-# microseconds since 1970, wraps around to before any date that Postgres has.
-_WRAPPED = {
-    pa.int64(): (-211_813_488_000_000_000 - 1, 2**63 - 1, 946_684_800_000_000),
-    pa.int32(): (-2_500_000, 2**31 - 1, 10_957),
-}
 
 
 class Server:
@@ -161,7 +134,9 @@ class Postgres:
         if settings.query:
             source = f"({settings.query.strip().rstrip(';')}) AS reconciler_query"
             columns = self._columns(source, frozenset())
-            return Relation(source, "the query", columns, misfit=_arrays(columns))
+            return Relation(
+                source, "the query", columns, misfit=postgres_columns.array_misfit(columns)
+            )
         found = self.session.rows(
             "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.reltuples::int8 "
             "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
@@ -184,7 +159,7 @@ class Postgres:
             key=tuple(name for kind, name, _, _ in shape if kind == "key"),
             indexed=self._indexed(columns, shape),
             rows=rows if rows >= 0 else None,
-            misfit=_arrays(columns),
+            misfit=postgres_columns.array_misfit(columns),
         )
 
     @staticmethod
@@ -199,17 +174,17 @@ class Postgres:
     def _columns(self, source: str, required: frozenset[str]) -> tuple[Column, ...]:
         statement = f"SELECT * FROM {source}"
         schema = self.session.schema(statement)
-        if not _nameless(schema) <= self._nameless:
+        if not postgres_columns.nameless(schema) <= self._nameless:
             # The driver looks at the types once, when it connects; these were made since.
             self.session.close()
             schema = self.session.schema(statement)
-            self._nameless |= _nameless(schema)
-        return tuple(_column(field, field.name in required) for field in schema)
+            self._nameless |= postgres_columns.nameless(schema)
+        return tuple(postgres_columns.column(field, field.name in required) for field in schema)
 
     # -- reading -------------------------------------------------------------------------------
 
     def bound(self, wanted: Wanted) -> Bound:
-        return postgres_bound.find(self.session, self, wanted)
+        return postgres_bound.find(self.session, wanted)
 
     def begin(self) -> None:
         self.session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -218,8 +193,7 @@ class Postgres:
         self.session.put_by()
 
     def operand(self, column: Column) -> str:
-        collate = ' COLLATE "C"' if column.tag == "text" else ""
-        return quote(column.name) + collate
+        return postgres_columns.operand(column)
 
     def literal(self, column: Column, value: Any) -> str:
         if column.tag == "timestamp":
@@ -235,7 +209,7 @@ class Postgres:
     def batches(self, query: Query) -> Generator[tuple[pa.RecordBatch, Misfits], None, None]:
         with closing(self.session.batches(self._statement(query), _BATCHES)) as batches:
             for batch in batches:
-                yield _unwrap(batch)
+                yield postgres_columns.unwrap(batch)
 
     def _statement(self, query: Query) -> str:
         relation, column = query.relation, query.column
@@ -292,124 +266,3 @@ class Postgres:
                 )
             )
         return findings
-
-
-def parse_value(tag: str, text: str) -> Any:
-    """The value of a position out of the database's own text for it."""
-    match tag:
-        case "int":
-            return int(text)
-        case "decimal":
-            return Decimal(text)
-        case "uuid":
-            return uuid.UUID(text)
-        case "date":
-            return dt.date.fromisoformat(text)
-    return text
-
-
-def _nameless(schema: pa.Schema) -> set[str]:
-    kinds = ((field.metadata or {}).get(b"POSTGRESQL:type", b"").decode() for field in schema)
-    return {kind for kind in kinds if kind.startswith("unnamed<")}
-
-
-def _column(field: pa.Field, required: bool) -> Column:  # noqa: FBT001 - one fact of a column
-    metadata = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
-    kind = metadata.get("POSTGRESQL:type", "text")
-    word, select, note = _mapped(field, kind, int(metadata.get("POSTGRESQL:typmod", "-1")))
-    tag = _TAGS.get(kind, "")
-    why_not = "" if tag else f"a {kind} has no order that a cursor could follow exactly"
-    return Column(field.name, word, select, tag, why_not, not required, note)
-
-
-def _mapped(field: pa.Field, kind: str, typmod: int) -> tuple[str, str, str]:
-    """Canonical word, the expression to select, a note."""
-    name = quote(field.name)
-    if kind in _NATIVE:
-        return arrow.type_word(arrow.canonical(field.type)), name, ""
-    if kind == "numeric":
-        word = _numeric(typmod)
-        note = (
-            ""
-            if word != "text" or typmod >= 0
-            else f"column {field.name!r} is numeric of any size and arrives as text; "
-            'name a size in `columns`, such as "decimal(38,9)", to have a number'
-        )
-        return word, name, note
-    if kind.startswith("_") and pa.types.is_list(field.type):
-        inner = kind[1:]
-        if inner in _NATIVE or inner == "numeric":
-            return arrow.type_word(arrow.canonical(field.type)), name, ""
-        return "list<text>", f"{name}::text[]", ""
-    if kind == "oid":
-        return "int64", f"{name}::int8", ""
-    return "text", f"{name}::text", ""
-
-
-def _numeric(typmod: int) -> str:
-    if typmod < 0:
-        return "text"
-    precision = ((typmod - 4) >> 16) & 0xFFFF
-    scale = (((typmod - 4) & 0x7FF) ^ 1024) - 1024
-    if precision > types.MAX_PRECISION or not 0 <= scale <= precision:
-        return "text"
-    return f"decimal({precision},{scale})"
-
-
-def _arrays(columns: tuple[Column, ...]) -> str:
-    """A misfit for arrays of several dimensions, which the driver would flatten in silence."""
-    cases = [
-        f"WHEN array_ndims({quote(c.name)}) > 1 THEN "
-        + quote_text(f"column {c.name!r} holds an array of more than one dimension")
-        for c in columns
-        if c.type.startswith("list<")
-    ]
-    return f"CASE {' '.join(cases)} END" if cases else ""
-
-
-def _unwrap(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Misfits]:
-    columns, misfits = batch.columns, Misfits()
-    for i, field in enumerate(batch.schema):
-        fixed, bad = _infinities(columns[i])
-        columns[i] = fixed
-        misfits.update({row: f"column {field.name!r}: {why}" for row, why in bad.items()})
-    return pa.RecordBatch.from_arrays(columns, schema=batch.schema), misfits
-
-
-def _infinities(array: pa.Array) -> tuple[pa.Array, Misfits]:
-    """Infinity as the greatest value of the type, which is how DuckDB writes it too."""
-    if pa.types.is_list(array.type) and pa.types.is_temporal(array.type.value_type):
-        return _infinities_in_lists(array)
-    if pa.types.is_timestamp(array.type):
-        raw = array.view(pa.int64())
-    elif pa.types.is_date32(array.type):
-        raw = array.view(pa.int32())
-    else:
-        return array, {}
-    lowest, greatest, shift = _WRAPPED[raw.type]
-    least = pc.min(raw).as_py()
-    if least is None or least > lowest:
-        return array, {}
-    values = raw.to_pylist()
-    infinity, minus = -greatest - 2 + shift, -greatest - 1 + shift
-    known = {infinity: greatest, minus: -greatest}
-    fixed = pa.array([known.get(v, v) if v is not None else None for v in values], raw.type)
-    misfits = {
-        row: "a time beyond the year 294246 has no place in microseconds since 1970"
-        for row, v in enumerate(values)
-        if v is not None and v <= lowest and v not in known
-    }
-    return fixed.view(array.type), misfits
-
-
-def _infinities_in_lists(array: pa.Array) -> tuple[pa.Array, Misfits]:
-    flat = array.flatten()
-    fixed, bad = _infinities(flat)
-    if fixed is flat:
-        return array, {}
-    lengths = pc.fill_null(pc.list_value_length(array), 0)
-    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
-    rebuilt = pa.ListArray.from_arrays(offsets, fixed, type=array.type, mask=array.is_null())
-    bounds = offsets.to_pylist()
-    rows = {p: next(i for i in range(len(array)) if bounds[i + 1] > p) for p in bad}
-    return rebuilt, {rows[p]: why for p, why in bad.items()}

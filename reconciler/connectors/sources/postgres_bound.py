@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from catalog.records import ErrorClass
 from reconciler.connectors.ports import ConnectorError, Stopped
-from reconciler.connectors.sources import moments
+from reconciler.connectors.sources import moments, postgres_columns
 from reconciler.connectors.sources.relation import Bound, Wanted, quote
 from reconciler.connectors.sources.session import Session
-
-if TYPE_CHECKING:
-    from reconciler.connectors.sources.postgres import Postgres
 
 BY_CLOCK = frozenset({"timestamp", "naive_timestamp", "date"})
 """Tags read half-open, below a clock's reading."""
@@ -68,19 +65,17 @@ class _Clock:
     """Of the server's zone, in microseconds east of UTC."""
 
 
-def find(session: Session, dialect: Postgres, wanted: Wanted) -> Bound:
+def find(session: Session, wanted: Wanted) -> Bound:
     """Where a read by this column may end. Raises ``ConnectorError`` or ``Stopped`` if it waits."""
     if wanted.column.tag in BY_CLOCK:
         return _by_time(session, wanted)
-    return _by_greatest(session, dialect, wanted)
+    return _by_greatest(session, wanted)
 
 
-def _by_greatest(session: Session, dialect: Postgres, wanted: Wanted) -> Bound:
+def _by_greatest(session: Session, wanted: Wanted) -> Bound:
     """The greatest value there is: exact only if rows become visible in its order (C2)."""
-    from reconciler.connectors.sources.postgres import parse_value
-
     column, settings = wanted.column, wanted.settings
-    operand, far = dialect.operand(column), ""
+    operand, far = postgres_columns.operand(column), ""
     where = f"{quote(column.name)} IS NOT NULL"
     if column.tag == "decimal":
         version = int(session.value("SELECT current_setting('server_version_num')"))
@@ -100,7 +95,7 @@ def _by_greatest(session: Session, dialect: Postgres, wanted: Wanted) -> Bound:
             "transaction that takes a value early and commits late is passed over; "
             "`lookback` with mode merge reads such rows again",
         )
-    value = None if text is None else parse_value(column.tag, text)
+    value = None if text is None else postgres_columns.parse_value(column.tag, text)
     return Bound(value, far=far, notes=notes)
 
 
