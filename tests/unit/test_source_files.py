@@ -172,6 +172,24 @@ def test_a_copy_is_not_read_again_and_is_told(inbox: Inbox) -> None:
     assert set(inbox.ledger) == {"a.csv", "b.csv"}
 
 
+def test_a_copy_of_what_went_away_before_it_was_read_is_left_for_the_next_run(
+    inbox: Inbox,
+) -> None:
+    original = inbox.put("a.csv", "id\n1\n", age=20)
+    inbox.put("copy.csv", "id\n1\n", age=10)
+    looks = iter((False, True))  # asked after a look at each of the two
+
+    def stopped() -> bool:
+        if next(looks, False):
+            original.unlink()
+        return False
+
+    first = inbox.take(stopped=stopped)
+    assert (first.rows, first.marks) == ([], [])
+    assert first.note("'copy.csv' is left for a later run")
+    assert inbox.take().column("id") == ["1"]
+
+
 def test_a_file_that_was_only_touched_is_not_read_again(inbox: Inbox) -> None:
     path = inbox.put("a.csv", "id\n1\n")
     inbox.take()
@@ -386,6 +404,16 @@ def test_other_encodings_are_read_and_their_bad_bytes_set_aside(inbox: Inbox) ->
     inbox.put("a.csv", "id,n\n1,é\n".encode("latin-1"))
     latin = StreamSettings(path="*.csv", mode=Mode.APPEND, format=FileFormat(encoding="latin-1"))
     assert inbox.take(latin).column("n") == ["é"]
+
+
+@pytest.mark.parametrize("empty", ["\n", "\r\n\r\n", "\r"])
+def test_empty_lines_before_the_header_are_passed_over(inbox: Inbox, empty: str) -> None:
+    end = empty[:2] if empty.startswith("\r\n") else empty
+    lines = ['"i', 'd",name', "1,a", "2", "3,b", '4,"', "5,c"]
+    inbox.put("a.csv", empty + end.join(lines) + end)
+    taken = inbox.take()
+    assert taken.column("name") == ["a", "b", "c"]
+    assert len(taken.rejected) == 2
 
 
 def test_a_header_alone_is_a_file_without_rows(inbox: Inbox) -> None:

@@ -37,11 +37,13 @@ class Csv:
     def __init__(self, settings: StreamSettings) -> None:
         self._format = settings.format
         self._names: dict[str, list[str]] = {}
+        self._header_at: dict[str, int] = {}
+        """Its line; 0: there is no header. Empty lines may come before it."""
 
     def describe(self, file: Found) -> Generator[int, None, Described]:
         """The header's names, each ``text``. Raises ``Cut`` for an unterminated file."""
         yield from refuse_unterminated(file)
-        names = self._header(file)
+        names, self._header_at[file.path] = self._header(file)
         self._names[file.path] = names
         return Described(pa.schema([(name, pa.string()) for name in names]))
 
@@ -71,7 +73,7 @@ class Csv:
             raw,
             read_options=pa_csv.ReadOptions(
                 column_names=names,
-                skip_rows_after_names=1 if form.header else 0,
+                skip_rows_after_names=self._header_at[file.path],  # counts empty ones too
                 block_size=BLOCK,
                 use_threads=False,
                 encoding=form.encoding,
@@ -135,18 +137,19 @@ class Csv:
         tabbed = file.path.removesuffix(".gz").lower().endswith(".tsv")
         return "\t" if tabbed and self._format.delimiter == "," else self._format.delimiter
 
-    def _header(self, file: Found) -> list[str]:
+    def _header(self, file: Found) -> tuple[list[str], int]:
+        """The columns' names, and the header's line."""
         try:
             with _text(file, self._format.encoding) as text:
                 first = next(lines(text, *self.marks(file)), None)
         except UnicodeError as error:
             raise _undecodable(file, self._format.encoding, 1, error) from None
         if first is None:
-            return []
+            return [], 0
         if first.problem:
             raise _unusable(file, f"its first line cannot be read: {first.problem}")
         if not self._format.header:
-            return [f"column_{i}" for i in range(1, len(first.values) + 1)]
+            return [f"column_{i}" for i in range(1, len(first.values) + 1)], 0
         names = [value or f"column_{i}" for i, value in enumerate(first.values, 1)]
         odd = [name for name in names if _readable(name) != name]
         if odd:
@@ -158,7 +161,7 @@ class Csv:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise _unusable(file, f"its header names {', '.join(map(repr, twice))} twice")
-        return names
+        return names, first.number
 
 
 class _Parsed:

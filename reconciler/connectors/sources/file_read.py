@@ -6,7 +6,7 @@ import io
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -133,6 +133,8 @@ class FilesRead:
         self.idle = ""
         self.notes: tuple[str, ...] = ()
         self._entries: list[FileEntry] = []
+        self._twins: dict[str, str] = {}
+        """Files with the content of another one that this read is to bring."""
         self._note_unsettled(work.files)
 
     def _note_unsettled(self, files: FileSet) -> None:
@@ -158,11 +160,21 @@ class FilesRead:
         self.schema = union(schemas, self._settings)
         for file, described in todo:
             yield from self._file(file, described)
-        for mark, _ in known:
-            yield mark
+        yield from self._known(mark for mark, _ in known)
         if self._work.whole:
             newest = max((e.mtime_ns // 1_000 for e in self._entries), default=None)
             yield Mark(self._work.cursor, newest, tuple(self._entries))
+
+    def _known(self, marks: Iterable[Mark]) -> Iterator[Mark]:
+        """Marks of files whose content is there by now: what was to bring it may have gone away."""
+        brought = {entry.path for entry in self._entries}
+        for mark in marks:
+            path = mark.files[0].path
+            twin = self._twins.get(path)
+            if twin is None or twin in brought:
+                yield mark
+            else:
+                self._note(f"{path!r} is left for a later run as well")
 
     def counts(self) -> Mapping[str, int]:
         """Nothing is left out but files, which the notes name."""
@@ -217,6 +229,8 @@ class FilesRead:
         if other == file.path:
             return None
         before = self._work.ledger.get(other)
+        if before is None:
+            self._twins[file.path] = other
         mark = self._noted(file, before or file.entry(content))
         if other in self._work.files.gone:
             seen[content] = file.path
