@@ -225,12 +225,51 @@ def cast(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
         return _cast_list(array, target)
     if pa.types.is_struct(target) and pa.types.is_struct(array.type):
         return _cast_struct(array, target)
-    if target not in (UUID, JSON) and not (target == pa.bool_() and array.type != pa.string()):
+    if _at_once(array.type, target):
         try:
-            return _fast(array, target), {}
+            result = _fast(array, target)
+            if _is_exact(array, result):
+                return result, {}
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             pass
     return _by_value(array, target)
+
+
+def _at_once(source: pa.DataType, target: pa.DataType) -> bool:
+    """Whether Arrow's own cast means by it what is meant here."""
+    if target in (UUID, JSON) or _is_guess(source, target):
+        return False
+    return bool(target != pa.bool_() or source == pa.string())
+
+
+def _is_guess(source: pa.DataType, target: pa.DataType) -> bool:
+    """Times out of numbers, and numbers out of times: nobody said what they count, and since when."""
+    return (_is_number(source) and _is_time(target)) or (_is_time(source) and _is_number(target))
+
+
+def _is_number(data_type: pa.DataType) -> bool:
+    t = pa.types
+    return bool(t.is_integer(data_type) or t.is_floating(data_type) or t.is_decimal(data_type))
+
+
+def _is_time(data_type: pa.DataType) -> bool:
+    return pa.types.is_temporal(data_type) and not pa.types.is_duration(data_type)
+
+
+def _is_exact(array: pa.Array, result: pa.Array) -> bool:
+    """Whether each value is still what it was, where Arrow's casts round in silence."""
+    was, now, t = array.type, result.type, pa.types
+    if t.is_floating(was) and t.is_floating(now):
+        differs = pc.and_(pc.is_inf(result), pc.is_finite(array))
+    elif t.is_decimal(was) and t.is_floating(now):
+        differs = pc.not_equal(result.cast(pa.string()).cast(was), array)
+    elif t.is_timestamp(was) and t.is_date(now):
+        differs = pc.not_equal(result.cast(was, safe=False), array)
+    elif t.is_timestamp(was) and t.is_time(now):
+        differs = array.is_valid()
+    else:
+        return True
+    return not pc.any(differs).as_py()
 
 
 def _plain(array: pa.Array) -> pa.Array:
@@ -259,9 +298,17 @@ def _fast(array: pa.Array, target: pa.DataType) -> pa.Array:
             return array.cast(target)
         except pa.ArrowInvalid:
             return pc.assume_timezone(array.cast(pa.timestamp("us")), "UTC")
+    if {_kind_of_real(array.type), _kind_of_real(target)} == {"decimal", "float"}:
+        return array.cast(pa.string()).cast(target)  # Arrow's own way is a few digits off
     # Times are of microseconds: what a finer unit holds beyond is cut, not refused.
     finer = pa.types.is_temporal(array.type) and getattr(array.type, "unit", "") == "ns"
     return array.cast(target, safe=not (finer and pa.types.is_temporal(target)))
+
+
+def _kind_of_real(data_type: pa.DataType) -> str:
+    if pa.types.is_decimal(data_type):
+        return "decimal"
+    return "float" if pa.types.is_floating(data_type) else ""
 
 
 def _by_value(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
@@ -333,11 +380,11 @@ def _cast_struct(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfit
 
 
 def _check_possible(source: pa.Field, target: pa.Field) -> None:
-    """Times out of numbers, and lists or structs out of anything else, are guesses: refused."""
-    number = pa.types.is_integer(source.type) or pa.types.is_floating(source.type)
-    time_like = pa.types.is_temporal(target.type)
+    """Times out of numbers or the reverse, and lists or structs out of anything else, are guesses:
+    refused.
+    """
     nested = pa.types.is_nested(target.type) and not pa.types.is_nested(source.type)
-    if (number and time_like) or (nested and not pa.types.is_null(source.type)):
+    if _is_guess(source.type, target.type) or (nested and not pa.types.is_null(source.type)):
         raise ConnectorError(
             ErrorClass.PERMANENT,
             f"column {source.name!r} holds {type_word(source.type)} and cannot become "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import re
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,8 @@ import msgspec
 
 _SHOWN = 80
 _MOST_DIGITS = 30
+_GREATEST_FLOAT32 = (2 - 2**-23) * 2.0**127
+_EXACT_IN_FLOAT32 = 2**24
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 _DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
@@ -90,9 +93,24 @@ def _decimal(precision: int, scale: int) -> Callable[[Any], Decimal]:
 
 def _float(value: Any) -> float:
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{shown(value)} is no number") from None
+    if isinstance(value, int | Decimal) and value not in (
+        Decimal(number),
+        Decimal(repr(number)),
+    ):
+        raise ValueError(f"{shown(value)} has more digits than a float keeps")
+    return number
+
+
+def _float32(value: Any) -> float:
+    number = _float(value)
+    if math.isfinite(number) and abs(number) > _GREATEST_FLOAT32:
+        raise ValueError(f"{shown(value)} has no place in a float32")
+    if isinstance(value, int) and abs(value) > _EXACT_IN_FLOAT32:
+        raise ValueError(f"{shown(value)} has more digits than a float32 keeps")
+    return number
 
 
 def _bool(value: Any) -> bool:
@@ -195,7 +213,7 @@ def _null(value: Any) -> None:
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "bool": _bool,
-    "float32": _float,
+    "float32": _float32,
     "float64": _float,
     "timestamp": _timestamp,
     "naive_timestamp": _naive_timestamp,

@@ -98,8 +98,39 @@ def test_a_misfit_within_a_list_names_the_row_that_holds_it() -> None:
     assert values.to_pylist()[:3] == [[1], None, []]
 
 
-def test_numbers_do_not_become_times() -> None:
-    schema = pa.schema([("n", pa.int64())])
-    target = pa.schema([("n", pa.timestamp("us"))])
+def test_numbers_do_not_become_times_nor_times_numbers() -> None:
+    number, moment = pa.schema([("n", pa.int64())]), pa.schema([("n", pa.timestamp("us"))])
     with pytest.raises(ConnectorError, match="cannot become naive_timestamp"):
-        arrow.Caster(schema, target)
+        arrow.Caster(number, moment)
+    with pytest.raises(ConnectorError, match="cannot become int64"):
+        arrow.Caster(moment, number)
+
+
+_DAY, _NOON = dt.datetime(2026, 1, 31), dt.datetime(2026, 1, 31, 12)  # noqa: DTZ001
+_DECIMAL = decimal.Decimal
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "fits", "kept", "loses"),
+    [
+        (pa.int64(), pa.timestamp("us", "UTC"), None, None, 1_700_000_000),
+        (pa.int32(), pa.date32(), None, None, 20_000),
+        (pa.timestamp("us"), pa.int64(), None, None, _NOON),
+        (pa.time64("us"), pa.int64(), None, None, dt.time(12)),
+        (pa.timestamp("us"), pa.time64("us"), None, None, _NOON),
+        (pa.timestamp("us"), pa.date32(), _DAY, _DAY.date(), _NOON),
+        (pa.float64(), pa.decimal128(18, 2), 0.1, _DECIMAL("0.10"), 1.239),
+        (pa.float64(), pa.decimal128(38, 9), 12345678.91, _DECIMAL("12345678.91"), 1e-10),
+        (pa.decimal128(30, 2), pa.float64(), _DECIMAL("0.10"), 0.1, _DECIMAL(10**17) + 1),
+        (pa.int64(), pa.float64(), 2**60, 2.0**60, 2**53 + 1),
+        (pa.int64(), pa.float32(), 2**24, 2.0**24, 2**24 + 1),
+        (pa.float64(), pa.float32(), 0.5, 0.5, 1e300),
+    ],
+)
+def test_a_value_that_would_be_rounded_or_guessed_is_named_and_the_others_are_kept(
+    source: pa.DataType, target: pa.DataType, fits: object, kept: object, loses: object
+) -> None:
+    for values in ([fits, None, loses], [fits, None]):
+        found, bad = arrow.cast(pa.array(values, source), target)
+        assert set(bad) == ({2} if loses in values else set())
+        assert found.to_pylist()[:2] == [kept, None]
