@@ -100,6 +100,18 @@ def test_replace_takes_the_place_of_all_rows(destination: ParquetDestination, la
     assert sorted(p.name for p in lake.parent.iterdir()) == ["lake"]
 
 
+@pytest.mark.parametrize("published", [0, 1])
+def test_a_replacement_takes_the_place_of_an_append_that_was_cut_off(
+    destination: ParquetDestination, lake: Path, published: int
+) -> None:
+    for seq in range(1, published + 1):
+        load(destination, request(seq), orders(seq))
+    number = published + 1
+    write_foreign(lake / TABLE / "day=1" / f"{number:08d}-1-{number}-00000.parquet", 8)
+    load(destination, request(number + 1, epoch=2, mode=Mode.REPLACE), orders(8, 9))
+    assert glob_ids(lake) == view_rows(lake / TABLE) == [8, 9]
+
+
 def test_publishing_again_changes_nothing(destination: ParquetDestination, lake: Path) -> None:
     receipt = load(destination, request(1), orders(1))
     destination.publish([receipt])

@@ -125,7 +125,7 @@ class ParquetDestination:
         with disk_errors():
             marker = folder.marker()
             if marker is None:
-                refuse_foreign(folder, [name for name in folder.data_files() if _is_ours(name)])
+                refuse_foreign(folder, _cut_off(folder))
             return FileStage(self._staging, request, self, partitioning, marker)
 
     def sealed(self, receipt: Receipt) -> None:
@@ -216,7 +216,7 @@ class ParquetDestination:
         targets: Mapping[str, StagedFile],
     ) -> None:
         if state is None:
-            refuse_foreign(folder)
+            refuse_foreign(folder, _cut_off(folder))
         fresh = TableFolder(self._files, self._swap_folder(receipt), receipt.table)
         self._move(receipt, targets, fresh.path)
         self._reject(receipt, state)
@@ -331,6 +331,8 @@ class ParquetDestination:
             for parent in sorted({(old.path / name).parent for name in known}):
                 if self._files.is_dir(parent):
                     self._files.sync_dir(parent)
+        for name in _cut_off(old, state.publishes if state else 0):
+            self._files.unlink(old.path / name)
         for name in old.data_files():
             make_dirs(self._files, (folder.path / name).parent)
             self._files.rename(old.path / name, folder.path / name)
@@ -376,8 +378,14 @@ def _is_over(swap: str, receipt: Receipt) -> bool:
     return (epoch, seq) <= (receipt.name.epoch, receipt.name.seq)
 
 
+def _cut_off(folder: TableFolder, publishes: int = 0) -> list[str]:
+    """Files of an append that came after so many publishes: it is under way, or was cut off."""
+    names = filter(_is_ours, folder.data_files())
+    return [name for name in names if int(PurePosixPath(name).name.partition("-")[0]) > publishes]
+
+
 def _is_ours(name: str) -> bool:
-    """A file named as ``target_name`` names them: an append under way, or cut off."""
+    """A file named as ``target_name`` names them."""
     stem = PurePosixPath(name).name.removesuffix(".parquet").split("-")
     return len(stem) == 4 and all(part.isdigit() for part in stem)
 
