@@ -29,10 +29,16 @@ class Shape:
         key: Sequence[str],
         *,
         own: dict[str, Any],
+        counted: str = "",
     ) -> None:
+        """``counted``: one of our own columns that grows by one with each row, in order of arrival;
+        none: all are the same in each row.
+        """
         self._target = target
         self._key = list(key)
         self._own = {name: pa.scalar(v, target.field(name).type) for name, v in own.items()}
+        self._counted = counted
+        self._count = 0
         self._rules = {rule.target: rule for rule in rules if rule.action != "ignore"}
 
     def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[RejectedRow]]:
@@ -44,6 +50,7 @@ class Shape:
             columns.append(column)
             for row, reason in misfits.items():
                 bad.setdefault(row, reason)
+        self._count += batch.num_rows
         shaped = pa.RecordBatch.from_arrays(columns, schema=self._target)
         if not bad:
             return shaped, []
@@ -52,6 +59,9 @@ class Shape:
 
     def _column(self, batch: pa.RecordBatch, field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
         own = self._own.get(field.name)
+        if own is not None and field.name == self._counted:
+            first = own.value + self._count
+            return pa.arange(first, first + batch.num_rows).view(field.type), {}
         if own is not None:
             return pa.repeat(own, batch.num_rows), {}
         rule = self._rules.get(field.name)

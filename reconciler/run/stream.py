@@ -359,7 +359,9 @@ class StreamRun:
             "_batch_id": seq,
             "_loaded_at": time.time_ns() // 1_000,
         }
-        shape = Shape(verdict.columns, arrow_schema, key, own=own)
+        # Rows that go into several files have their order in this column alone.
+        counted = "_loaded_at" if key and self._settings.partition_by else ""
+        shape = Shape(verdict.columns, arrow_schema, key, own=own, counted=counted)
         self._link.may_go_on()
         stage = self._lane.destination(self._order.destination).stage(
             StageRequest(

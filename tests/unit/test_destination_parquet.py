@@ -249,6 +249,21 @@ def test_the_view_shows_the_latest_row_of_each_key(
     assert view_rows(lake / TABLE, "id, name") == [(1, "b"), (2, "v11")]
 
 
+def test_the_view_shows_the_latest_row_of_a_key_that_changed_its_partition(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    states = [(1, "open"), (7, "closed"), (7, "open"), (1, "closed"), (1, "open"), (2, "closed")]
+    wanted = request(1, key=("id",), partition_by=("name",))
+    stage = destination.stage(wanted)
+    for at, (number, name) in enumerate(states):
+        row = {"id": number, "name": name, "_run_id": 1, "_batch_id": 1, "_loaded_at": at}
+        stage.write(pa.RecordBatch.from_pylist([row], wanted.arrow))
+    destination.publish([stage.seal(None)])
+    assert view_rows(lake / TABLE, "id, name") == [(1, "open"), (2, "closed"), (7, "open")]
+    load(destination, request(2, key=("id",), partition_by=("name",)), [{"id": 1, "name": "shut"}])
+    assert view_rows(lake / TABLE, "name") == ["closed", "open", "shut"]
+
+
 def test_the_view_leaves_out_a_batch_that_is_half_published(
     destination: ParquetDestination, lake: Path
 ) -> None:

@@ -86,6 +86,14 @@ def test_rows_are_sealed_then_committed_then_published() -> None:
     assert world.read.closed
 
 
+def test_rows_that_go_into_several_files_have_their_order_in_the_time_they_were_loaded() -> None:
+    unfit = Rows(pa.record_batch({"id": [3], "amount": ["none"]}))
+    world = World(FakeRead(rows(1, 2), unfit, rows(4), mark(7)))
+    world.run(settings=replace(KEY, mode=Mode.APPEND, partition_by=("amount",)))
+    first, *others = [row["_loaded_at"].timestamp() for row in world.stages[0].rows]
+    assert [round((other - first) * 1e6) for other in others] == [1, 3]
+
+
 def test_each_row_says_which_run_and_batch_brought_it_and_when(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

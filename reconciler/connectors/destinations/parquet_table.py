@@ -3,7 +3,8 @@
 The folder holds the data files, and beside them ``_reconciler.json`` (the marker, with the name of
 the manifest), ``_files-<n>.json`` (the manifest: the files of published batches) and
 ``_view.sql``. A data file is named ``<n>-<epoch>-<seq>-<part>.parquet``, where ``n`` counts the
-publishes of the table: names in order are rows in order of arrival.
+publishes of the table: names in order are batches in order of arrival, and within a batch rows are
+in the order of ``_loaded_at``, then of names.
 """
 
 from __future__ import annotations
@@ -207,5 +208,6 @@ def view_sql(folder: Path, table: str, files: Sequence[str], schema: Schema) -> 
         f"{head}SELECT * EXCLUDE (_file, file_row_number) FROM read_parquet([\n{paths}\n],\n"
         f"  {options}, filename = '_file', file_row_number = true)\n"
         f"QUALIFY row_number() OVER (PARTITION BY {keys}\n"
-        "  ORDER BY parse_filename(_file) DESC, file_row_number DESC) = 1;\n"
+        "  ORDER BY split_part(parse_filename(_file), '-', 1) DESC, _loaded_at DESC NULLS LAST,\n"
+        "    parse_filename(_file) DESC, file_row_number DESC) = 1;\n"
     )
