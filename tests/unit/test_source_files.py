@@ -472,6 +472,21 @@ def test_json_types_are_found_over_the_whole_file(inbox: Inbox) -> None:
     ]
 
 
+def test_json_numbers_keep_the_digits_that_a_float_has_no_place_for(inbox: Inbox) -> None:
+    inbox.put(
+        "a.jsonl",
+        b'\xef\xbb\xbf{"sum": 12345678901234567.89, "doc": {"n": [1.10,  0.3000000000000000001]},'
+        b' "note": 1.10}\n'
+        b'{"sum": 3, "doc": ["d\\u00e9"], "note": "x", "whole": 9007199254740993.0}\n',
+    )
+    columns = (("sum", "decimal(20,2)"), ("whole", "int64"))
+    taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND, columns=columns))
+    assert taken.column("sum") == [Decimal("12345678901234567.89"), Decimal(3)]
+    assert taken.column("doc") == ['{"n":[1.10,0.3000000000000000001]}', r'["d\u00e9"]']
+    assert taken.column("note") == ["1.10", "x"]
+    assert taken.column("whole") == [None, 9007199254740993]
+
+
 def test_json_lines_that_are_no_objects_are_set_aside(inbox: Inbox) -> None:
     inbox.put("a.jsonl", b'\xef\xbb\xbf{"id": 1}\nnope\n[1]\n\n{"id": "\xff"}\n{"id": 2}\n')
     taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))

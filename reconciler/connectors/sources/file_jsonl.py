@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import IO, Any
 
 import msgspec
@@ -28,6 +29,8 @@ from reconciler.schema import types
 _ROWS = 8_192
 _WORDS = {bool: "bool", int: "int64", float: "float64", str: "text", dict: "json", list: "json"}
 _INT64 = range(-(2**63), 2**63)
+_MARK = b"\xef\xbb\xbf"
+_exact = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class JsonLines:
@@ -90,7 +93,8 @@ class JsonLines:
         columns = []
         for field in schema:
             values = [row.get(field.name) for row in rows]
-            column, bad = _column(values, field, plain=field.name not in self._columns)
+            written = partial(_written, places, field.name)
+            column, bad = _column(values, field, written, plain=field.name not in self._columns)
             columns.append(column)
             for row, reason in bad.items():
                 misfits.setdefault(row, f"column {field.name!r}: {reason}")
@@ -119,7 +123,7 @@ def _lines(source: IO[bytes]) -> Iterator[bytes]:
 
 def _object(line: bytes, number: int) -> tuple[dict[str, Any], str]:
     if number == 1:
-        line = line.removeprefix(b"\xef\xbb\xbf")
+        line = line.removeprefix(_MARK)
     try:
         value = msgspec.json.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -152,23 +156,34 @@ def _common(one: str, other: str) -> str:
     return types.common(one, other)
 
 
-def _column(values: list[Any], field: pa.Field, *, plain: bool) -> tuple[pa.Array, arrow.Misfits]:
+def _written(places: list[tuple[int, bytes]], name: str, row: int) -> str:
+    """A value as its line has it, without spaces: read as a float it would lose digits."""
+    value = _exact(places[row][1].removeprefix(_MARK))[name]
+    return msgspec.json.format(bytes(value), indent=-1).decode()
+
+
+def _column(
+    values: list[Any], field: pa.Field, written: Callable[[int], str], *, plain: bool
+) -> tuple[pa.Array, arrow.Misfits]:
     """As Arrow's own conversion where the file's values are of the type, else value by value."""
     if plain and field.type not in (arrow.JSON, pa.string()):
         try:
             return pa.array(values, field.type), {}
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             pass
-    convert = _text if field.type == pa.string() else parser(arrow.type_word(field.type))
-    if field.type == arrow.JSON:
-        convert = _json
+    is_text, is_json = field.type == pa.string(), field.type == arrow.JSON
+    as_written = () if pa.types.is_floating(field.type) else (float,)
+    convert = parser(arrow.type_word(field.type))
     result: list[Any] = []
     misfits: arrow.Misfits = {}
     for row, value in enumerate(values):
         converted = None
         if value is not None:
             try:
-                converted = convert(value)
+                if is_json or (is_text and not isinstance(value, str)):
+                    converted = written(row)
+                else:
+                    converted = convert(written(row) if isinstance(value, as_written) else value)
             except (ValueError, TypeError, ArithmeticError) as error:
                 misfits[row] = str(error)
         result.append(converted)
@@ -176,14 +191,6 @@ def _column(values: list[Any], field: pa.Field, *, plain: bool) -> tuple[pa.Arra
         storage = pa.array(result, field.type.storage_type)
         return pa.ExtensionArray.from_storage(field.type, storage), misfits
     return pa.array(result, field.type), misfits
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _json(value)
 
 
 def _rejected(path: str, number: int, reason: str, line: bytes) -> RejectedRow:
