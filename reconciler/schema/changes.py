@@ -1,8 +1,9 @@
 """Typed differences between two schemas of one stream. Pure.
 
 What is no change (F: *false alarms disabled pipelines at every run in a peer*): another order of
-columns, of key columns or of a struct's fields; nullability; and the type ``null``, also inside a
-list or a struct, where the type is known already: it only says that this read has shown no value.
+columns, of key columns or of a struct's fields; nullability; whole numbers in a column of
+``float64``, as JSON writes 1.0; and the type ``null``, also inside a list or a struct, where the
+type is known already: it only says that this read has shown no value.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from reconciler.schema.model import Schema
-from reconciler.schema.types import filled, holds, parse
+from reconciler.schema.types import filled, holds, is_integer, parse
 
 ChangeKind: TypeAlias = Literal["added", "dropped", "widened", "narrowed", "retyped", "key_changed"]
 
@@ -70,7 +71,7 @@ def _type_change(old: str, new: str) -> Literal["widened", "narrowed", "retyped"
     was = parse(old)
     now = filled(parse(new), was)
     grows, shrinks = holds(now, was), holds(was, now)
-    if grows and shrinks:
+    if (grows and shrinks) or (was.name == "float64" and is_integer(now)):
         return None
     if grows:
         return "widened"

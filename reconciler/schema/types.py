@@ -161,6 +161,11 @@ class _Reader:
         return plain[0]
 
 
+def is_integer(found: Type) -> bool:
+    """Whether its values are whole numbers by themselves."""
+    return found.name in _SIGNED or found.name in _UNSIGNED
+
+
 def holds(wide: Type, narrow: Type) -> bool:
     """Whether a column of ``wide`` takes every value of ``narrow``; true of a type and itself.
 

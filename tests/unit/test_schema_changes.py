@@ -42,6 +42,11 @@ def test_a_read_that_shows_no_value_is_no_change() -> None:
     assert compare(ORDERS, shown) == ()
 
 
+def test_whole_numbers_among_floats_are_no_change() -> None:
+    assert compare(orders(amount="float64"), orders(amount="int64")) == ()
+    assert [c.kind for c in compare(orders(amount="int64"), orders(amount="float64"))] == ["widened"]
+
+
 def test_each_kind_of_change_is_told_apart() -> None:
     new = orders(
         amount="decimal(12,2)", tags="text", extra="struct<a: int8>", id="", note="text", key=()
