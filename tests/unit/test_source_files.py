@@ -448,6 +448,13 @@ def test_a_gzip_of_several_parts_is_read_whole(inbox: Inbox) -> None:
     assert inbox.take().column("id") == ["1", "2"]
 
 
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+def test_a_gzip_filled_up_with_zeros_is_read(inbox: Inbox, name: str) -> None:
+    body = b"id\n1\n" if "csv" in name else b'{"id": "1"}\n'
+    inbox.put(name, gzip.compress(body) + bytes(600))
+    assert inbox.take(replace(CSV, path="*.gz")).column("id") == ["1"]
+
+
 def test_a_key_without_a_value_is_held(inbox: Inbox) -> None:
     inbox.put("a.csv", "id,n\n,1\n")
     with pytest.raises(NeedsAnswer) as caught:

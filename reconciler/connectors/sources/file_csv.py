@@ -66,11 +66,10 @@ class Csv:
         self, file: Found, source: IO[bytes], names: list[str], invalid: Any
     ) -> Iterable[pa.RecordBatch]:
         form = self._format
-        raw: Any = pa.PythonFile(source, mode="r")
-        if is_packed(file):
-            raw = pa.CompressedInputStream(raw, "gzip")
+        # Arrow's own gzip refuses the zeros that some writers fill up their last block with.
+        raw: Any = gzip.GzipFile(fileobj=source) if is_packed(file) else source
         reader: Iterable[pa.RecordBatch] = pa_csv.open_csv(
-            raw,
+            pa.PythonFile(raw, mode="r"),
             read_options=pa_csv.ReadOptions(
                 column_names=names,
                 skip_rows_after_names=self._header_at[file.path],  # counts empty ones too
