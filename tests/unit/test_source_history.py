@@ -84,6 +84,7 @@ def test_a_run_waits_for_those_that_began_before_it(project: Project) -> None:
     project.end(late)
     first = project.take()
     assert first.has_news is False
+    assert f"run {early.epoch} of pipeline 'a' is still open" in first.idle
     project.end(early)
     assert sorted(project.take(first).column("epoch")) == [early.epoch, late.epoch]
 

@@ -94,7 +94,7 @@ class History:
         """Runs after the cursor, up to the newest before which none is open."""
         if request.stream != STREAM:
             raise self._no_such(request.stream)
-        identity, bound = self.ask(_bound)
+        identity, bound, open_run = self.ask(_bound)
         parts: dict[str, object] = {"source": f"history:{identity}", "column": "epoch"}
         body = definition.canonical(parts)
         after = 0
@@ -102,7 +102,8 @@ class History:
             kind, tag = CursorKind.MONOTONIC, request.cursor.position.tag
             definition.refuse_other(request.stream, request.cursor.definition, body, kind, tag)
             after = int(str(position.decode(request.cursor.position)))
-        return HistoryRead(self, body, after, bound, whole=request.settings.mode is Mode.REPLACE)
+        whole = request.settings.mode is Mode.REPLACE
+        return HistoryRead(self, body, after, bound, open_run, whole=whole)
 
     def ask(self, question: Callable[[Catalog], Awaitable[_Answer]]) -> _Answer:
         """Open the catalog, ask, close it. Raises ``ConnectorError`` (transient)."""
@@ -134,13 +135,26 @@ class HistoryRead:
     notes: tuple[str, ...] = _NOTES
 
     def __init__(
-        self, source: History, definition_: str, after: int, bound: int, *, whole: bool
+        self,
+        source: History,
+        definition_: str,
+        after: int,
+        bound: int,
+        open_run: Run | None,
+        *,
+        whole: bool,
     ) -> None:
+        """``open_run``: the one that keeps ended runs back."""
         self._source = source
         self._definition, self._after, self._bound = definition_, after, bound
         self.whole = whole
         self.has_news = whole or bound > after
         self.idle = ""
+        if open_run is not None and not self.has_news:
+            self.idle = (
+                f"nothing new: run {open_run.epoch} of pipeline {open_run.pipeline!r} is still "
+                "open, and those that began after it wait for its end"
+            )
 
     def items(self) -> Iterator[ReadItem]:
         """Rows, and the mark at the bound."""
@@ -171,20 +185,24 @@ async def _identity(catalog: Catalog) -> str:
     return catalog.id
 
 
-async def _bound(catalog: Catalog) -> tuple[str, int]:
-    """The catalog's id, and the newest epoch with no open run at or below it (C1).
+async def _bound(catalog: Catalog) -> tuple[str, int, Run | None]:
+    """The catalog's id, the newest epoch with no open run at or below it (C1), and the open run
+    above that, unless it is the newest of all.
 
     The newest run is asked for first: a run that begins meanwhile has a higher epoch.
     """
     newest = await catalog.runs(RunQuery(limit=1))
     if not newest:
-        return catalog.id, 0
+        return catalog.id, 0, None
     bound = newest[0].epoch
     below: int | None = None
+    oldest: Run | None = None
     while still := await catalog.runs(RunQuery(open_only=True, below_epoch=below, limit=_PAGE)):
-        below = still[-1].epoch
+        oldest = still[-1]
+        below = oldest.epoch
         bound = min(bound, below - 1)
-    return catalog.id, bound
+    keeps_back = oldest is not None and oldest.epoch < newest[0].epoch
+    return catalog.id, bound, oldest if keeps_back else None
 
 
 async def _runs(catalog: Catalog, query: RunQuery) -> tuple[Run, ...]:
