@@ -207,8 +207,10 @@ class Conduct:
                 self._refuse_other_run(message)
                 await worker.send(await self._commit(message))
             case m.AskLedger():
-                files = await _all_files(self.catalog, self.lease.pipeline, message.stream)
-                await worker.send(m.Ledger(message.id, files))
+                files = await self.catalog.files(
+                    *(self.lease.pipeline, message.stream), after=message.after, limit=_LEDGER_PAGE
+                )
+                await worker.send(m.Ledger(message.id, files, len(files) == _LEDGER_PAGE))
             case _:
                 raise _OutOfTurn(
                     f"the worker said {type(message).__name__!r} in the midst of a run"
@@ -299,16 +301,6 @@ async def until_known(attempt: Callable[[], Awaitable[object]], tries: int = _CO
         await anyio.sleep(min(0.05 * 2**number, 2.0))
     assert unknown is not None
     raise unknown
-
-
-async def _all_files(catalog: Catalog, pipeline: str, stream: str) -> tuple[FileEntry, ...]:
-    files: list[FileEntry] = []
-    while True:
-        after = files[-1].path if files else ""
-        page = await catalog.files(pipeline, stream, after=after, limit=_LEDGER_PAGE)
-        files += page
-        if len(page) < _LEDGER_PAGE:
-            return tuple(files)
 
 
 def _failed(why: str) -> m.Done:

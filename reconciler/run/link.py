@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -117,7 +118,13 @@ class Link:
 
     def ledger(self, stream: str) -> tuple[FileEntry, ...]:
         """The files read before (C6)."""
-        return cast(m.Ledger, self._ask(lambda id_: m.AskLedger(id_, stream))).files
+        files: list[FileEntry] = []
+        while True:
+            after = files[-1].path if files else ""
+            page = cast(m.Ledger, self._ask(partial(m.AskLedger, stream=stream, after=after)))
+            files += page.files
+            if not page.more:
+                return tuple(files)
 
     def commit(
         self, batches: tuple[Batch, ...], published: dict[str, int]

@@ -133,10 +133,12 @@ class NotCommitted(_Message, frozen=True, tag="not_committed"):
 
 
 class Ledger(_Message, frozen=True, tag="ledger"):
-    """The answer to ``AskLedger``."""
+    """The answer to ``AskLedger``. A ledger grows for ever, and a frame does not: page by page."""
 
     id: int
     files: tuple[FileEntry, ...]
+    more: bool = False
+    """There may be others after the last of these."""
 
 
 # -- worker to daemon ---------------------------------------------------------------------------
@@ -165,10 +167,12 @@ class AskCommit(_Message, frozen=True, tag="commit"):
 
 
 class AskLedger(_Message, frozen=True, tag="ask_ledger"):
-    """The files that a stream's commits have read."""
+    """The files that a stream's commits have read, by path."""
 
     id: int
     stream: str
+    after: str = ""
+    """Those behind this path."""
 
 
 class Moved(_Message, frozen=True, tag="moved"):

@@ -267,18 +267,17 @@ async def test_a_worker_is_told_why_its_batch_was_not_committed_and_whether_that
     assert told == ([run.lease] if isinstance(error, Fenced) else [])
 
 
-async def test_a_long_ledger_is_given_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_ledger_is_given_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conduct, "_LEDGER_PAGE", 2)
     run = await a_run()
     files = tuple(FileEntry(f"{n}.csv", n, 1, 1, 1, "hash") for n in range(4))
     batch = Batch("orders", 0, "r", files=files)
     await run.catalog.commit(new_operation_id(), run.lease, [batch], {})
-    worker = Script(m.AskLedger(3, "orders"), done(run))
+    asked = (m.AskLedger(n, "orders", after) for n, after in ((3, ""), (4, "1.csv"), (5, "3.csv")))
+    worker = Script(*asked, done(run))
     await ended(run, worker)
-    answer = worker.heard[1]
-    assert isinstance(answer, m.Ledger)
-    assert answer.id == 3
-    assert [file.path for file in answer.files] == [file.path for file in files]
+    pages = [(a.id, [f.path for f in a.files], a.more) for a in worker.heard[1:]]  # type: ignore[union-attr]
+    assert pages == [(3, ["0.csv", "1.csv"], True), (4, ["2.csv", "3.csv"], True), (5, [], False)]
 
 
 # -- what may or may not have happened -----------------------------------------------------------

@@ -1,4 +1,6 @@
-"""A worker's signs of life: bytes that arrive slowly are some, silence is none (A8)."""
+"""A worker's line: bytes that arrive slowly are a sign of life, silence is none (A8); a ledger of
+any length comes through it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from contextlib import closing
 
 import pytest
 
+from catalog.records import FileEntry
 from reconciler.run import link as module
 from reconciler.run import messages as m
 from reconciler.run.link import Link
@@ -67,3 +70,30 @@ def test_bytes_that_arrive_are_a_sign_of_life_and_silence_is_none(
             finally:
                 over.set()
                 thread.join()
+
+
+def test_a_ledger_is_asked_for_page_by_page_until_it_ends(
+    daemon: tuple[socket.socket, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, link = daemon
+    ended = threading.Event()
+    monkeypatch.setattr(module.os, "_exit", lambda _: ended.set())
+    threading.Thread(target=link.listen, daemon=True).start()
+    link.deadline_ns = 2**62
+    pages = [[FileEntry(f"{n}.csv", n, 1, 1, 1, "hash") for n in page] for page in ((1, 2), (3,))]
+    asked = []
+
+    def answer() -> None:
+        for page in pages:
+            message = _hears(near, PATIENCE)
+            assert isinstance(message, m.AskLedger)
+            asked.append((message.stream, message.after))
+            near.sendall(m.frame(m.Ledger(message.id, tuple(page), page is not pages[-1])))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert link.ledger("orders") == (*pages[0], *pages[1])
+    thread.join()
+    assert asked == [("orders", ""), ("orders", "2.csv")]
+    near.shutdown(socket.SHUT_RDWR)
+    assert ended.wait(PATIENCE)
