@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import gzip
 import os
 import time
@@ -230,6 +231,30 @@ def test_replace_reads_all_files_whenever_any_came_changed_or_went(inbox: Inbox)
     (inbox.folder / "a.csv").unlink()
     assert inbox.take(settings).column("id") == ["3"]
     assert set(inbox.ledger) == {"b.csv"}
+
+
+@pytest.mark.parametrize("refresh", [True, False])
+def test_a_folder_that_cannot_be_listed_does_not_take_its_rows_away(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, *, refresh: bool
+) -> None:
+    settings = StreamSettings(path="**/*.csv", mode=Mode.REPLACE, settle=0.0)
+    inbox.put("a.csv", "id\n1\n", age=20)
+    inbox.put("sub/b.csv", "id\n2\n", age=10)
+    inbox.take(settings)
+    ledger = tuple(inbox.ledger.values())
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path) == str(inbox.folder / "sub"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(ConnectorError, match="folder 'sub' cannot be listed") as caught:
+            take(inbox.source, "in", settings, refresh=refresh, ledger=ledger)
+    assert caught.value.error is ErrorClass.TRANSIENT
+    assert take(inbox.source, "in", settings, refresh=refresh, ledger=ledger).idle == ""
 
 
 def test_a_refresh_reads_all_again_to_one_mark(inbox: Inbox) -> None:

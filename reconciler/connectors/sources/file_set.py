@@ -96,6 +96,25 @@ def listing(root: Path, pattern: str, where: str) -> list[Found]:
     return sorted(found, key=lambda f: (f.mtime_ns, f.path))
 
 
+def refuse_unseen(root: Path, paths: Iterable[str], where: str) -> None:
+    """Raises ``ConnectorError`` (transient) where files were not found because a folder on the way to
+    them cannot be listed: a glob passes over it without a word.
+    """
+    folders = {folder for path in paths for folder in Path(path).parents}
+    for folder in sorted(folders):
+        try:
+            os.scandir(root / folder).close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConnectorError(
+                ErrorClass.TRANSIENT,
+                f"connection {where!r}: folder {str(folder)!r} cannot be listed "
+                f"({error.strerror}), and files that were read lie in it: a read of all files "
+                "cannot leave them out",
+            ) from None
+
+
 def _refuse_unwritable(path: str, where: str) -> None:
     """The ledger is text: a name that is none could never be noted as read."""
     try:

@@ -20,7 +20,14 @@ from reconciler.connectors.ports import (
 from reconciler.connectors.sources import definition
 from reconciler.connectors.sources.file_format import kind_of
 from reconciler.connectors.sources.file_read import FilesRead, Work, shapes
-from reconciler.connectors.sources.file_set import SETTLE, FileSet, listing, must_be_there, sort_out
+from reconciler.connectors.sources.file_set import (
+    SETTLE,
+    FileSet,
+    listing,
+    must_be_there,
+    refuse_unseen,
+    sort_out,
+)
 
 _LOOKED_AT = 20
 
@@ -81,7 +88,12 @@ class Files:
                 ErrorClass.PERMANENT, f"connection {self._name!r}: {_unclear(unclear[0])}"
             )
         whole = request.refresh or settings.mode is Mode.REPLACE
-        ledger = () if request.refresh else request.ledger()
+        known = request.ledger()
+        ledger = () if request.refresh else known
+        if whole:
+            there = {file.path for file in found}
+            missing = (entry.path for entry in known if entry.path not in there)
+            refuse_unseen(self._root, missing, self._name)
         settle = SETTLE if settings.settle is None else settings.settle
         files = sort_out(found, ledger, settle)
         body = self._definition(settings)
