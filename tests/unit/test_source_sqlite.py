@@ -203,6 +203,30 @@ def test_times_kept_as_text_are_read_up_to_the_running_second(shop: Shop, separa
     assert shop.take("t", BY_TIME, first).column("id") == [4]
 
 
+@pytest.mark.parametrize("per_second", [1, 1_000, 1_000_000])
+def test_unix_times_are_read_up_to_the_running_second(shop: Shop, per_second: int) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at INTEGER)")
+    now = time.time()
+    insert = "INSERT INTO t (at) VALUES (?)"
+    shop.many(insert, [(int((now - ago) * per_second),) for ago in (1_000, 2)])
+    waits = StreamSettings(cursor=("at",), settle=60.0)
+    first = shop.take("t", waits)
+    assert first.column("id") == [1]
+    shop.many(insert, [(int((now - 2) * per_second),)])
+    assert shop.take("t", waits, first).has_news is False
+    assert shop.take("t", StreamSettings(cursor=("at",), settle=0.0), first).column("id") == [2, 3]
+
+
+def test_a_number_without_an_end_in_an_integer_cursor_moves_nothing(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+    shop.app.execute("INSERT INTO t (n) VALUES (5), (9e999), ('x'), (9223372036854775807)")
+    taken = shop.take("t", StreamSettings(cursor=("n",)))
+    assert taken.column("id") == [1, 4]
+    assert taken.counts == {"beyond_bound": 2}
+    assert taken.cursor is not None
+    assert taken.cursor.position.text == "9223372036854775807"
+
+
 def test_a_time_of_the_future_is_counted_and_moves_nothing(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
     shop.app.execute("INSERT INTO t VALUES (1, '2026-01-31 10:00:00'), (2, '9999-12-31 00:00:00')")

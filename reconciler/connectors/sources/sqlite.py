@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
@@ -39,6 +40,10 @@ _BUSY_MS = 5_000
 _BATCH_BYTES = 8 * 1024 * 1024
 _TIME_TEXT = re.compile(r"\d{4}-\d\d-\d\d(?:([T ])\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?")
 _SAME_FORM = r"^\d{4}-\d\d-\d\d(?:SEPARATOR\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?$"
+
+
+_NO_INTEGER = "9.3e18"
+"""In SQLite's order behind every integer there is; so is all text."""
 
 
 class DatabaseFile:
@@ -178,14 +183,9 @@ class Sqlite:
         column, source = wanted.column, wanted.relation.source
         operand = self.operand(column)
         self._form = ""
-        top = self._greatest(source, operand, "''" if column.tag == "int" else "x''")
         if column.tag == "int":
-            note = (
-                f"cursor {column.name!r} is exact while SQLite assigns it in rising order, inside "
-                "the transaction that writes the row"
-            )
-            value = None if top is None else int(top)
-            return Bound(value, far=f"{operand} >= ''", notes=(note,))
+            return self._integer_bound(wanted, operand)
+        top = self._greatest(source, operand, "x''")
         timed = isinstance(top, str) and _TIME_TEXT.fullmatch(top)
         if top is None or not timed:
             if top is not None and column.type != "text":
@@ -195,6 +195,28 @@ class Sqlite:
         assert isinstance(top, str)
         return self._time_bound(wanted, top, timed[1] or "")
 
+    def _integer_bound(self, wanted: Wanted, operand: str) -> Bound:
+        """The greatest whole number; but where that is the present as a Unix time, the newest that
+        the clock has passed by ``settle``: others may still get the very same.
+        """
+        source, name = wanted.relation.source, wanted.column.name
+        top = self._greatest(source, operand, _NO_INTEGER)
+        now, settle = self._now(), _settle(wanted.settings)
+        for per_second in (1, 1_000, 1_000_000):
+            settled = (now - settle) * per_second
+            if top is not None and settled <= top <= (now + 1.0) * per_second:
+                top = self._greatest(source, operand, str(math.floor(settled)))
+                break
+        note = (
+            f"cursor {name!r} is exact while SQLite assigns it in rising order, inside the "
+            f"transaction that writes the row; a Unix time of the last {settle:g} s waits"
+        )
+        value = None if top is None else int(top)
+        return Bound(value, far=f"{operand} >= {_NO_INTEGER}", notes=(note,))
+
+    def _now(self) -> float:
+        return float(self.session.value("SELECT unixepoch('now', 'subsec')"))
+
     def _time_bound(self, wanted: Wanted, top: str, separator: str) -> Bound:
         """The newest whole time that the clock has passed by ``settle``, as it is stored (C2).
 
@@ -203,11 +225,8 @@ class Sqlite:
         """
         column, source, settings = wanted.column, wanted.relation.source, wanted.settings
         operand = self.operand(column)
-        by_application = settings.stamped_by == "application"
-        settle = settings.settle
-        if settle is None:
-            settle = SETTLE_BY_APPLICATION if by_application else SETTLE
-        now = int(self.session.value("SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)"))
+        settle = _settle(settings)
+        now = math.floor(self._now() * 1_000)
         width = min(len(top.rstrip("Z")), 19)
         clock = moments.iso((now - round(settle * 1_000)) * 1_000, separator or " ")[:width]
         present = moments.iso(now * 1_000, separator or " ")[:width]
@@ -218,7 +237,7 @@ class Sqlite:
                 raise self._mixed(column.name)
         self._form = _SAME_FORM.replace("SEPARATOR", separator or "[T ]")
         notes = [f"cursor {column.name!r} is compared as the text that is stored, with UTC"]
-        if by_application:
+        if settings.stamped_by == "application":
             notes.append(f"rows that appear more than {settle:g} s late are passed over")
         return Bound(
             self._greatest(source, operand, quote_text(clock)),
@@ -353,6 +372,12 @@ class Sqlite:
         version = self.session.value("SELECT sqlite_version()")
         self.session.value("SELECT count(*) FROM sqlite_schema")
         return [Finding("ok", f"SQLite {version}, {self._path}")]
+
+
+def _settle(settings: StreamSettings) -> float:
+    if settings.settle is not None:
+        return settings.settle
+    return SETTLE_BY_APPLICATION if settings.stamped_by == "application" else SETTLE
 
 
 class _NotAsDeclaredError(Exception):
