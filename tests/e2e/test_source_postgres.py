@@ -303,14 +303,18 @@ def test_lookback_brings_a_late_number_that_was_passed_over(table: Shop) -> None
         ("timestamp", ["2026-01-01 10:00", "2026-01-02 11:00:00.5"], "naive_timestamp"),
     ],
 )
+@pytest.mark.parametrize("indexed", [True, False])
 def test_cursors_of_every_kind_go_on_in_order(
-    shop: Shop, kind: str, values: list[str], tag: str
+    shop: Shop, kind: str, values: list[str], tag: str, *, indexed: bool
 ) -> None:
-    shop.run(f"CREATE TABLE t (id int PRIMARY KEY, c {kind})")
+    collate = ' COLLATE "C"' if kind == "text" else ""
+    shop.run(f"CREATE TABLE t (id int PRIMARY KEY, c {kind}{collate})")
+    if indexed:
+        shop.run("CREATE INDEX ON t (c)")
     shop.run(f"INSERT INTO t VALUES (1, '{values[0]}')")
     settings = StreamSettings(cursor=("c",))
     first = shop.take(settings)
-    assert first.column("id") == [1]
+    assert (first.column("id"), first.ordered) == ([1], indexed)
     assert first.cursor is not None
     assert first.cursor.position.tag == tag
     shop.run(f"INSERT INTO t VALUES (2, '{values[1]}')")

@@ -89,7 +89,7 @@ class SqlRead:
         cut = 0
         if places is not None:
             if self.ordered and places.null_count == 0:
-                cut = pc.index(places, places[len(places) - 1]).as_py()
+                cut = _where_the_last_begins(places)
             if cut:
                 yield from self._emit(rows, misfits, data, 0, cut)
                 yield from self._mark(places, cut)
@@ -172,6 +172,12 @@ class SqlRead:
         place = ", ".join(f"{name}={values[name]}" for name in self.key)
         raw = ", ".join(f"{name}: {text}" for name, text in values.items())
         return RejectedRow(place or self._plan.relation.identity, reason, raw[:RAW_LIMIT])
+
+
+def _where_the_last_begins(places: pa.Array) -> int:
+    """The row at which the last row's value comes first."""
+    plain = places.storage if isinstance(places, pa.ExtensionArray) else places  # of a uuid
+    return int(pc.index(plain, plain[len(plain) - 1]).as_py())
 
 
 def _value(tag: str, scalar: pa.Scalar) -> Any:
