@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -87,7 +89,8 @@ class Runs:
         name = claimed.lease.pipeline
         try:
             ended = await self._work(conduct)
-            ended = replace(ended, done=without_secrets(ended.done, self.teller.redact))
+            openly = partial(named_openly, conduct)
+            ended = replace(ended, done=without_secrets(ended.done, self.teller.redact, openly))
             conduct.over = True
             self.on_room()
             notes = ended.done.notes + self._keep(claimed, ended.printed)
@@ -136,18 +139,44 @@ class Runs:
             return Ended(done, printed=traceback.format_exc().encode())
 
 
-def without_secrets(done: m.Done, redact: Callable[[str], str]) -> m.Done:
+_WORD = re.compile(r"[\w.-]+")
+
+
+def named_openly(conduct: Conduct) -> frozenset[str]:
+    """Words that stand in the config and the catalog for all to see, be one a password or not."""
+    pipeline, streams = conduct.pipeline, conduct.claimed.streams
+    ends = (conduct.project.connections[name] for name in (pipeline.source, pipeline.destination))
+    texts = [str(value) for end in ends for value in end.options.values()]
+    for name in {*pipeline.streams, *(stream.stream for stream in streams)}:
+        texts += [name, *pipeline.settings(name).cursor, *pipeline.settings(name).key]
+    texts += [stream.cursor.definition for stream in streams if stream.cursor]
+    return frozenset(word for text in texts for word in _WORD.findall(text))
+
+
+def without_secrets(
+    done: m.Done, redact: Callable[[str], str], openly: Callable[[], Iterable[str]]
+) -> m.Done:
     """What the worker said, without what it should not have: a server may repeat what it was sent.
 
     Before anything is made of it: the catalog, the log, the page and the person all get this.
+    ``openly``: words left in what a hold keeps for its answer. A person's answer would be void
+    where the password ``postgres`` took the beginning of ``postgresql://`` out of it.
     """
+
+    def kept(detail: str) -> str:
+        left = "|".join(re.escape(word) for word in openly() if redact(word) != word)
+        if not left:
+            return redact(detail)
+        parts = re.split(rf"(?<![\w.-])({left})(?![\w.-])", detail)
+        return "".join(part if at % 2 else redact(part) for at, part in enumerate(parts))
+
     streams = tuple(
         msgspec.structs.replace(
             result,
             reason=redact(result.reason),
             hold=result.hold
             and msgspec.structs.replace(
-                result.hold, reason=redact(result.hold.reason), detail=redact(result.hold.detail)
+                result.hold, reason=redact(result.hold.reason), detail=kept(result.hold.detail)
             ),
         )
         for result in done.streams
