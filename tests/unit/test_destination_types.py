@@ -17,7 +17,7 @@ from reconciler.config.desired import Mode
 from reconciler.connectors.destinations.duckdb import DuckdbDestination
 from reconciler.connectors.destinations.parquet import ParquetDestination
 from reconciler.connectors.ports import ConnectorError
-from tests.destination_kit import TABLE, load, request
+from tests.destination_kit import TABLE, load, request, view_rows
 
 JSON = pa.json_(pa.string())
 ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
@@ -128,6 +128,32 @@ def test_a_column_takes_the_wider_of_two_types_and_stays_so(
     wanted = [str(v) if sql == "VARCHAR" else v for v in (reversed(wanted) if turned else wanted)]
     assert [row[0] for row in found] == wanted
     assert {row[1] for row in found} == {sql}
+
+
+AS_TEXT = {
+    "binary": ["", "\\x00\\xFF"],
+    "list": ["[1,null,3]", "[]"],
+    "list of text": ['["a",""]'],
+    "struct": ['{"a b":1,"t":["x"]}'],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_column_of_any_type_becomes_text_with_its_rows(tmp_path: Path, name: str) -> None:
+    kind, values, _ = CASES[name]
+    schema, rows = typed_rows(kind, values)
+    destinations = DuckdbDestination(tmp_path / "x.duckdb"), ParquetDestination(tmp_path / "lake")
+    for destination in destinations:
+        load(destination, request(1, schema=schema), rows)
+        text, more = typed_rows(pa.string(), ["more"])
+        load(destination, request(2, schema=text, version=2), more[:1])
+    with duckdb.connect(str(tmp_path / "x.duckdb")) as connection:
+        found = connection.execute("SELECT _batch_id, id, v FROM orders ORDER BY ALL").fetchall()
+    assert found == view_rows(tmp_path / "lake" / TABLE, "_batch_id, id, v")
+    *old, none, new = [row[2] for row in found]
+    assert (none, new) == (None, "more")
+    assert all(isinstance(value, str) for value in old)
+    assert old == AS_TEXT.get(name, old)
 
 
 def test_an_interval_is_refused_in_words(tmp_path: Path) -> None:

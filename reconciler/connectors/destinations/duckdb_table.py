@@ -13,6 +13,7 @@ from reconciler.config.desired import Mode, fold
 from reconciler.connectors.arrow import to_arrow
 from reconciler.connectors.destinations.duckdb_file import Connection, Look
 from reconciler.connectors.destinations.duckdb_types import (
+    as_text,
     holds,
     quote_name,
     quote_text,
@@ -146,8 +147,10 @@ class OpenSchema:
                 change = f"ADD COLUMN {quote_name(name)} {kind}"
             elif holds(have, kind) or have == self._canonical(kind):
                 continue
-            elif holds(kind, have) or have.startswith("STRUCT"):
+            elif holds(kind, have) or have.startswith("STRUCT") or kind == "VARCHAR":
                 change = f"ALTER COLUMN {quote_name(name)} SET DATA TYPE {kind}"
+                if kind == "VARCHAR":
+                    change += f" USING {as_text(quote_name(name), have)}"
             else:
                 raise _no_common_type(table, name, have, kind)
             self._connection.execute(f"ALTER TABLE {self.name(table)} {change}")

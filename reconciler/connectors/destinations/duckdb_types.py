@@ -114,6 +114,14 @@ _SIMPLE: dict[str, Callable[[str], bool]] = {
 }
 
 
+def as_text(column: str, kind: str) -> str:
+    """An expression for the text of a column, quoted, of the SQL type ``kind``: lists and structs
+    are JSON, as they are when they arrive in a column of text.
+    """
+    nested = kind.startswith("STRUCT") or kind.endswith("]")
+    return f"CAST({f'to_json({column})' if nested else column} AS VARCHAR)"
+
+
 def quote_name(name: str) -> str:
     """An SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

@@ -357,6 +357,7 @@ class ParquetDestination:
                 manifest=manifest_name(publishes),
                 schema=old.schema if old else Schema(()),
                 has_rows=bool(there) and (old is None or old.has_rows),
+                eras=old.eras if old else (),
             )
             folder.write(state, there)
             folder.write_view()

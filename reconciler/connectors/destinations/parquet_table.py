@@ -17,8 +17,14 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from catalog.records import Cursor, ErrorClass, HoldKind
-from reconciler.connectors.arrow import to_arrow
-from reconciler.connectors.destinations.duckdb_types import quote_name, quote_text, sql_type
+from reconciler.config.desired import Mode
+from reconciler.connectors.arrow import arrow_type, to_arrow
+from reconciler.connectors.destinations.duckdb_types import (
+    as_text,
+    quote_name,
+    quote_text,
+    sql_type,
+)
 from reconciler.connectors.destinations.files import Files, write_atomic
 from reconciler.connectors.destinations.rows import stored_schema
 from reconciler.connectors.destinations.staging import ENDING
@@ -30,11 +36,20 @@ from reconciler.connectors.ports import (
     Receipt,
     StagedFile,
 )
-from reconciler.schema.model import Schema
+from reconciler.schema.model import Field, Schema
 
 STATE = "_reconciler.json"
 VIEW = "_view.sql"
 _MANIFEST = re.compile(r"_files-\d+\.json(\.new)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Era:
+    """Files in which a column that is text now has a type that DuckDB would read that text as."""
+
+    publishes: int
+    """They are of publishes up to this one, and after that of the era before."""
+    schema: Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,8 @@ class TableState:
     has_rows: bool = False
     newest: str = ""
     """One file that is there if any is: spares a look into the manifest."""
+    eras: tuple[Era, ...] = ()
+    """Oldest first; the present one is not among them."""
 
 
 class TableFolder:
@@ -133,7 +150,7 @@ class TableFolder:
         view = self.path / VIEW
         if self.files.size(view) is not None and self.files.read(view).startswith(head.encode()):
             return
-        sql = view_sql(path or self.path, self.table, self.manifest(state), state.schema)
+        sql = view_sql(path or self.path, self.table, self.manifest(state), state)
         write_atomic(self.files, view, (head + sql).encode())
 
 
@@ -153,6 +170,10 @@ def next_state(
     """The state after ``receipt`` is published as ``files``."""
     publishes = (state.publishes if state else 0) + 1
     newest = files[-1] if files else (state.newest if state else "")
+    eras: tuple[Era, ...] = ()
+    if state and receipt.mode is not Mode.REPLACE:
+        ends = _in_words(state.schema, receipt.schema)
+        eras = (*state.eras, Era(state.publishes, state.schema)) if ends else state.eras
     return TableState(
         owner=receipt.name.owner,
         seq=receipt.name.seq,
@@ -164,6 +185,7 @@ def next_state(
         schema=receipt.schema,
         has_rows=has_rows,
         newest=newest,
+        eras=eras,
     )
 
 
@@ -189,8 +211,9 @@ def refuse_foreign(folder: TableFolder, ours: Sequence[str] = ()) -> None:
         )
 
 
-def view_sql(folder: Path, table: str, files: Sequence[str], schema: Schema) -> str:
+def view_sql(folder: Path, table: str, files: Sequence[str], state: TableState) -> str:
     """DuckDB: exactly the published rows, and of those with a key the latest of each."""
+    schema = state.schema
     head = (
         "-- Written anew with each batch, so read it anew: .read '_view.sql'\n"
         f"CREATE OR REPLACE VIEW {quote_name(table)} AS\n"
@@ -199,15 +222,57 @@ def view_sql(folder: Path, table: str, files: Sequence[str], schema: Schema) -> 
         arrow = stored_schema(to_arrow(schema))
         columns = [f"CAST(NULL AS {sql_type(f.type)}) AS {quote_name(f.name)}" for f in arrow]
         return f"{head}SELECT {', '.join(columns) or 'NULL AS nothing_yet'} WHERE false;\n"
-    paths = ",\n".join(f"  {quote_text(str(folder / name))}" for name in files)
     options = "union_by_name = true, hive_partitioning = false"
     if not schema.key:
-        return f"{head}SELECT * FROM read_parquet([\n{paths}\n], {options});\n"
+        return f"{head}{_rows(folder, files, state, options)};\n"
     keys = ", ".join(quote_name(name) for name in schema.key)
+    options += ",\n  filename = '_file', file_row_number = true"
     return (
-        f"{head}SELECT * EXCLUDE (_file, file_row_number) FROM read_parquet([\n{paths}\n],\n"
-        f"  {options}, filename = '_file', file_row_number = true)\n"
+        f"{head}SELECT * EXCLUDE (_file, file_row_number) FROM (\n"
+        f"{_rows(folder, files, state, options)}\n)\n"
         f"QUALIFY row_number() OVER (PARTITION BY {keys}\n"
         "  ORDER BY split_part(parse_filename(_file), '-', 1) DESC, _loaded_at DESC NULLS LAST,\n"
         "    parse_filename(_file) DESC, file_row_number DESC) = 1;\n"
     )
+
+
+def _rows(folder: Path, files: Sequence[str], state: TableState, options: str) -> str:
+    """The rows of all files; those of each era by themselves, with what is text now as text."""
+    parts = []
+    after = -1
+    for era in (*state.eras, Era(state.publishes, state.schema)):
+        names = [name for name in files if after < _publish_of(name) <= era.publishes]
+        after = era.publishes
+        if not names:
+            continue
+        paths = ",\n".join(f"  {quote_text(str(folder / name))}" for name in names)
+        rows = f"SELECT * FROM read_parquet([\n{paths}\n], {options})"
+        if words := _in_words(era.schema, state.schema):
+            # It is there by name and type, even if no file of the era has a value for it.
+            kinds = {name: sql_type(arrow_type(field.type)) for name, field in words.items()}
+            none = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in kinds.items())
+            texts = ", ".join(f"{as_text(name, kind)} AS {name}" for name, kind in kinds.items())
+            rows = (
+                f"SELECT * REPLACE ({texts}) FROM (\n"
+                f"SELECT {none} WHERE false UNION ALL BY NAME\n{rows})"
+            )
+        parts.append(rows)
+    return "\nUNION ALL BY NAME\n".join(parts)
+
+
+def _publish_of(name: str) -> int:
+    """Which publish brought a file; 0: it was there when the table was adopted."""
+    number = PurePosixPath(name).name.partition("-")[0]
+    return int(number) if number.isdigit() else 0
+
+
+def _in_words(old: Schema, new: Schema) -> dict[str, Field]:
+    """The columns, quoted, that have become text and whose old values DuckDB does not take for it:
+    it would read the new ones as what the old ones were."""
+    texts = {field.name for field in new.fields if field.type == "text"}
+    return {
+        quote_name(field.name): field
+        for field in old.fields
+        if field.name in texts
+        and (field.type in ("uuid", "json", "binary") or field.type.startswith(("list", "struct")))
+    }
