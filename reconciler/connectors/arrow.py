@@ -243,7 +243,7 @@ def _at_once(source: pa.DataType, target: pa.DataType) -> bool:
 
 
 def _is_guess(source: pa.DataType, target: pa.DataType) -> bool:
-    """Times out of numbers, and numbers out of times: nobody said what they count, and since when."""
+    """Times out of numbers, and numbers out of times: nobody said what they count, since when."""
     return (_is_number(source) and _is_time(target)) or (_is_time(source) and _is_number(target))
 
 

@@ -44,7 +44,8 @@ def test_a_read_that_shows_no_value_is_no_change() -> None:
 
 def test_whole_numbers_among_floats_are_no_change() -> None:
     assert compare(orders(amount="float64"), orders(amount="int64")) == ()
-    assert [c.kind for c in compare(orders(amount="int64"), orders(amount="float64"))] == ["widened"]
+    (change,) = compare(orders(amount="int64"), orders(amount="float64"))
+    assert change.kind == "widened"
 
 
 def test_each_kind_of_change_is_told_apart() -> None:

@@ -97,8 +97,8 @@ def listing(root: Path, pattern: str, where: str) -> list[Found]:
 
 
 def refuse_unseen(root: Path, paths: Iterable[str], where: str) -> None:
-    """Raises ``ConnectorError`` (transient) where files were not found because a folder on the way to
-    them cannot be listed: a glob passes over it without a word.
+    """Raises ``ConnectorError`` (transient) where files were not found because a folder on the way
+    to them cannot be listed: a glob passes over it without a word.
     """
     folders = {folder for path in paths for folder in Path(path).parents}
     for folder in sorted(folders):
