@@ -159,7 +159,12 @@ async def claim(catalog: Catalog, pipeline: str = "shop", ttl: float = 30.0) -> 
 
 
 async def commit(
-    catalog: Catalog, claimed: Claimed, stream: str = "orders", rows: int = 3, at: int = 10
+    catalog: Catalog,
+    claimed: Claimed,
+    stream: str = "orders",
+    rows: int = 3,
+    at: int = 10,
+    rejected: int = 0,
 ) -> None:
     """Commit one published batch of the stream under the lease."""
     streams = {s.stream: s for s in await catalog.streams(claimed.lease.pipeline)}
@@ -171,6 +176,7 @@ async def commit(
         cursor=cursor_at(at),
         rows=rows,
         bytes=rows * 10,
+        rejected=rejected,
         schema=SchemaVersion(1, fingerprint(NARROW), dump(NARROW)),
     )
     await catalog.commit(new_operation_id(), claimed.lease, [batch], {})

@@ -98,15 +98,15 @@ def cursor_set(
             raise Failure(
                 f"{name} has no cursor yet, so it is not known what kind of value it takes.",
                 Exit.FAILED,
-                f"Run it once first: reconciler run {name}",
+                f"Run it once first: reconciler run {name.typed}",
             )
         if stream.cursor.kind is CursorKind.SNAPSHOT_ID:
             raise Failure(
                 f"{name} reads what it has not read yet, or everything: its cursor counts reads, "
                 "and is no place among the rows.",
                 Exit.USAGE,
-                f"What later batches brought is read again by: reconciler cursor rewind {name} "
-                "--to-batch N",
+                "What later batches brought is read again by: reconciler cursor rewind "
+                f"{name.typed} --to-batch N",
             )
         return _moved(stream, _cursor_at(stream.cursor, stream.hold, value))
 
@@ -156,7 +156,7 @@ def _moved(stream: StreamState, cursor: Cursor | None, batch: int | None = None)
     return Plan(
         (SetCursor(stream.pipeline, stream.stream, cursor, forget_after=batch),),
         f"The cursor of {name} is at {at} now (it was {was}).",
-        (f"reconciler run {name}",),
+        (f"reconciler run {name.typed}",),
         _DOUBLES,
     )
 
@@ -176,7 +176,7 @@ def cursor_adopt(
         hold = _must_be_held(stream)
         done = f"The next run of {name_of(stream)} takes its table over as it is."
         action = Adopt(stream.pipeline, stream.stream, hold.detail)
-        return Plan((action,), done, (f"reconciler run {name_of(stream)}",), _AS_IT_IS)
+        return Plan((action,), done, (f"reconciler run {name_of(stream).typed}",), _AS_IT_IS)
 
     return edit(How(config, json, dry_run, why), prepare)
 
@@ -219,14 +219,14 @@ def cursor_rewind(
             raise Failure(
                 f"The catalog has no batch {to_batch} of {name_of(stream)} with a cursor.",
                 Exit.NOTHING,
-                f"See its batches: reconciler show {name_of(stream)}",
+                f"See its batches: reconciler show {name_of(stream).typed}",
             )
         if found.kind is CursorKind.SNAPSHOT_ID and to_batch < stream.ledger_from:
             raise Failure(
                 f"What {name_of(stream)} had read up to batch {to_batch} is not known any more: "
                 f"at batch {stream.ledger_from} its reading began anew.",
                 Exit.NOTHING,
-                f"Read all again: reconciler refresh {name_of(stream)}",
+                f"Read all again: reconciler refresh {name_of(stream).typed}",
             )
         return _moved(stream, found, to_batch)
 
@@ -245,7 +245,7 @@ def _to_destination(stream: StreamState) -> Plan:
         raise Failure(
             f"There is nothing at the destination to rewind {name_of(stream)} to: {hold.reason}",
             Exit.HELD,
-            f"Its answers: reconciler show {name_of(stream)}",
+            f"Its answers: reconciler show {name_of(stream).typed}",
         )
     at = marker.cursor.position.text if marker.cursor else "the beginning"
     action = SetCursor(
@@ -256,7 +256,7 @@ def _to_destination(stream: StreamState) -> Plan:
         forget_after=marker.seq,
     )
     done = f"The cursor of {name_of(stream)} is at {at}, as the destination has it."
-    return Plan((action,), done, (f"reconciler run {name_of(stream)}",))
+    return Plan((action,), done, (f"reconciler run {name_of(stream).typed}",))
 
 
 def _must_be_held(stream: StreamState) -> Hold:
@@ -267,7 +267,7 @@ def _must_be_held(stream: StreamState) -> Hold:
             f"{name_of(stream)} is not held because of its destination: the two agree, or no run "
             "has looked yet.",
             Exit.NOTHING,
-            f"Look: reconciler run {name_of(stream)}",
+            f"Look: reconciler run {name_of(stream).typed}",
         )
     return hold
 
@@ -294,6 +294,6 @@ async def stream_of(place: Place, catalog: Catalog, text: str) -> StreamState:
     return await must_know_stream(place, catalog, target)
 
 
-def name_of(stream: StreamState) -> str:
+def name_of(stream: StreamState) -> Target:
     """``pipeline.stream``."""
-    return str(Target(stream.pipeline, stream.stream))
+    return Target(stream.pipeline, stream.stream)

@@ -117,7 +117,7 @@ async def _run_of(place: Place, catalog: Catalog, what: str) -> Run:
     newest = await catalog.runs(RunQuery(pipeline=target.pipeline, limit=1))
     if not newest:
         raise Failure(
-            f"{target} has not run yet.", Exit.NOTHING, f"Run it: reconciler run {target}"
+            f"{target} has not run yet.", Exit.NOTHING, f"Run it: reconciler run {target.typed}"
         )
     return newest[0]
 

@@ -41,8 +41,13 @@ def status(
 
 def _standing_table(found: list[Standing]) -> None:
     now = desk.now_us()
+    rejected = any(s.state.rejected for s in found)
     output.table(
-        ("pipeline", "state", "last run", "when", "rows", "next", "reason"),
+        (
+            *("pipeline", "state", "last run", "when", "rows"),
+            *(("rejected",) if rejected else ()),
+            *("next", "reason"),
+        ),
         [
             (
                 s.state.name,
@@ -50,6 +55,7 @@ def _standing_table(found: list[Standing]) -> None:
                 s.state.last_outcome or "-",
                 output.ago(s.state.last_finished_at, now),
                 f"{s.state.rows:,}",
+                *((f"{s.state.rejected:,}",) if rejected else ()),
                 output.ago(s.next_at, now),
                 s.reason,
             )

@@ -82,8 +82,12 @@ def why(
     if json:
         output.emit(output.plain(answer))
     else:
-        shown = lines(replace(answer, command=output.as_typed(answer.command)))
-        output.print_line("\n".join(shown))
+        held = tuple(
+            replace(hold, commands=tuple(map(output.as_typed, hold.commands)))
+            for hold in answer.held
+        )
+        typed = replace(answer, command=output.as_typed(answer.command), held=held)
+        output.print_line("\n".join(lines(typed)))
     return Exit.GOOD
 
 

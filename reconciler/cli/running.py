@@ -103,7 +103,7 @@ def _here(place: Place, target: Target) -> Run:
         ) from None
     except KeyboardInterrupt:
         output.note(f"\nThe run of {target} was ended. What it committed stays; go on with:")
-        output.note("  " + output.as_typed(f"reconciler run {target}"))
+        output.note("  " + output.as_typed(f"reconciler run {target.typed}"))
         raise
 
 
@@ -150,11 +150,13 @@ def _tell_trouble(run: Run) -> None:
     for stream in run.streams:
         name = f"{run.pipeline}.{stream.stream}"
         if stream.hold is not None:
-            output.print_line(f"{name} is held: {stream.hold.reason}")
             shown += commands(name, stream.hold.choices)
-        elif stream.outcome in (Outcome.FAILED, Outcome.CANCELLED) and stream.reason != run.reason:
-            output.print_line(f"{name}: {stream.reason}")
+        told = stream.reason in run.reason
+        if not told and stream.outcome in (Outcome.HELD, Outcome.FAILED, Outcome.CANCELLED):
+            held = " is held" if stream.outcome is Outcome.HELD else ""
+            output.print_line(f"{name}{held}: {stream.reason}")
     if not shown:
-        shown = [f"reconciler why {run.pipeline}", f"reconciler logs {run.pipeline}"]
+        shown = [f"reconciler why {run.pipeline}"]
+        shown += [f"reconciler logs {run.pipeline}"] if run.outcome is Outcome.FAILED else []
     output.print_line("Next:")
     output.next_step(*shown)

@@ -76,12 +76,18 @@ def _standing(
     states: Mapping[str, PipelineState],
     now: Micros,
 ) -> Standing:
+    from reconciler.plan.plan import held_streams
+    from reconciler.plan.words import these
+
     if project is None:
         return Standing(state, _word(None, state, None), state.last_reason)
     action = plan_one(project, state, states, now)
     pipeline = project.pipelines.get(state.name)
     word = _word(pipeline, state, action)
-    return Standing(state, word, action.reason.text, _next_at(action, now), pipeline)
+    reason = action.reason.text
+    if word == "held":
+        reason = f"held: {these(held_streams(pipeline, state))}; {reason}"
+    return Standing(state, word, reason, _next_at(action, now), pipeline)
 
 
 def plan_one(

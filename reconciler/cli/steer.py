@@ -193,7 +193,7 @@ def _answer(text: str, answer: Literal["approved", "rejected"], fingerprint: str
             raise Failure(
                 f"{target} waits for no answer about its schema.",
                 Exit.NOTHING,
-                f"How it stands: reconciler show {target}",
+                f"How it stands: reconciler show {target.typed}",
             )
         if fingerprint and fingerprint != hold.fingerprint:
             raise Failure(
@@ -204,7 +204,7 @@ def _answer(text: str, answer: Literal["approved", "rejected"], fingerprint: str
             )
         action = AnswerSchema(target.pipeline, target.stream, hold.fingerprint, answer)
         done = f"The schema change of {target} ({hold.fingerprint}) is {answer}."
-        return Plan((action,), f"{done} To go on at once:", (f"reconciler run {target}",))
+        return Plan((action,), f"{done} To go on at once:", (f"reconciler run {target.typed}",))
 
     return edit(how, prepare)
 
@@ -232,7 +232,7 @@ def refresh(
         chosen = [wanted.stream] if wanted.stream else known
         actions = tuple(Refresh(wanted.pipeline, stream) for stream in chosen)
         done = f"The next run of {wanted.pipeline} reads {', '.join(chosen)} from the beginning."
-        return Plan(actions, done, (f"reconciler run {wanted}",))
+        return Plan(actions, done, (f"reconciler run {wanted.typed}",))
 
     return edit(How(config, json, dry_run, why), prepare)
 

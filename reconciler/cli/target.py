@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.pipeline}.{self.stream}" if self.stream else self.pipeline
+
+    @property
+    def typed(self) -> str:
+        """As a shell takes it: a stream's name may be any text."""
+        return shlex.quote(str(self))
 
 
 def parse(text: str) -> Target:

@@ -103,7 +103,7 @@ class _Wait:
         elif not self.place.daemon_up():
             raise Failure(
                 "The daemon went away. The request stays, and the next daemon answers it.",
-                hint=f"Or run it here: reconciler run {self.target}",
+                hint=f"Or run it here: reconciler run {self.target.typed}",
             )
         else:
             await self._explain(state)

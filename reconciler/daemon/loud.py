@@ -16,7 +16,7 @@ class Loud:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._log = logs.get_logger()
-        self._noted: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._noted: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def began(self, claimed: Claimed, delay: float | None) -> None:
         self._metrics.run_started(claimed.lease.pipeline, delay)
@@ -34,8 +34,10 @@ class Loud:
             return
         seconds = ((run.finished_at or run.started_at) - claimed.run.started_at) / 1e6
         self._metrics.run_finished(name, run.outcome, seconds, run.rows, run.rejected)
-        say = self._log.debug if is_quiet(claimed, run) else self._log.info
-        if run.outcome in (Outcome.FAILED, Outcome.HELD):
+        say = self._log.info
+        if is_quiet(claimed, run) or _waits_on(claimed, run):
+            say = self._log.debug
+        elif run.outcome in (Outcome.FAILED, Outcome.HELD):
             say = self._log.warning
         say(
             Event.RUN_FINISHED,
@@ -46,7 +48,7 @@ class Loud:
             seconds=round(seconds, 3),
             reason=run.reason,
         )
-        self._note(name, done)
+        self._note(run, done)
         held = {s.stream: s.hold.reason for s in claimed.streams if s.hold is not None}
         for result in run.streams:
             # One that stays as it was is looked at by every run, and opened by the first alone.
@@ -61,14 +63,16 @@ class Loud:
         if finish.park:
             self._log.error(Event.PIPELINE_PARKED, pipeline=name, reason=finish.park)
 
-    def _note(self, pipeline: str, done: Done) -> None:
-        """Say what reads assume when it is new, not at every run."""
-        said = self._noted.get(pipeline)
-        if said != done.notes:
-            self._noted[pipeline] = done.notes
-            for stream, note in done.notes:
-                if (stream, note) not in (said or ()):
-                    self._log.info(Event.RUN_NOTE, pipeline=pipeline, stream=stream, note=note)
+    def _note(self, run: Run, done: Done) -> None:
+        """Say what reads assume when it is new, not at every run; a run may be of some streams."""
+        said = self._noted.setdefault(run.pipeline, {})
+        streams = (*(s.stream for s in run.streams), *(stream for stream, _ in done.notes))
+        for stream in dict.fromkeys(streams):
+            notes = tuple(note for of, note in done.notes if of == stream)
+            for note in notes:
+                if note not in said.get(stream, ()):
+                    self._log.info(Event.RUN_NOTE, pipeline=run.pipeline, stream=stream, note=note)
+            said[stream] = notes
 
     def lost(self, lease: Lease) -> None:
         self._metrics.lease_lost()
@@ -83,3 +87,9 @@ class Loud:
 
     def redact(self, text: str) -> str:
         return logs.redact(text)
+
+
+def _waits_on(claimed: Claimed, run: Run) -> bool:
+    """It is held as the run before was, and brought nothing: nobody has answered since."""
+    same = run.outcome is Outcome.HELD and run.reason == claimed.pipeline.last_reason
+    return same and not run.rows and not run.rejected

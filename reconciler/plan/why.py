@@ -6,6 +6,7 @@ is; ``lines`` is how a terminal shows it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -133,7 +134,9 @@ def lines(answer: Why) -> list[str]:
         shown += ["Seen:", *(f"  {text}" for text in others), ""]
     shown += [f"Next: {answer.next}", f"Last: {answer.last}", f"Data: {answer.freshness}"]
     for hold in answer.held:
-        shown += ["", f"{hold.stream} is held: {hold.reason}", "Answer with one of:"]
+        told = hold.reason in answer.answer
+        words = [] if told else [f"{hold.stream} is held: {hold.reason}"]
+        shown += ["", *words, "Answer with one of:"]
         shown += [f"  {command}" for command in hold.commands]
     if answer.command:
         shown += ["", f"Type: {answer.command}"]
@@ -142,6 +145,7 @@ def lines(answer: Why) -> list[str]:
 
 def commands(target: str, choices: tuple[str, ...]) -> tuple[str, ...]:
     """A hold's choices as they are typed for ``pipeline.stream``; one that is no verb as it is."""
+    target = shlex.quote(target)
     typed: list[str] = []
     for choice in choices:
         words = choice.split()
@@ -390,7 +394,8 @@ def _freshness(
 def _last(state: PipelineState, facts: Facts) -> str:
     stream = next((s for s in facts.streams if s.stream == facts.stream), None)
     if stream is not None and stream.last_outcome is not None:
-        said = f": {stream.last_reason}" if stream.last_reason else ""
+        held = stream.hold.reason if stream.hold is not None else ""
+        said = f": {stream.last_reason}" if stream.last_reason not in ("", held) else ""
         return f"{stream.last_outcome}{said}"
     if state.last_outcome is None:
         return "it has never run to an end"

@@ -26,13 +26,14 @@ _STYLE: Final = """
 body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:80rem;padding:0 1rem}
 h1{font-size:1.3rem;margin:0}
 dl{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;margin:.6rem 0 1rem}
-dl div{display:flex;gap:.4rem}dt{opacity:.7}dd{margin:0}
+dl div{display:flex;gap:.4rem;min-width:0}dt{opacity:.7}
+dd{margin:0;min-width:0;overflow-wrap:anywhere}
 form{margin:0 0 .8rem;display:flex;gap:.5rem;flex-wrap:wrap}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;width:100%}caption{text-align:left;opacity:.7;padding:.3rem 0}
 th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line);
 vertical-align:top}
-thead th,time{white-space:nowrap}
+thead th,time,td:nth-child(3){white-space:nowrap}
 .n{text-align:right;font-variant-numeric:tabular-nums}
 .bad{color:var(--bad);font-weight:600}.warn{color:var(--warn);font-weight:600}
 .good{color:var(--good)}.why{opacity:.75;font-size:.88em;max-width:34rem}
@@ -129,7 +130,7 @@ def _row(row: PipelineStatus, now: Micros) -> str:
         f'<tr><th scope="row">{escape(row.name)}</th>'
         f"<td>{_tag(row.state.value, _STATE_CLASS[row.state])}{_state_why(row)}</td>"
         f"<td>{_freshness(row, now)}</td><td>{_last_run(row, now)}</td>"
-        f'<td>{_when(row.next_run_at, now)}</td><td class="n">{row.rows:,}</td></tr>'
+        f'<td>{_when(row.next_run_at, now)}</td><td class="n">{_rows(row)}</td></tr>'
     )
 
 
@@ -152,8 +153,15 @@ def _freshness(row: PipelineStatus, now: Micros) -> str:
 def _last_run(row: PipelineStatus, now: Micros) -> str:
     if row.last_outcome is None:
         return "never"
-    text = _tag(row.last_outcome.replace("_", " "), _OUTCOME_CLASS.get(row.last_outcome, "warn"))
-    return f"{text} {_when(row.last_finished_at, now)}{_why(row.last_reason)}"
+    words = row.last_outcome.replace("_", " ")
+    text = _tag(words, _OUTCOME_CLASS.get(row.last_outcome, "warn"))
+    reason = "" if row.last_reason == words else row.last_reason
+    return f"{text} {_when(row.last_finished_at, now)}{_why(reason)}"
+
+
+def _rows(row: PipelineStatus) -> str:
+    aside = f'<div class="warn">{row.rejected:,} set aside</div>' if row.rejected else ""
+    return f"{row.rows:,}{aside}"
 
 
 def _paging(page: PipelinePage, query: PipelineQuery) -> str:

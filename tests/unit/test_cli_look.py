@@ -11,7 +11,7 @@ from catalog.records import Outcome, Pause
 from reconciler.cli.failure import Exit
 from reconciler.config import keep, load
 from reconciler.daemon import runlogs
-from tests.cli_kit import Shop, claim, failed, finish, held, make_shop, ran
+from tests.cli_kit import Shop, claim, commit, failed, finish, held, make_shop, ran
 
 MORE = """
 [connections.more]
@@ -58,6 +58,21 @@ def test_status_says_what_stands_and_what_comes_next(shop: Shop) -> None:
     assert "night" in shop.cli("status").out
 
 
+def test_status_says_how_many_rows_were_set_aside(shop: Shop) -> None:
+    shop.on(ran)
+    assert "rejected" not in shop.cli("status").out
+
+    async def with_rejects(catalog: Catalog) -> None:
+        claimed = await claim(catalog)
+        await commit(catalog, claimed, at=20, rejected=1204)
+        await finish(catalog, claimed, Outcome.SUCCEEDED)
+
+    shop.on(with_rejects)
+    heads, line, *_ = shop.cli("status").out.splitlines()[2:]
+    assert "rejected" in heads
+    assert "1,204" in line
+
+
 def test_status_shows_a_run_under_way_and_a_daemon(shop: Shop) -> None:
     shop.on(claim)
     with shop.daemon_lock():
@@ -75,6 +90,7 @@ def test_status_of_a_pipeline_shows_its_streams_and_how_to_answer_a_hold(shop: S
     assert "  reconciler reject shop.orders" in result.out
     record = shop.cli("status", "shop.orders", "--json").json
     assert record["state"] == "held"
+    assert record["why"].startswith("held: orders; ")
     assert record["streams"][0]["hold"]["kind"] == "schema"
 
 
@@ -177,6 +193,13 @@ def test_why_names_the_cause_and_one_command(shop: Shop) -> None:
     record = shop.cli("why", "shop", "--json").json
     assert record["code"] == "paused"
     assert record["command"] == "reconciler resume shop"
+
+
+def test_why_gives_the_answers_to_a_hold_as_they_are_typed(shop: Shop) -> None:
+    shop.on(held)
+    named = f"--config {shop.folder}/config.toml"
+    out = shop.cli("why", "shop").out
+    assert f"  reconciler approve shop.orders {named}\n  reconciler reject" in out
 
 
 def test_why_counts_open_runs_against_the_limits_of_connections(shop: Shop) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from reconciler.cli.failure import Exit, Failure
@@ -20,6 +22,13 @@ from reconciler.cli.target import Target, parse, parse_pipeline, parse_stream, u
 def test_a_target_is_split_at_its_first_dot(text: str, target: Target) -> None:
     assert parse(text) == target
     assert str(target) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["shop", "shop.public.orders", "shop.Order Items; ls", "shop.it's"]
+)
+def test_a_target_is_told_as_a_shell_takes_it(text: str) -> None:
+    assert shlex.split(f"run {parse(text).typed}") == ["run", text]
 
 
 @pytest.mark.parametrize("text", ["", ".orders", "shop.", "."])

@@ -196,6 +196,8 @@ async def test_the_page_shows_what_is_wrong_in_words() -> None:
             last_finished_at=1_000_000,
             failures=5,
             held=("orders.lines",),
+            rows=7,
+            rejected=1200,
         )
     ]
     async with client(daemon) as http:
@@ -208,6 +210,7 @@ async def test_the_page_shows_what_is_wrong_in_words() -> None:
         "5 failed in a row",
         "stale",
         "no route to host",
+        "1,200 set aside",
     ):
         assert part in text
 

@@ -286,6 +286,12 @@ def test_a_choice_is_typed_with_its_options_last() -> None:
     )
 
 
+def test_a_choice_for_a_name_with_blanks_is_typed_as_a_shell_takes_it() -> None:
+    assert commands("shop.public.Order Items", ("approve",)) == (
+        "reconciler approve 'shop.public.Order Items'",
+    )
+
+
 def test_words_for_spans_lists_and_schedules() -> None:
     assert [span(s) for s in (0.5, 1, 90, 3600, 5400, 90_061)] == [
         "0.5s",
