@@ -191,6 +191,19 @@ def test_a_copy_of_what_went_away_before_it_was_read_is_left_for_the_next_run(
     assert inbox.take().column("id") == ["1"]
 
 
+@pytest.mark.parametrize("refresh", [False, True])
+def test_a_copy_is_not_read_twice_where_all_files_are_read(inbox: Inbox, refresh: bool) -> None:
+    mode = Mode.APPEND if refresh else Mode.REPLACE
+    settings = _settled(StreamSettings(path="*.csv", mode=mode))
+    for name, age in ("a", 40), ("b", 30), ("c", 20):
+        inbox.put(f"{name}.csv", "id\n2\n" if name == "b" else "id\n1\n", age=age)
+    taken = take(inbox.source, "in", settings, refresh=refresh)
+    assert taken.column("id") == ["1", "2"]
+    (mark,) = taken.marks
+    assert {f.path for f in mark.files} == {"a.csv", "b.csv", "c.csv"}
+    assert not take(inbox.source, "in", settings, ledger=mark.files).has_news
+
+
 def test_a_file_that_was_only_touched_is_not_read_again(inbox: Inbox) -> None:
     path = inbox.put("a.csv", "id\n1\n")
     inbox.take()
@@ -255,6 +268,19 @@ def test_a_folder_that_cannot_be_listed_does_not_take_its_rows_away(
             take(inbox.source, "in", settings, refresh=refresh, ledger=ledger)
     assert caught.value.error is ErrorClass.TRANSIENT
     assert take(inbox.source, "in", settings, refresh=refresh, ledger=ledger).idle == ""
+
+
+def test_replace_waits_for_a_file_that_was_renamed_just_now(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n", age=200).rename(inbox.folder / "a.csv")
+    inbox.put("b.csv", "id\n2\n", age=100)
+    settings = StreamSettings(path="*.csv", mode=Mode.REPLACE)
+    inbox.take(settings)
+    (inbox.folder / "a.csv").rename(inbox.folder / "c.csv")
+    assert inbox.take(replace(settings, settle=60.0)).has_news is False
+    assert inbox.take(settings).column("id") == ["1", "2"]
+    (inbox.folder / "b.csv").unlink()
+    inbox.put("d.csv", "id\n3\n")
+    assert inbox.take(replace(settings, settle=60.0)).has_news is True
 
 
 def test_a_refresh_reads_all_again_to_one_mark(inbox: Inbox) -> None:

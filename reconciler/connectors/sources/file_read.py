@@ -6,7 +6,7 @@ import io
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -46,7 +46,6 @@ _GONE = "it went away meanwhile"
 _UNREADABLE = (OSError, EOFError, zlib.error)
 """Rights, the disk, a mount that is gone; or a packed file that became another meanwhile."""
 _Todo: TypeAlias = list[tuple[Found, Described]]
-_Known: TypeAlias = list[tuple[Mark, pa.Schema]]
 _Result = TypeVar("_Result")
 
 
@@ -59,6 +58,16 @@ class Work:
     cursor: Cursor
     whole: bool
     has_news: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A file whose rows come, or came, by another name: noted, once they are there."""
+
+    file: Found
+    of: str
+    """By which name."""
+    mark: Mark
 
 
 _READERS: dict[str, Callable[[StreamSettings], Format]] = {
@@ -133,8 +142,6 @@ class FilesRead:
         self.idle = ""
         self.notes: tuple[str, ...] = ()
         self._entries: list[FileEntry] = []
-        self._twins: dict[str, str] = {}
-        """Files with the content of another one that this read is to bring."""
         self._note_unsettled(work.files)
 
     def _note_unsettled(self, files: FileSet) -> None:
@@ -156,25 +163,26 @@ class FilesRead:
     def items(self) -> Iterator[ReadItem]:
         """Files in order of their time; a mark after each, or one after all if all are read."""
         todo, known = yield from self._look()
-        schemas = [described.schema for _, described in todo] or [shape for _, shape in known]
+        schemas = [described.schema for _, described in todo or known]
         self.schema = union(schemas, self._settings)
         for file, described in todo:
             yield from self._file(file, described)
-        yield from self._known(mark for mark, _ in known)
+        yield from self._note_known([one for one, _ in known])
         if self._work.whole:
             newest = max((e.mtime_ns // 1_000 for e in self._entries), default=None)
             yield Mark(self._work.cursor, newest, tuple(self._entries))
 
-    def _known(self, marks: Iterable[Mark]) -> Iterator[Mark]:
-        """Marks of files whose content is there by now: what was to bring it may have gone away."""
-        brought = {entry.path for entry in self._entries}
-        for mark in marks:
-            path = mark.files[0].path
-            twin = self._twins.get(path)
-            if twin is None or twin in brought:
-                yield mark
+    def _note_known(self, known: Sequence[_Known]) -> Iterator[Mark]:
+        there = {*self._work.ledger, *(entry.path for entry in self._entries)}
+        for one in known:
+            if one.of not in there:  # it went away, or was written to, before it was read
+                self._leave(one.file, f"it has the content of {one.of!r}, which was not read")
+                continue
+            there.add(one.file.path)
+            if self._work.whole:
+                self._entries += one.mark.files
             else:
-                self._note(f"{path!r} is left for a later run as well")
+                yield one.mark
 
     def counts(self) -> Mapping[str, int]:
         """Nothing is left out but files, which the notes name."""
@@ -185,22 +193,24 @@ class FilesRead:
 
     # -- looking -------------------------------------------------------------------------------
 
-    def _look(self) -> Generator[ReadItem, None, tuple[_Todo, _Known]]:
-        """What is to be read, and the marks for files whose content was read before."""
+    def _look(
+        self,
+    ) -> Generator[ReadItem, None, tuple[_Todo, list[tuple[_Known, Described]]]]:
+        """What is to be read, and the files whose content was, or is, read by another name."""
         files, ledger = self._work.files, self._work.ledger
         todo: _Todo = []
-        known: _Known = []
+        known: list[tuple[_Known, Described]] = []
         changed: list[Found] = []
         wanted = [*files.new, *files.touched, *(files.same if self._work.whole else ())]
-        sizes = Counter(f.size for f in files.new)
+        sizes = Counter(f.size for f in wanted)
         sizes.update({entry.size for entry in ledger.values()})
         seen = {entry.hash: entry.path for entry in ledger.values()}
         for file in sorted(wanted, key=lambda f: (f.mtime_ns, f.path)):
             try:
-                mark = None
-                if not self._work.whole and (file.path in ledger or sizes[file.size] > 1):
-                    mark = yield from self._read_before(file, seen)
-                    if mark is None and file.path in ledger:
+                before = None
+                if file.path in ledger or sizes[file.size] > 1:
+                    before = yield from self._read_before(file, seen)
+                    if before is None and file.path in ledger:
                         changed.append(file)
                 described = yield from self._moving(self._formats.of(file).describe(file))
             except Cut as cut:
@@ -210,36 +220,33 @@ class FilesRead:
             except _UNREADABLE as error:
                 raise _unreadable(file, error) from None
             else:
-                if mark is None:
+                if before is None:
                     todo.append((file, described))
                 else:
-                    known.append((mark, described.schema))
+                    known.append((before, described))
         self._refuse_changed(changed)
         return todo, known
 
     def _read_before(
         self, file: Found, seen: dict[str, str]
-    ) -> Generator[ReadItem, None, Mark | None]:
-        """A mark that notes the file without its rows, if its content was read under any name."""
+    ) -> Generator[ReadItem, None, _Known | None]:
+        """How to note the file without its rows, if its content is read under any name."""
         content = yield from self._moving(content_hash(file))
         entry = self._work.ledger.get(file.path)
         if entry is not None:
-            return self._noted(file, entry) if entry.hash == content else None
+            return self._known(file, file.path, content) if entry.hash == content else None
         other = seen.setdefault(content, file.path)
         if other == file.path:
             return None
-        before = self._work.ledger.get(other)
-        if before is None:
-            self._twins[file.path] = other
-        mark = self._noted(file, before or file.entry(content))
         if other in self._work.files.gone:
             seen[content] = file.path
-            return Mark(self._work.cursor, files=mark.files, forgotten=(other,))
+            return self._known(file, other, content, forgotten=(other,))
         self._note(f"{file.path!r} has the content of {other!r}, and is not read again")
-        return mark
+        return self._known(file, other, content)
 
-    def _noted(self, file: Found, before: FileEntry) -> Mark:
-        return Mark(self._work.cursor, files=(file.entry(before.hash, before.seq),))
+    def _known(self, file: Found, of: str, content: str, forgotten: tuple[str, ...] = ()) -> _Known:
+        entries = (file.entry(content, self._work.ledger.get(of)),)
+        return _Known(file, of, Mark(self._work.cursor, files=entries, forgotten=forgotten))
 
     def _moving(self, steps: Generator[int, None, _Result]) -> Generator[ReadItem, None, _Result]:
         """Progress for each step; the result of the last."""

@@ -30,10 +30,11 @@ class Found:
     mtime_ns: int
     ctime_ns: int
 
-    def entry(self, content: str, seq: int = 0) -> FileEntry:
-        """Its line in the ledger. ``seq``: the batch that brought this content; 0: this one."""
+    def entry(self, content: str, before: FileEntry | None = None) -> FileEntry:
+        """Its line in the ledger. ``before``: of this content as it came; None: it comes now."""
         stat = (self.inode, self.size, self.mtime_ns, self.ctime_ns)
-        return FileEntry(self.path, *stat, content, seq)
+        brought = (before.seq,) if before else ()
+        return FileEntry(self.path, *stat, content, *brought)
 
     def is_still(self, now: os.stat_result) -> bool:
         """Whether ``now`` is the same file, untouched."""

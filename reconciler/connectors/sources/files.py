@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog import position
-from catalog.records import Cursor, CursorKind, ErrorClass
+from catalog.records import Cursor, CursorKind, ErrorClass, FileEntry
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.arrow import to_schema
 from reconciler.connectors.ports import (
@@ -102,10 +102,10 @@ class Files:
             definition.refuse_other(request.stream, request.cursor.definition, body, kind, tag)
         work = Work(
             files=files,
-            ledger={entry.path: entry for entry in ledger},
+            ledger={} if whole else {entry.path: entry for entry in ledger},
             cursor=Cursor(CursorKind.SNAPSHOT_ID, body, _next(request.cursor)),
             whole=whole,
-            has_news=_has_news(files, {e.path for e in ledger}, whole=whole),
+            has_news=_has_news(files, ledger, whole=whole),
         )
         return FilesRead(work, request)
 
@@ -121,11 +121,13 @@ class Files:
         """Nothing is open between reads."""
 
 
-def _has_news(files: FileSet, known: set[str], *, whole: bool) -> bool:
+def _has_news(files: FileSet, ledger: Sequence[FileEntry], *, whole: bool) -> bool:
     if not whole:
         return bool(files.new or files.touched)
-    # Without a file that is just being rewritten, all files would be fewer than they are.
-    if any(file.path in known for file in files.unsettled):
+    # Without a file that is just being rewritten or renamed, all files were fewer than they are.
+    known, gone = {entry.path for entry in ledger}, set(files.gone)
+    moving = {entry.inode for entry in ledger if entry.path in gone}
+    if any(file.path in known or file.inode in moving for file in files.unsettled):
         return False
     return bool(files.new or files.touched or files.gone)
 
