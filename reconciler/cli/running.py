@@ -132,6 +132,10 @@ def _tell(place: Place, run: Run) -> None:
     what = (run.outcome or "running").replace("_", " ")
     output.print_line(f"{run.pipeline}: {what} in {took}, run {run.epoch}")
     if run.outcome is Outcome.NOTHING_NEW:
+        from reconciler.plan.outcome import NOTHING_NEW
+
+        if run.reason != NOTHING_NEW:
+            output.print_line(run.reason)
         return
     if run.rows or run.rejected:
         from reconciler.cli.arrival import tell_arrival

@@ -18,6 +18,10 @@ _GRAVEST = (
 """Those that a person must see come before those that waiting mends."""
 
 
+NOTHING_NEW = "nothing new"
+"""Where that may surprise, a stream's reason goes on, after a colon, and so does its run's."""
+
+
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """Fenced, interrupted, cancelled, failed, held, succeeded, nothing_new; of none the last."""
     return min(outcomes, key=_RANK.__getitem__, default=Outcome.NOTHING_NEW)
@@ -37,7 +41,9 @@ def _sentence(outcome: Outcome, error: ErrorClass | None, results: Sequence[Stre
     if not results:
         return "no stream was selected"
     if outcome is Outcome.NOTHING_NEW:
-        return "nothing new"
+        odd = [result for result in results if result.reason.startswith(f"{NOTHING_NEW}: ")]
+        more = f", and {len(odd) - 1} more such" if len(odd) > 1 else ""
+        return f"{odd[0].stream}: {odd[0].reason}{more}" if odd else NOTHING_NEW
     if outcome is Outcome.SUCCEEDED:
         rows = sum(result.rows for result in results)
         brought = sum(result.outcome is Outcome.SUCCEEDED for result in results)

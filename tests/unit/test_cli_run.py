@@ -122,10 +122,15 @@ def test_the_exit_code_is_the_outcome(shop: Shop, outcome: Outcome, code: Exit) 
 
 
 def test_nothing_new_is_one_line(shop: Shop) -> None:
-    result = run_with(shop, ends(Outcome.NOTHING_NEW))
+    result = run_with(shop, ends(Outcome.NOTHING_NEW, reason="nothing new"))
     assert result.out.startswith("shop: nothing new in ")
     assert result.out.count("\n") == 1
     assert result.err == ""
+
+
+def test_nothing_new_that_may_surprise_is_explained(shop: Shop) -> None:
+    why = "a: nothing new: 2 files were written to just now, and wait"
+    assert run_with(shop, ends(Outcome.NOTHING_NEW, reason=why)).out.endswith(f"\n{why}\n")
 
 
 def test_what_arrived_is_said_with_where_and_how_to_look(

@@ -45,6 +45,14 @@ def test_a_run_that_found_nothing_says_so() -> None:
     assert run_outcome(results) == (Outcome.NOTHING_NEW, "nothing new", None)
 
 
+def test_a_run_that_found_nothing_says_where_that_may_surprise() -> None:
+    results = [StreamResult("a", Outcome.NOTHING_NEW, "nothing new up to the bound")]
+    for name in ("b", "c"):
+        results.append(StreamResult(name, Outcome.NOTHING_NEW, "nothing new: a file waits"))
+        more = ", and 1 more such" if name == "c" else ""
+        assert run_outcome(results)[1] == f"b: nothing new: a file waits{more}"
+
+
 def test_one_row_and_several_streams_are_counted_as_such() -> None:
     results = [StreamResult(name, Outcome.SUCCEEDED, rows=len(name) - 1) for name in ("a", "bb")]
     results.append(StreamResult("c", Outcome.NOTHING_NEW))

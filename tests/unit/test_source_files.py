@@ -188,6 +188,7 @@ def test_a_copy_of_what_went_away_before_it_was_read_is_left_for_the_next_run(
     first = inbox.take(stopped=stopped)
     assert (first.rows, first.marks) == ([], [])
     assert first.note("'copy.csv' is left for a later run")
+    assert "'a.csv' is left" in first.idle
     assert inbox.take().column("id") == ["1"]
 
 

@@ -141,6 +141,7 @@ class FilesRead:
         self.has_news = work.has_news
         self.idle = ""
         self.notes: tuple[str, ...] = ()
+        self._waits, self._why = 0, ""
         self._entries: list[FileEntry] = []
         self._note_unsettled(work.files)
 
@@ -148,7 +149,7 @@ class FilesRead:
         ahead = files.ahead
         if len(files.unsettled) > len(ahead):
             just_now = len(files.unsettled) - len(ahead)
-            self._note(f"{just_now} files were written to just now, and wait")
+            self._wait(f"{just_now} files were written to just now, and wait")
         if not ahead:
             return
         why = (
@@ -156,9 +157,7 @@ class FilesRead:
             "machine's clock has not reached, and wait until it has: set it, or that of where they "
             "lie"
         )
-        self._note(why)
-        if not self.has_news:
-            self.idle = f"nothing new: {why}"
+        self._wait(why)
 
     def items(self) -> Iterator[ReadItem]:
         """Files in order of their time; a mark after each, or one after all if all are read."""
@@ -265,10 +264,19 @@ class FilesRead:
                 ErrorClass.TRANSIENT,
                 f"file {file.path!r}: {why}; a read of all files cannot leave one out",
             )
-        self._note(f"{file.path!r} is left for a later run: {why}")
+        self._wait(f"{file.path!r} is left for a later run: {why}")
 
     def _note(self, text: str) -> None:
         self.notes = (*self.notes, text)
+
+    def _wait(self, why: str) -> None:
+        """Something is there and is not read, which would surprise if nothing else is."""
+        self._note(why)
+        self._waits += 1
+        if self._waits == 1:
+            self._why = f"nothing new: {why}"
+        others = self._waits - 1
+        self.idle = f"{self._why}; {others} more such" if others else self._why
 
     def _stop_if_asked(self) -> None:
         if self._request.stopped():
