@@ -173,6 +173,31 @@ def test_a_role_that_may_not_look_gives_up_after_max_wait_and_names_the_pid(tabl
         table.run("DROP OWNED BY reader", "DROP ROLE reader")
 
 
+def test_rows_that_another_database_stamps_have_longer_to_arrive(table: Shop) -> None:
+    origin = table.server.new_database("origin")
+    table.server.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now())",
+        "CREATE PUBLICATION p FOR TABLE t",
+        "SELECT pg_create_logical_replication_slot('reconciler_test', 'pgoutput')",
+        database=origin,
+    )
+    table.run(
+        f"CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port={table.server.port} user=postgres "
+        f"dbname={origin}' PUBLICATION p WITH (create_slot = false, slot_name = 'reconciler_test', "
+        "enabled = false)"
+    )
+    try:
+        table.run("INSERT INTO t VALUES (1, now() - interval '1 min'), (2, now() - interval '5 s')")
+        taken = table.take(BY_TIME)
+        assert taken.column("id") == [1]
+        assert taken.note("takes rows from another one, which stamps them")
+        (warning,) = [f for f in table.source.check({}) if f.level == "warning"]
+        assert "takes rows from another one" in warning.text
+    finally:
+        table.run("ALTER SUBSCRIPTION s SET (slot_name = NONE)", "DROP SUBSCRIPTION s")
+        table.server.execute("SELECT pg_drop_replication_slot('reconciler_test')")
+
+
 def test_a_writer_that_holds_the_bound_for_longer_than_max_wait_is_a_failure(table: Shop) -> None:
     table.run("INSERT INTO t (id) VALUES (1)", "SELECT pg_sleep(0.01)")
     late = table.another()
@@ -523,7 +548,7 @@ def test_discover_knows_keys_cursors_and_the_indexes_on_them(table: Shop) -> Non
 def test_a_query_has_types_and_a_cursor_like_a_table(table: Shop) -> None:
     table.run("INSERT INTO t VALUES (1, '2026-01-01Z'), (2, '2026-01-02Z')")
     settings = StreamSettings(
-        query="SELECT id, updated_at, id::numeric(5,1) AS n FROM t WHERE id > 1;",
+        query="SELECT id, updated_at, id::numeric(5,1) AS n FROM t WHERE id > 1 -- the newer ones",
         key=("id",),
         cursor=("updated_at",),
     )

@@ -132,7 +132,8 @@ class Postgres:
 
     def relation(self, stream: str, settings: StreamSettings) -> Relation:
         if settings.query:
-            source = f"({settings.query.strip().rstrip(';')}) AS reconciler_query"
+            text = settings.query.strip().rstrip(";")
+            source = f"({text}\n) AS reconciler_query"  # it may end with a comment
             columns = self._columns(source, frozenset())
             return Relation(
                 source, "the query", columns, misfit=postgres_columns.array_misfit(columns)
@@ -241,22 +242,32 @@ class Postgres:
         return moments.day_start(value) if column.tag == "date" else None
 
     def check(self) -> list[Finding]:
-        version, user, replica, sees_others = self.session.rows(
+        version, user, replica, sees_others, subscribes = self.session.rows(
             "SELECT current_setting('server_version'), current_user::text, pg_is_in_recovery(), "
-            "pg_has_role('pg_read_all_stats', 'USAGE')"
+            "pg_has_role('pg_read_all_stats', 'USAGE'), EXISTS (SELECT FROM pg_subscription_rel)"
         )[0]
+        late = (
+            f"rows that appear later than `settle` ({postgres_bound.SETTLE_BY_CLOCK_ALONE:g} s if "
+            "not set) after the time they are stamped with are passed over"
+        )
         findings = [Finding("ok", f"PostgreSQL {version}, as {user}")]
         if replica:
             findings.append(
                 Finding(
                     "warning",
-                    "a replica does not show which transactions are open: rows that appear later "
-                    f"than `settle` ({postgres_bound.SETTLE_BY_CLOCK_ALONE:g} s if not set) after "
-                    "the time they are stamped with are passed over",
+                    f"a replica does not show which transactions are open: {late}",
                     "read from the primary, or set a longer `settle`",
                 )
             )
-        elif not sees_others:
+        elif subscribes:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"this database takes rows from another one, which stamps them: {late}",
+                    "read from that one, or set a longer `settle`",
+                )
+            )
+        if not (replica or sees_others):
             findings.append(
                 Finding(
                     "warning",

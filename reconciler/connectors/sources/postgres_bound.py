@@ -28,6 +28,7 @@ _PRESENT = "statement_timestamp()"
 _CLOCK = """
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_is_in_recovery(),
        pg_has_role('pg_read_all_stats', 'USAGE'),
+       EXISTS (SELECT FROM pg_subscription_rel),
        z.reset_val::text,
        (round(extract(epoch FROM (clock_timestamp() AT TIME ZONE z.reset_val)
                                  - (clock_timestamp() AT TIME ZONE 'UTC'))) * 1000000)::int8
@@ -60,6 +61,8 @@ class _Clock:
     now: int
     replica: bool
     sees_others: bool
+    subscribes: bool
+    """Rows come from another database by logical replication, with the times it gave them."""
     zone: str
     offset: int
     """Of the server's zone, in microseconds east of UTC."""
@@ -105,19 +108,27 @@ def _by_time(session: Session, wanted: Wanted) -> Bound:
     alone = clock.replica or settings.stamped_by == "application"
     settle = settings.settle
     if settle is None:
-        settle = SETTLE_BY_CLOCK_ALONE if alone else SETTLE
-    micros, notes, stuck = clock.now, [], ""
-    if alone:
-        why = "this is a replica" if clock.replica else "the application stamps the rows"
-        notes.append(f"{why}: rows that appear more than {settle:g} s late are passed over")
-    else:
-        micros, notes, stuck = _below_open(session, clock, wanted)
+        settle = SETTLE_BY_CLOCK_ALONE if alone or clock.subscribes else SETTLE
+    found: tuple[int, list[str], str] = clock.now, [], ""
+    micros, notes, stuck = found if alone else _below_open(session, clock, wanted)
+    if alone or clock.subscribes:
+        notes.append(
+            f"{_why_late(clock)}: rows that appear more than {settle:g} s late are passed over"
+        )
     micros -= round(settle * moments.SECOND)
     value, far, zone_note = _in_column(wanted.column.tag, micros, clock)
     name = quote(wanted.column.name)
     notes += zone_note
     now = _in_column(wanted.column.tag, clock.now, clock)[0]
     return Bound(value, far=f"{name} > {far}", notes=tuple(notes), stuck=stuck, clock=now)
+
+
+def _why_late(clock: _Clock) -> str:
+    if clock.replica:
+        return "this is a replica"
+    if clock.subscribes:
+        return "this database takes rows from another one, which stamps them"
+    return "the application stamps the rows"
 
 
 def _in_column(tag: str, micros: int, clock: _Clock) -> tuple[Any, str, list[str]]:
