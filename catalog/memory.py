@@ -313,7 +313,7 @@ class MemoryCatalog:
             open_run, now = self._store.runs[lease.epoch], self._clock.wall_us()
             run = rules.finished_run(open_run, finish, previous, now)
             self._store.runs[lease.epoch] = run
-            if previous and rules.folds(previous, finish):
+            if rules.folds(previous, finish):
                 del self._store.runs[previous.epoch]
             self._write(rules.after_finish(state, run, finish))
             return run

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from msgspec.structs import replace
 
@@ -390,13 +391,13 @@ def finished_run(run: Run, finish: Finish, previous: Run | None, now: Micros) ->
         streams=finish.streams,
         finished_at=now,
     )
-    if previous is None or not folds(previous, finish):
+    if not folds(previous, finish):
         return closed
     first = previous.started_at if previous.first_started_at is None else previous.first_started_at
     return replace(closed, count=previous.count + 1, first_started_at=first)
 
 
-def folds(previous: Run | None, finish: Finish) -> bool:
+def folds(previous: Run | None, finish: Finish) -> TypeGuard[Run]:
     """Whether the previous run's row goes into this one's: both brought nothing new (A9)."""
     nothing = Outcome.NOTHING_NEW
     return previous is not None and previous.outcome is nothing and finish.outcome is nothing

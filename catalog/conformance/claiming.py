@@ -181,6 +181,14 @@ class TestClaim:
         assert beat.expires_at == world.clock.wall_us() + round(TTL * 1e6)
         assert (await world.catalog.pipeline("shop")).lease_expires_at == beat.expires_at
 
+    async def test_a_lease_without_any_time_is_answered_as_lapsed(self, world: World) -> None:
+        candidate, same = await world.candidate("shop"), op()
+        for _ in ("asked", "asked again"):
+            (answer,) = await world.catalog.claim(same, ALPHA, [candidate], ttl=0, limits={})
+            assert isinstance(answer, Claimed)
+            assert answer.pipeline == await world.catalog.pipeline("shop")
+            assert answer.pipeline.lapsed
+
     async def test_a_claim_that_claims_nothing_is_a_heartbeat(self, world: World) -> None:
         lease = await world.lease("shop")
         world.clock.advance(TTL - 1)

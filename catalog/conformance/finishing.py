@@ -22,6 +22,7 @@ from catalog.records import (
     Outcome,
     Pause,
     Refresh,
+    Rename,
     RequestRun,
     RunQuery,
     Trigger,
@@ -317,6 +318,21 @@ class TestFolding:
             (Outcome.FAILED, 1),
             (Outcome.SUCCEEDED, 1),
         ]
+
+    @pytest.mark.parametrize(
+        ("was", "newest", "count"),
+        [
+            (Outcome.FAILED, Outcome.NOTHING_NEW, 2),
+            (Outcome.NOTHING_NEW, Outcome.FAILED, 1),
+        ],
+    )
+    async def test_a_renamed_pipelines_run_follows_the_newest_by_either_name(
+        self, world: World, was: Outcome, newest: Outcome, count: int
+    ) -> None:
+        await world.run("shop", was)
+        await world.run("store", newest)
+        await world.edit(Rename("store", "shop"))
+        assert (await world.run("store", Outcome.NOTHING_NEW)).count == count
 
     async def test_runs_of_pipelines_fold_apart(self, world: World) -> None:
         for name in ("a", "b", "a"):

@@ -245,6 +245,26 @@ class TestRetention:
         gone = [await world.catalog.retain(op(), keep) for _ in range(4)]
         assert gone == [2, 2, 1, 0]
 
+    async def test_runs_and_their_commits_share_the_limit_of_a_call(self, world: World) -> None:
+        for follows in range(3):
+            published = (("orders", follows + 1),)
+            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
+        await world.run("shop", Outcome.FAILED)
+        world.clock.advance(1)
+        found = []
+        for _ in range(3):
+            gone = await world.retain(limit=2)
+            found.append((gone, len(await epochs(world)), await seqs(world)))
+        assert found == [(2, 2, [3, 2, 1]), (2, 1, [3, 2]), (2, 1, [3])]
+
+    async def test_lapsed_holders_count_towards_the_limit_too(self, world: World) -> None:
+        for holder in (ALPHA, BETA):
+            await world.renew(holder=holder)
+        world.lapse()
+        gone = [await world.retain(operations_before=0, limit=1) for _ in range(3)]
+        assert gone == [1, 1, 0]
+        assert await world.catalog.holders() == ()
+
     async def test_each_call_keeps_to_its_own_bounds(self, world: World) -> None:
         """Also when an earlier one, with others, has left some of what it might have deleted."""
         for outcome in (Outcome.SUCCEEDED, Outcome.FAILED) * 2:

@@ -13,7 +13,16 @@ from catalog.conformance.kit import (
     dump,
     schema,
 )
-from catalog.records import Decision, FileEntry, Outcome, Pause, PipelineState, Resume, RunQuery
+from catalog.records import (
+    Claimed,
+    Decision,
+    FileEntry,
+    Outcome,
+    Pause,
+    PipelineState,
+    Resume,
+    RunQuery,
+)
 
 SOON = 5.0
 """Seconds after which a wait has failed; a wait that works ends long before."""
@@ -164,6 +173,25 @@ class TestReading:
             assert len(page) <= 2
             found += [file.path for file in page]
         assert found == names
+
+    async def test_what_is_listed_without_a_limit_has_the_one_of_the_port(
+        self, world: World
+    ) -> None:
+        catalog = world.catalog
+        first, *_ = await world.claim(*(f"p{number}" for number in range(1001)))
+        assert isinstance(first, Claimed)
+        assert len(await catalog.changed(0)) == 1000
+        assert len(await catalog.runs(RunQuery())) == 50
+        files = tuple(FileEntry(f"{number}", 1, 2, 3, 4, "hash") for number in range(10_001))
+        sealed = [batch(follows, name) for name in "abcdefghijklm" for follows in range(8)]
+        await world.commit(first.lease, batch(files=files), *sealed)
+        assert len(await catalog.files("p0", "orders")) == 10_000
+        assert len(await catalog.commits("p0")) == 100
+        assert len(await catalog.commits("p0", unpublished=True)) == 100
+        async with anyio.create_task_group() as tasks:
+            for _ in range(101):
+                tasks.start_soon(world.edit, Pause("p0"))
+        assert len(await catalog.edits()) == len(await catalog.edits("p0")) == 100
 
     async def test_holders_are_listed_with_their_leases(self, world: World) -> None:
         await world.claim("c", holder=BETA)

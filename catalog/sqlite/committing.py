@@ -30,8 +30,8 @@ from catalog.sqlite.tables import Tables
 
 _pack = msgspec.msgpack.Encoder().encode
 
-_NO_SCHEMA = (None, None)
-
+Schema: TypeAlias = tuple[str, str]
+"""Fingerprint and body of a stream's last version."""
 Committed: TypeAlias = tuple[tuple[Commit, ...], bytes]
 """The answer, and what it takes to give it again: the numbers of the rows."""
 
@@ -52,7 +52,7 @@ class _Changes:
 
     def __init__(self) -> None:
         self.streams: dict[str, Row] = {}
-        self.schemas: dict[str, tuple[str, str]] = {}
+        self.schemas: dict[str, Schema] = {}
         self.commits: list[Row] = []
         self.answer: list[Commit] = []
         self.more: list[Callable[[], None]] = []
@@ -72,7 +72,7 @@ class Commits:
         self._next_change, self._next_commit = next_change, next_commit
         self._leases: dict[str, tuple[int, str]] = {}
         self._streams: dict[tuple[str, str], Row] = {}
-        self._schemas: dict[tuple[str, str], tuple[str | None, str | None]] = {}
+        self._schemas: dict[tuple[str, str], Schema] = {}
         self._counts: dict[str, list[Any]] = {}
         self._changed: dict[tuple[str, str], Row] = {}
         self._commits: list[Row] = []
@@ -82,18 +82,15 @@ class Commits:
         """Read all that the requests are judged by."""
         keys: dict[tuple[str, str], None] = {}
         for request in requests:
-            pipeline = request.lease.pipeline
-            for batch in request.batches:
-                keys[pipeline, batch.stream] = None
-            for stream in request.published:
-                keys[pipeline, stream] = None
-            if not request.batches and not request.published:
-                keys[pipeline, ""] = None  # the lease alone
+            named = [*(batch.stream for batch in request.batches), *request.published]
+            for stream in named or [""]:  # none: the lease alone
+                keys[request.lease.pipeline, stream] = None
         for row in self._tables.standings(keys):
             pipeline, stream, epoch, holder, fingerprint, body = row[:6]
             self._leases[pipeline] = epoch, holder
             if row[6] is not None:
                 self._streams[pipeline, stream] = row[6:]
+            if fingerprint is not None:
                 self._schemas[pipeline, stream] = fingerprint, body
 
     def record(self, request: Request) -> Committed:
@@ -128,7 +125,7 @@ class Commits:
     def _judge(self, lease: Lease, batch: Batch, changes: _Changes) -> None:
         pipeline, name = lease.pipeline, batch.stream
         row = changes.streams.get(name) or self._streams.get((pipeline, name))
-        schema = changes.schemas.get(name) or self._schemas.get((pipeline, name), _NO_SCHEMA)
+        schema = changes.schemas.get(name) or self._schemas.get((pipeline, name))
         if row is None or not _fits(row, schema, batch):
             self._decide(lease, row, schema, batch, changes)
             return
@@ -160,17 +157,14 @@ class Commits:
         self,
         lease: Lease,
         row: Row | None,
-        schema: tuple[str | None, str | None],
+        schema: Schema | None,
         batch: Batch,
         changes: _Changes,
     ) -> None:
         """A batch that is more than the next one: the rules decide."""
         tables, pipeline, name = self._tables, lease.pipeline, batch.stream
         stream = stream_of(row) if row else StreamState(pipeline, name)
-        fingerprint, body = schema
-        last = None
-        if fingerprint is not None and body is not None:
-            last = SchemaVersion(stream.schema_version, fingerprint, body)
+        last = SchemaVersion(stream.schema_version, *schema) if schema else None
         done = rules.record_batch(lease, stream, last, batch, self._now)
         number = self._next_commit()
         changes.streams[name] = (*stream_row(done.stream), number)
@@ -186,8 +180,7 @@ class Commits:
                 tables.write_decision(pipeline, decision)
             if batch.replaces:
                 tables.clear_files(pipeline, name)
-            if batch.forgotten or done.files:
-                tables.change_files(pipeline, name, batch.forgotten, done.files)
+            tables.change_files(pipeline, name, batch.forgotten, done.files)
 
         changes.more.append(write)
 
@@ -219,7 +212,7 @@ class Commits:
             write()
 
 
-def _fits(row: Row, schema: tuple[str | None, str | None], batch: Batch) -> bool:
+def _fits(row: Row, schema: Schema | None, batch: Batch) -> bool:
     """Whether a batch is plainly its stream's next one: no rule of ``rules.check_batch`` objects,
     and it changes nothing but the cursor and counts. Where this is False the rules decide."""
     seq = row[2]

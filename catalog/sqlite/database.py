@@ -44,7 +44,7 @@ class Tuning:
     checkpoint_pages: int = 1024
     """A write-ahead log grown by so many pages is copied back."""
     truncate_bytes: int = 64 * 1024 * 1024
-    """A write-ahead log this long is also cut."""
+    """A write-ahead log longer than this is also cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,13 +291,15 @@ def refuse_remote(folder: Path, mountinfo: str | None = None) -> None:
     """
     if mountinfo is None:
         try:
-            mountinfo = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+            mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
         except OSError:
             return  # no Linux: for development only
     mount, kind = "", ""
-    for line in mountinfo.splitlines():
+    for line in filter(None, mountinfo.split("\n")):
         head, _, tail = line.partition(" - ")
-        point = head.split()[4].encode().decode("unicode_escape")
+        # The kernel writes spaces and the like as "\040"; a name may be of any other bytes.
+        name = os.fsencode(head.split(" ")[4]).decode("unicode_escape").encode("latin-1")
+        point = os.fsdecode(name)
         # The longest one that holds the folder; of equals the last hides the others.
         if folder.is_relative_to(point) and len(point) >= len(mount):
             mount, kind = point, tail.split()[0]

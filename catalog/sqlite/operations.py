@@ -197,13 +197,12 @@ class Operations:
         for stream in streams.values():
             tables.write_stream(stream)
         previous = None
-        # Only a run that found nothing new is folded into another one (A9).
-        if finish.outcome is Outcome.NOTHING_NEW is state.last_outcome:
+        if finish.outcome is Outcome.NOTHING_NEW:  # no other one is folded (A9)
             previous = tables.previous_run(lease.pipeline, lease.epoch)
         now = self._clock.wall_us()
         run = rules.finished_run(tables.open_run(lease.epoch), finish, previous, now)
         tables.end_run(run)
-        if previous is not None and rules.folds(previous, finish):
+        if rules.folds(previous, finish):
             tables.drop_run(previous.epoch)
         self._write(rules.after_finish(state, run, finish))
         return run, _pack(run_row(run))
@@ -249,9 +248,8 @@ class Operations:
     def _standing(self, pipeline: str, former: Standing | None = None) -> Standing:
         tables = self._tables
         state = tables.pipeline(pipeline)
-        beat = tables.heartbeat(state.holder) if state.holder else None
         return Standing(
-            rules.seen(state, beat, self._clock),
+            rules.seen(state, tables.heartbeat(state.holder), self._clock),
             tables.streams(pipeline),
             tables.open_run(state.epoch) if state.holder else None,
             former,
@@ -260,12 +258,12 @@ class Operations:
     # -- upkeep -----------------------------------------------------------------------------------
 
     def retain(self, keep: Retention, old: Old) -> tuple[int, bytes]:
-        tables, left = self._tables, keep.limit
-        for epoch in old.runs[:left]:
+        tables = self._tables
+        left = keep.limit  # not above it: ``Portions`` hands out no more
+        for epoch in old.runs:
             left -= tables.drop("drop_run", epoch)
         for number in old.commits:
-            if left:
-                left -= tables.drop("drop_old_commit", number)
+            left -= tables.drop("drop_old_commit", number)
         left -= tables.drop("drop_old_edits", keep.runs_before, left)
         left -= tables.drop("drop_old_operations", keep.operations_before, left)
         busy = tables.lease_counts()
@@ -283,18 +281,9 @@ def _refusal(
     in_use: Mapping[str, int],
     limits: Mapping[str, int],
 ) -> NotClaimed | None:
-    """``rules.refuse_claim``, asked only where it may have something to say."""
-    version, holder = row[1], row[4]
-    if candidate.version == version and holder not in alive:
-        for connection in candidate.connections:
-            if connection in limits and in_use.get(connection, 0) >= limits[connection]:
-                break
-        else:
-            return None
-    state = PipelineState(candidate.pipeline, version=version, holder=holder)
-    return rules.refuse_claim(
-        candidate, state, takeable=holder not in alive, in_use=in_use, limits=limits
-    )
+    state = PipelineState(candidate.pipeline, version=row[1], holder=row[4])
+    takeable = state.holder not in alive
+    return rules.refuse_claim(candidate, state, takeable=takeable, in_use=in_use, limits=limits)
 
 
 def _claimed(

@@ -136,7 +136,7 @@ def _copy(source: Path, part: Path) -> None:
         for side, each in found:
             with each.open("rb") as old, beside(part, side).open("xb") as new:
                 os.fchmod(new.fileno(), 0o600)
-                shutil.copyfileobj(old, new, 1024 * 1024)
+                shutil.copyfileobj(old, new)
 
 
 def _make_ready(part: Path, asked: Asked, present: _Present, path: Path, kept: Path) -> Restored:

@@ -33,7 +33,9 @@ class Portions:
 
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
-        self._found, self._of = Old(), Retention(0, 0, 0)
+        self._found = Old()
+        self._of: Retention | None = None
+        """Whose bounds those found are within; its limit does not count."""
 
     async def next(self, keep: Retention) -> tuple[Retention, Old]:
         """The next rows, and how many may go with them in all. Raises ``Unavailable``."""

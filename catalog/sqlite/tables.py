@@ -127,11 +127,10 @@ class Tables:
                 found.append(pipeline_of(row))
         return found
 
-    def write_pipeline(self, state: PipelineState) -> Row:
-        """Write a record that ``touch`` has passed; its row."""
-        row = pipeline_row(state)
-        self.run_sql(SQL["add_pipeline" if state.version == 1 else "set_pipeline"], row)
-        return row
+    def write_pipeline(self, state: PipelineState) -> None:
+        """Write a record that ``touch`` has passed."""
+        statement = SQL["add_pipeline" if state.version == 1 else "set_pipeline"]
+        self.run_sql(statement, pipeline_row(state))
 
     def write_pipelines(self, rows: Sequence[Row]) -> None:
         """The same for rows, many at once."""

@@ -56,9 +56,7 @@ class Writer:
         self.counters = Counters()
         self._location, self._clock = location, clock
         self._limit = limit_bytes
-        # What only grows stops here, so that renew, finish and retention go on.
-        room = limit_bytes - min(_MAX_RESERVE, limit_bytes // 16)
-        self._growth_ends = room // database.PAGE_SIZE
+        self._growth_ends = growth_ends(limit_bytes)
         self._readers, self._checkpointer = readers, checkpointer
         self._queue: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._collected: _Asked = []
@@ -67,10 +65,8 @@ class Writer:
         self._lock = threading.Lock()
         self._stopping = False
         self._identity = location.identity()
-        self._db: apsw.Connection | None = None
         self._has_tail = False
         """Behind the log's end may be a commit that could not be synced."""
-        self._foreign = 0
         self._use(db)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._serve, name="catalog-writer", daemon=True)
@@ -111,10 +107,9 @@ class Writer:
 
     def stop(self) -> None:
         """Take nothing more; what is queued is carried out."""
-        if not self._stopping:
-            self._stopping = True
-            self._collected.append(None)
-            self._hand_over()
+        self._stopping = True
+        self._collected.append(None)
+        self._hand_over()
 
     def join(self) -> None:
         """Wait for the end that ``stop`` asked for. Blocks; called from a thread."""
@@ -123,14 +118,14 @@ class Writer:
     # -- the thread -------------------------------------------------------------------------------
 
     def _use(self, db: apsw.Connection) -> None:
-        self._db = db
+        self._db: apsw.Connection | None = db
         self._tables = Tables(db)
         self._operations = Operations(self._tables, self._clock)
         db.pragma("max_page_count", self._limit // database.PAGE_SIZE)
         db.set_wal_hook(self._on_wal)
         # What was written before this connection may be anyone's.
         self._data_version: int = db.pragma("data_version")
-        self._foreign = self._tables.last_change()
+        self._foreign: int = self._tables.last_change()
 
     def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         self._checkpointer.wal_grew(pages)
@@ -173,8 +168,8 @@ class Writer:
             with suppress(apsw.Error):
                 version = self._db.pragma("data_version")
                 if version != self._data_version:
-                    self._data_version = version
                     self._foreign = self._tables.last_change()
+                    self._data_version = version  # last: else what could not be read is missed
         return self._foreign
 
     def _carry_out_safely(self, group: Sequence[Write]) -> None:
@@ -283,7 +278,7 @@ class Writer:
                 continue
             for write in writes:
                 before = db.total_changes()
-                if not self._carry_out_one(write, full=full):
+                if not self._carry_out_one(db, write, full=full):
                     if not db.in_transaction or db.total_changes() != before:
                         return False
                     self._repeat(write)
@@ -309,7 +304,7 @@ class Writer:
         full = self._is_full(db)
         for write in group:
             db.execute("savepoint one")
-            if not self._carry_out_one(write, full=full):
+            if not self._carry_out_one(db, write, full=full):
                 if not db.in_transaction:
                     return False
                 db.execute("rollback to one")
@@ -317,7 +312,7 @@ class Writer:
             db.execute("release one")
         return True
 
-    def _carry_out_one(self, write: Write, *, full: bool) -> bool:
+    def _carry_out_one(self, db: apsw.Connection, write: Write, *, full: bool) -> bool:
         """Whether what it wrote is to be committed; if not, it has an error."""
         try:
             if full and write.grows:
@@ -337,7 +332,7 @@ class Writer:
         except Exception as error:
             write.error = database.in_words(self._location.path, error)
         else:
-            return self._db is not None and self._db.in_transaction
+            return db.in_transaction
         return False
 
     def _note(self, error: apsw.Error) -> str:
@@ -376,12 +371,12 @@ class Writer:
         )
 
     def _is_full(self, db: apsw.Connection) -> bool:
-        # Asked with every group: other processes make the file grow too, and it takes 2 us.
-        used = db.pragma("page_count")
-        return bool(used > self._growth_ends < used - db.pragma("freelist_count"))
+        # Asked with every group: other processes make the file grow too, and it takes 4 us.
+        used: int = db.pragma("page_count") - db.pragma("freelist_count")
+        return used > self._growth_ends
 
     def _roll_back(self, db: apsw.Connection) -> None:
-        if self._db is db and db.in_transaction:
+        if db.in_transaction:
             try:
                 db.execute("rollback")
             except apsw.Error as error:
@@ -476,6 +471,12 @@ class Writer:
             fail(absent, Unavailable, self.counters.last_error)
         elif absent:
             self._carry_out(absent, again=True)
+
+
+def growth_ends(limit_bytes: int) -> int:
+    """Pages above which nothing that only grows is begun, so that renew, finish and retention go
+    on."""
+    return (limit_bytes - min(_MAX_RESERVE, limit_bytes // 16)) // database.PAGE_SIZE
 
 
 def _write_over_tail(db: apsw.Connection) -> None:

@@ -193,6 +193,24 @@ async def test_a_broken_rule_is_found_and_what_broke_it_named(
     assert found == expected
 
 
+async def test_a_lease_whose_heartbeat_is_gone_has_lapsed_and_may_be_taken(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    await fill(path)
+    db = apsw.Connection(str(path))
+    db.execute("delete from holders")
+    db.close()
+    async with open_catalog(f"sqlite:///{path}", clock=ManualClock()) as catalog:
+        state = await catalog.pipeline("busy")
+        assert (state.holder, state.lapsed, state.lease_expires_at) == ("h", True, None)
+        (busy,) = [one for one in await catalog.changed(0) if one.name == "busy"]
+        assert busy == state
+        candidate = Candidate("busy", state.version, Trigger(TriggerKind.TICK, tick=1), "due")
+        (answer,) = await catalog.claim(
+            op(), Holder("i", "host", 2), [candidate], ttl=60, limits={}
+        )
+        assert isinstance(answer, Claimed)
+
+
 async def test_damage_of_the_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     await fill(path)

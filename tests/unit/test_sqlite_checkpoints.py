@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,15 @@ import apsw
 import pytest
 
 from catalog.clock import ManualClock
-from catalog.errors import Unavailable, Unknown
+from catalog.errors import CannotOpen, Unavailable, Unknown
 from catalog.port import new_operation_id
 from catalog.records import Batch, Lease
 from catalog.sqlite import writer
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.checkpoints import Checkpointer
-from catalog.sqlite.database import Location, Tuning
+from catalog.sqlite.database import Location, Tuning, close_in_doubt
 from tests.crash.sqlite_disk import FailingDisk
+from tests.crash.test_catalog_faults import opened_files
 from tests.crash.test_sqlite_power_loss import claim
 from tests.patience import PATIENCE
 
@@ -119,6 +121,36 @@ def test_a_log_that_was_cut_has_no_rest(idle: Idle, db: apsw.Connection) -> None
     assert copy_rest(idle) == []
 
 
+def test_a_log_is_cut_once_it_is_longer_than_it_may_be(tmp_path: Path, db: apsw.Connection) -> None:
+    db.execute("create table big (x)")
+    size = Location.of(tmp_path / "c.db", Tuning()).wal_bytes()
+    for longest, left in ((size, size), (size - 1, 0)):
+        location = Location.of(tmp_path / "c.db", Tuning(truncate_bytes=longest))
+        checkpointer = Idle(location)
+        checkpointer._checkpoint(db)
+        assert location.wal_bytes() == left
+        checkpointer.stop()
+
+
+def test_who_reads_keeps_a_checkpoint_from_cutting_the_log_and_keeps_no_writer_waiting(
+    tmp_path: Path, db: apsw.Connection
+) -> None:
+    """While it waits to cut, nobody can write: so it does not wait as long as a writer would."""
+    tuning = Tuning(truncate_bytes=0, busy_seconds=10 * PATIENCE)
+    checkpointer = Idle(Location.of(tmp_path / "c.db", tuning))
+    reader = apsw.Connection(str(tmp_path / "c.db"))
+    reader.execute("begin")
+    reader.execute("select * from meta").fetchall()
+    db.execute("update meta set epoch = 5")
+    assert checkpointer._db is not None
+    began = time.monotonic()
+    with pytest.raises(apsw.BusyError):
+        checkpointer._checkpoint(checkpointer._db)
+    assert time.monotonic() - began < PATIENCE
+    reader.close()
+    checkpointer.stop()
+
+
 def test_nothing_is_copied_in_doubt(idle: Idle, db: apsw.Connection) -> None:
     idle._checkpoint(db)
     idle.doubt = "why"
@@ -156,6 +188,36 @@ def test_an_error_that_is_no_failed_sync_leaves_no_doubt(idle: Idle, db: apsw.Co
     assert told == [idle.doubt]
 
 
+@pytest.mark.anyio
+async def test_no_checkpoint_is_made_in_doubt_or_without_a_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(Checkpointer, "_checkpoint", lambda _, db: made.append(db))
+    location = Location.of(tmp_path / "c.db", Tuning())
+    location.open_writer(0).close()
+    checkpointer = Checkpointer(location)
+
+    async def woken() -> None:
+        checkpointer._wake.set()
+        with anyio.fail_after(PATIENCE):
+            while checkpointer._wake.is_set():  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+
+    checkpointer.doubt = "why"
+    await woken()
+    checkpointer.disconnect()
+    await woken()
+    await woken()  # it lives
+    assert made == []
+    checkpointer.connect()
+    await woken()
+    with anyio.fail_after(PATIENCE):
+        while not made:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+    checkpointer.stop()
+
+
 def test_each_connection_is_set_up_as_it_must_be(tmp_path: Path) -> None:
     location = Location.of(tmp_path / "c.db", Tuning(busy_seconds=1.5))
     location.open_writer(0).close()
@@ -179,7 +241,33 @@ def test_each_connection_is_set_up_as_it_must_be(tmp_path: Path) -> None:
             "query_only": int(for_loop),
         }
         assert db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1) == 1
+        # The log too: later the path may lead elsewhere.
+        assert str(tmp_path / "c.db-wal") in opened_files(tmp_path)
         db.close()
+
+
+@pytest.mark.anyio
+async def test_of_the_connections_that_read_the_loops_own_never_waits(tmp_path: Path) -> None:
+    catalog = await SqliteCatalog.open(tmp_path / "c.db", ManualClock(), LIMIT)
+    near, far = catalog._readers.near.db, catalog._readers._far.db
+    assert (near.pragma("busy_timeout"), near.pragma("query_only")) == (0, 1)
+    assert far.pragma("busy_timeout") == 5000
+    await catalog.aclose()
+
+
+def test_who_closes_in_doubt_copies_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    db = Location.of(path, Tuning()).open_writer(0)
+    db.execute("update meta set epoch = 5")
+    before = path.read_bytes(), (tmp_path / "c.db-wal").read_bytes()
+    close_in_doubt(db)
+    assert (path.read_bytes(), (tmp_path / "c.db-wal").read_bytes()) == before
+
+
+def test_where_there_is_no_catalog_connecting_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(CannotOpen, match="cannot be opened for writing"):
+        Location.of(tmp_path / "c.db", Tuning()).connect()
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- with a catalog ------------------------------------------------------------------------------
@@ -209,13 +297,13 @@ async def on_failing_disk(
     return path, disk, catalog, await claim(catalog, "p")
 
 
-@pytest.mark.anyio
-async def test_while_another_process_has_the_log_it_is_not_read_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its shared memory counts pages as copied that a failed sync may have lost."""
+async def half_copied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, FailingDisk, SqliteCatalog, Lease, apsw.Connection]:
+    """The same with a batch in the file and one in the log alone, and another process's
+    connection."""
     path, disk, catalog, lease = await on_failing_disk(
-        tmp_path, monkeypatch, checkpoint_pages=1_000_000
+        folder, monkeypatch, checkpoint_pages=1_000_000
     )
     await answered(catalog, lease, 0)
     other = apsw.Connection(str(path), vfs=disk.name)
@@ -227,6 +315,44 @@ async def test_while_another_process_has_the_log_it_is_not_read_anew(
     third.close()
     await answered(catalog, lease, 1)
     other.execute("commit")
+    return path, disk, catalog, lease, other
+
+
+@pytest.mark.anyio
+async def test_a_recovery_that_could_not_sync_what_it_copied_says_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, disk, catalog, lease, other = await half_copied(tmp_path, monkeypatch)
+    to_fail = [f"{path}-wal", str(path)]
+
+    def fails(name: str) -> bool:
+        if name not in to_fail[:1]:
+            return False
+        to_fail.pop(0)
+        return True
+
+    disk.fails = fails
+    with pytest.raises(Unknown):
+        await catalog.commit(new_operation_id(), lease, [Batch("s", 2, "r")], {"s": 2})
+    with anyio.fail_after(PATIENCE):
+        while "another process has it open" not in (await catalog.stats()).last_error:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+    assert (await catalog.stats()).last_error == (
+        f"{path} cannot be recovered: it could not be synced (the disk did not take it), and "
+        "another process has it open: end that one"
+    )
+    other.close()
+    await answered(catalog, lease, 2)
+    assert (await catalog.check()).problems == ()
+    await catalog.aclose()
+
+
+@pytest.mark.anyio
+async def test_while_another_process_has_the_log_it_is_not_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shared memory counts pages as copied that a failed sync may have lost."""
+    path, disk, catalog, lease, other = await half_copied(tmp_path, monkeypatch)
     disk.fails = partial(_once, [], str(path))
     catalog._checkpointer._wake.set()
     with anyio.fail_after(PATIENCE):
@@ -238,6 +364,8 @@ async def test_while_another_process_has_the_log_it_is_not_read_anew(
     )
     with pytest.raises(Unavailable, match="another process has it open: end that one"):
         await catalog.commit(new_operation_id(), lease, [Batch("s", 2, "r")], {"s": 2})
+    assert not await catalog.wait_changed(1 << 40, 0.01)
+    assert (await catalog.stats()).last_error.endswith("another process has it open: end that one")
     other.close()
     await answered(catalog, lease, 2)
     assert (await catalog.stats()).last_error == ""
@@ -314,6 +442,34 @@ async def test_a_file_that_was_replaced_is_not_recovered_from(
     await anyio.sleep(0.05)
     with pytest.raises(Unavailable, match=r"cannot be recovered.*was replaced or removed"):
         await catalog.pipeline("other")
+    await catalog.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_doubt_that_comes_with_the_closing_keeps_the_log(tmp_path: Path) -> None:
+    """The checkpoint that was under way fails when the writer has gone already."""
+    path, disk = tmp_path / "c.db", FailingDisk()
+    catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT, Tuning(vfs=disk.name))
+    await claim(catalog, "p")
+    failing = threading.Event()
+
+    def fails(name: str) -> bool:
+        if name != str(path) or failing.is_set():
+            return False
+        failing.set()
+        catalog._writer.join()
+        return True
+
+    disk.fails = fails
+    catalog._checkpointer._wake.set()
+    with anyio.fail_after(PATIENCE):
+        while not failing.is_set():  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+    log = (tmp_path / "c.db-wal").read_bytes()
+    await catalog.aclose()
+    assert (tmp_path / "c.db-wal").read_bytes() == log
+    catalog = await SqliteCatalog.open(path, ManualClock(), LIMIT)
+    assert (await catalog.pipeline("p")).holder
     await catalog.aclose()
 
 

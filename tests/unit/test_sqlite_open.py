@@ -231,6 +231,34 @@ def test_a_remote_file_system_is_refused_by_name(kind: str) -> None:
     refuse_remote(Path("/srv/my data2"), mounts)
 
 
+def test_a_mount_of_any_name_is_told_apart() -> None:
+    """The kernel writes the bytes that it has, but for spaces and the like."""
+    for name, written in (
+        ("dätä", "dätä"),
+        ("\udcff", "\udcff"),
+        ("a\u2028b", "a\u2028b"),
+        ("\\", "\\134"),
+    ):
+        mounts = mountinfo(("/", "ext4"), (f"/srv/{written}", "nfs4"))
+        refuse_remote(Path("/srv"), mounts)
+        with pytest.raises(CannotOpen):
+            refuse_remote(Path(f"/srv/{name}/state"), mounts)
+    refuse_remote(Path("/srv"), "")
+
+
+async def test_opening_a_catalog_looks_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = mountinfo(("/", "ext4"), (str(tmp_path / "there"), "nfs4"))
+    monkeypatch.setattr(Path, "read_bytes", lambda _: os.fsencode(mounts))
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there").mkdir()
+    for folder in ("there", "link"):
+        assert "a file system of type nfs4" in await refusal(tmp_path / folder / "c.db")
+    assert list((tmp_path / "there").iterdir()) == []
+    await make(tmp_path / "here" / "c.db")
+
+
 def test_the_mount_that_hides_the_others_counts() -> None:
     mounts = mountinfo(("/", "ext4"), ("/srv", "nfs4"), ("/srv", "xfs"))
     refuse_remote(Path("/srv/state"), mounts)
@@ -269,6 +297,47 @@ async def test_a_file_that_another_uses_is_made_a_catalog_once_that_is_over(
     db = apsw.Connection(str(path))
     assert db.pragma("journal_mode") == "wal"
     db.close()
+
+
+@pytest.mark.parametrize("after", ["connect", "_use_wal"])
+async def test_who_opens_what_is_replaced_meanwhile_writes_nothing_beside_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    path, other = tmp_path / "c.db", tmp_path / "other.db"
+    await make(other)
+    path.touch()
+    real = getattr(Location, after)
+
+    def late(self: Location, *args: Any, **more: Any) -> Any:
+        found = real(self, *args, **more)
+        other.rename(path)
+        return found
+
+    monkeypatch.setattr(Location, after, late)
+    with pytest.raises(Unavailable) as caught:
+        await SqliteCatalog.open(path, ManualClock(), 1 << 30)
+    assert str(caught.value) == f"{path} was replaced while it was being opened; try again"
+    log = tmp_path / "c.db-wal"
+    assert not log.exists() or (after == "_use_wal" and not log.read_bytes())
+
+
+def test_two_that_make_the_same_catalog_at_once_make_it_once(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    path.touch()
+    late, first = apsw.Connection(str(path)), apsw.Connection(str(path))
+    late.pragma("journal_mode", "wal")
+
+    def begins(_cursor: object, sql: str, _bindings: object) -> bool:
+        if sql == "begin immediate":
+            late.exec_trace = None
+            database.migrate(first, path, 1)
+        return True
+
+    late.exec_trace = begins
+    database.migrate(late, path, 2)
+    assert late.execute("select created_at from meta").fetchall() == [(1,)]
+    late.close()
+    first.close()
 
 
 async def test_where_no_log_can_be_kept_the_file_is_refused(tmp_path: Path) -> None:

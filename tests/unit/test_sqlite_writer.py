@@ -30,6 +30,7 @@ from catalog.records import (
     Lease,
     Outcome,
     Pause,
+    PipelineState,
     Retention,
     RunQuery,
     SchemaVersion,
@@ -37,10 +38,11 @@ from catalog.records import (
     Trigger,
     TriggerKind,
 )
-from catalog.sqlite import writer
+from catalog.sqlite import retaining, writer
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
 from catalog.sqlite.operations import Operations
+from catalog.sqlite.tables import Tables
 from catalog.sqlite.writer import Writer
 from catalog.sqlite.writes import Write
 from tests.patience import PATIENCE
@@ -167,6 +169,7 @@ async def test_a_refusal_in_a_group_is_its_callers_alone(path: Path) -> None:
             state = await catalog.pipeline(lease.pipeline)
             # A refused commit leaves nothing behind, not even a count.
             assert (state.rows, state.version) == ((0, 1) if number % 2 else (1, 2))
+        assert (await catalog.stats()).writes == 11
 
 
 async def test_one_operation_sent_twice_in_one_group_is_done_once(path: Path) -> None:
@@ -193,7 +196,7 @@ async def test_a_fault_of_the_program_is_its_callers_alone(
 
     def faulty(self: Operations, by: str, why: str, action: Any) -> Any:
         if action.pipeline == "bad":
-            self._tables.write_pipeline(self._tables.pipeline("x"))
+            self._tables.write_pipeline(PipelineState("x", version=1, change=99))
             raise ZeroDivisionError
         return carry_out(self, by, why, action)
 
@@ -313,6 +316,24 @@ async def test_a_group_of_commits_is_judged_in_order(path: Path) -> None:
         assert [row.seq for row in await catalog.commits("p", "s", limit=3)] == [4, 3, 2]
         assert [row.seq for row in await catalog.commits("p", unpublished=True)] == [2, 3, 4]
         assert (await catalog.stats()).groups == 3
+
+
+async def test_a_batch_published_in_the_group_that_committed_it_has_its_run(path: Path) -> None:
+    async with opened(path) as catalog, anyio.create_task_group() as tasks:
+        (lease,) = await claim(catalog, "p")
+        with Gate(path):
+            tasks.start_soon(pause, catalog, "first")
+            await anyio.lowlevel.checkpoint()
+            await begun(catalog)
+            for follows, published in ((0, {}), (1, {}), (2, {"s": 2})):
+                batches = [Batch("s", follows, "r")]
+                tasks.start_soon(catalog.commit, op(), lease, batches, published)
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(PATIENCE):
+            while not (streams := await catalog.streams("p")):  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        (stream,) = streams
+        assert (stream.seq, stream.published, stream.published_by) == (3, 2, lease.epoch)
 
 
 # -- cancellation ------------------------------------------------------------------------------
@@ -494,7 +515,30 @@ async def test_room_made_by_retention_can_be_used(path: Path) -> None:
         assert (await catalog.check()).problems == ()
 
 
-async def test_retention_goes_in_short_transactions_until_all_is_done(path: Path) -> None:
+async def test_runs_go_before_commits_however_many_there_are(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retaining, "_FOUND_AT_ONCE", 2)
+    async with opened(path) as catalog:
+        for follows in range(5):
+            version = (await catalog.pipeline("p")).version
+            candidate = Candidate("p", version, Trigger(TriggerKind.TICK, tick=1), "due")
+            (answer,) = await catalog.claim(op(), HOLDER, [candidate], ttl=60, limits={})
+            assert isinstance(answer, Claimed)
+            await catalog.commit(op(), answer.lease, [Batch("s", follows, "r")], {})
+            done = Finish(Outcome.SUCCEEDED, "", published=(("s", follows + 1),))
+            await catalog.finish(op(), answer.lease, done)
+        now = ManualClock().wall_us() + 1
+        left = []
+        for _ in range(8):
+            assert await catalog.retain(op(), Retention(now, now, limit=1)) == 1
+            left.append((len(await catalog.runs(RunQuery("p"))), len(await catalog.commits("p"))))
+        assert left == [(runs, 5) for runs in (4, 3, 2, 1)] + [(1, n) for n in (4, 3, 2, 1)]
+
+
+async def test_retention_goes_in_short_transactions_until_all_is_done(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with opened(path) as catalog:
         names = [f"p{number}" for number in range(70)]
         for follows in range(3):
@@ -509,10 +553,19 @@ async def test_retention_goes_in_short_transactions_until_all_is_done(path: Path
                 await catalog.finish(op(), answer.lease, done)
         now = ManualClock().wall_us()
         keep = Retention(now + 1, operations_before=now + 1, limit=1_000_000)
-        gone: list[int] = []
+        gone, looks = list[int](), list[int]()
+        old_runs = Tables.old_runs
+
+        def looked(self: Tables, before: int, limit: int) -> list[int]:
+            looks.append(sum(gone))
+            return old_runs(self, before, limit)
+
+        monkeypatch.setattr(Tables, "old_runs", looked)
         while not gone or gone[-1] > 1:  # until it finds only the operation before it
             gone.append(await catalog.retain(op(), keep))
         assert max(gone) == 100
+        # To find what is old takes longer than to take it away: once for all 280 rows of it.
+        assert [at for at in looks if at < 280] == [0]
         assert len(await catalog.runs(RunQuery(limit=1000))) == 70
         for name in names:
             assert [row.seq for row in await catalog.commits(name, "s")] == [3]
