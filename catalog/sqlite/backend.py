@@ -219,12 +219,10 @@ class SqliteCatalog:
         try:
             return await write.done
         except asyncio.CancelledError:
-            if write.done.done() and not write.done.cancelled():
-                return write.done.result()  # it ended just as this task was cancelled
             if self._writer.withdraw(write):
                 raise
-            # The cancellation took the future along: the outcome comes on another one, or came
-            # while this task waited for its turn.
+            # The outcome comes on another future, the first one being cancelled too, or came while
+            # this task waited for its turn.
             write.done = loop.create_future()
             if write.stage is Stage.SETTLED:
                 settle([write], ())

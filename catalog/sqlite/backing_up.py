@@ -31,9 +31,9 @@ def back_up(location: Location, target: Path, *, force: bool, dry_run: bool) -> 
     """
     path = location.path
     stood = location.identity()
+    database.refuse_half_restored(path)
     if not path.exists():
         raise CannotOpen(f"{path} is not there: there is no catalog to back up yet")
-    database.refuse_half_restored(path)
     _see_target(path, target, force=force)
     db = location.connect()
     try:

@@ -244,7 +244,7 @@ def _prepare(path: Path) -> None:
         # Only where nothing is yet: no descriptor of a file that may be open is closed here (D4).
         if not path.exists():
             with suppress(FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     except OSError as error:
         raise CannotOpen(f"{path} cannot be made or opened: {error.strerror}") from None
 

@@ -60,12 +60,11 @@ class Operations:
 
     def __init__(self, tables: Tables, clock: Clock) -> None:
         self._tables, self._clock = tables, clock
-        self._change: int | None = None
-        self._commit: int | None = None
 
     def begin(self) -> None:
         """A new transaction has begun: what was known of the last one may be another's now."""
-        self._change = self._commit = None
+        self._change: int | None = None
+        self._commit: int | None = None
 
     def _next_change(self) -> int:
         # Asked once a transaction. A number taken by an operation that was rolled back is left out.

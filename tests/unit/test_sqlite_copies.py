@@ -553,6 +553,33 @@ def test_what_was_written_while_a_restore_was_prepared_is_not_lost(
     assert len(on(path, lambda c: c.runs(RunQuery()))) == 6
 
 
+def test_a_restore_cut_short_by_the_disk_says_so_and_bars_the_catalog_until_it_is_done(
+    path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = files.move
+
+    def fails(old: Path, new: Path) -> None:
+        if new == path:
+            raise OSError(errno.EIO, "Input/output error", str(new))
+        move(old, new)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "move", fails)
+        assert words_of(lambda: put_back(path, source)) == (
+            f"Unavailable: the restore of {path} was cut short; nothing is lost, carry it out "
+            f"again: {path}: Input/output error"
+        )
+    barred = (
+        f"CannotOpen: {path} is being restored, or its restore was cut short: then carry it out "
+        "again with `reconciler catalog restore FILE`, from the same file or from "
+        f"{path}.restoring"
+    )
+    for work in (lambda: on(path, _id), lambda: save(path, source.with_name("c.db"))):
+        assert words_of(work) == barred
+    assert put_back(path, source).epoch_of_source == 2
+    assert [run.epoch for run in on(path, lambda c: c.runs(RunQuery()))] == [2, 1]
+
+
 def test_what_is_damaged_is_kept_as_it_is_with_all_that_lies_beside(
     path: Path, source: Path
 ) -> None:
@@ -593,9 +620,10 @@ def test_a_copy_made_by_hand_in_the_midst_of_a_change_comes_without_it(
     db = sqlite3.connect(source, isolation_level=None)
     db.execute("pragma cache_size = 1")
     db.execute("begin")
-    db.execute("update runs set reason = hex(zeroblob(20000))")
     db.execute("update streams set published = 99")
-    db.execute("select * from edits, decisions, schemas, files, operations").fetchall()
+    db.execute(
+        "update runs set reason = hex(zeroblob(200000))"
+    )  # takes that page's place in memory
     for end in ("", "-journal"):
         shutil.copy(beside(source, end), beside(by_hand, end))
     db.execute("rollback")

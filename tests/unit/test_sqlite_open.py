@@ -206,6 +206,12 @@ async def test_a_directory_is_refused(tmp_path: Path) -> None:
     assert "directory" in await refusal(tmp_path)
 
 
+async def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.db").symlink_to(tmp_path / "away.db")
+    assert "c.db cannot be opened for writing" in await refusal(tmp_path / "c.db")
+    assert not (tmp_path / "away.db").exists()
+
+
 async def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be made" in await refusal(tmp_path / "file" / "c.db")
