@@ -264,6 +264,17 @@ def test_the_view_shows_the_latest_row_of_a_key_that_changed_its_partition(
     assert view_rows(lake / TABLE, "name") == ["closed", "open", "shut"]
 
 
+@pytest.mark.parametrize("name", ["_file", "_FILE", "file_row_number", "filename", "_row"])
+def test_a_column_of_any_name_is_in_the_view(
+    destination: ParquetDestination, lake: Path, name: str
+) -> None:
+    wide = pa.schema([("id", pa.int64()), (name, pa.string()), ("__file", pa.int64())])
+    rows = [{"id": 1, name: value, "__file": 5} for value in ("a", "b")]
+    load(destination, request(1, schema=wide, key=("id",)), rows)
+    load(destination, request(2, schema=wide, key=("id",)), [{**rows[0], "id": 2}])
+    assert view_rows(lake / TABLE, f"id, {name}, __file") == [(1, "b", 5), (2, "a", 5)]
+
+
 def test_the_view_leaves_out_a_batch_that_is_half_published(
     destination: ParquetDestination, lake: Path
 ) -> None:

@@ -10,14 +10,14 @@ in the order of ``_loaded_at``, then of names.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from catalog.records import Cursor, ErrorClass, HoldKind
-from reconciler.config.desired import Mode
+from reconciler.config.desired import Mode, fold
 from reconciler.connectors.arrow import arrow_type, to_arrow
 from reconciler.connectors.destinations.duckdb_types import (
     as_text,
@@ -226,14 +226,25 @@ def view_sql(folder: Path, table: str, files: Sequence[str], state: TableState) 
     if not schema.key:
         return f"{head}{_rows(folder, files, state, options)};\n"
     keys = ", ".join(quote_name(name) for name in schema.key)
-    options += ",\n  filename = '_file', file_row_number = true"
+    taken = {fold(field.name) for field in schema.fields}
+    file, row = _untaken("_file", taken), "file_row_number"
+    options += f",\n  filename = '{file}'"
+    if row in taken:  # DuckDB has no other name for it
+        row = _untaken("_row", taken)
+        rows = _rows(folder, files, state, options)
+        rows = f"SELECT *, row_number() OVER () AS {row} FROM (\n{rows})"
+    else:
+        rows = _rows(folder, files, state, f"{options}, {row} = true")
     return (
-        f"{head}SELECT * EXCLUDE (_file, file_row_number) FROM (\n"
-        f"{_rows(folder, files, state, options)}\n)\n"
+        f"{head}SELECT * EXCLUDE ({file}, {row}) FROM (\n{rows}\n)\n"
         f"QUALIFY row_number() OVER (PARTITION BY {keys}\n"
-        "  ORDER BY split_part(parse_filename(_file), '-', 1) DESC, _loaded_at DESC NULLS LAST,\n"
-        "    parse_filename(_file) DESC, file_row_number DESC) = 1;\n"
+        f"  ORDER BY split_part(parse_filename({file}), '-', 1) DESC,\n"
+        f"    _loaded_at DESC NULLS LAST, parse_filename({file}) DESC, {row} DESC) = 1;\n"
     )
+
+
+def _untaken(name: str, taken: Collection[str]) -> str:
+    return _untaken(f"_{name}", taken) if name in taken else name
 
 
 def _rows(folder: Path, files: Sequence[str], state: TableState, options: str) -> str:
