@@ -546,6 +546,20 @@ def test_json_numbers_keep_the_digits_that_a_float_has_no_place_for(inbox: Inbox
     assert taken.column("whole") == [None, 9007199254740993]
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "UTF8"])
+def test_json_lines_are_read_in_the_encoding_that_is_named(inbox: Inbox, encoding: str) -> None:
+    settings = replace(CSV, path="*.jsonl", format=FileFormat(encoding=encoding))
+    lines = [f'{{"id": {n}, "name": "\N{EURO SIGN} {"ü" * 9}"}}\n' for n in range(9)]
+    inbox.put("a.jsonl", "".join(lines).encode(encoding))
+    taken = inbox.take(settings)
+    assert taken.column("id") == [*range(9)]
+    assert set(taken.column("name")) == {"\N{EURO SIGN} " + "ü" * 9}
+    if encoding == "cp1252":
+        inbox.put("b.jsonl", b'{"id": "\x81"}\n')
+        with pytest.raises(ConnectorError, match=r"'b\.jsonl': it cannot be read as cp1252"):
+            inbox.take(settings)
+
+
 def test_json_lines_that_are_no_objects_are_set_aside(inbox: Inbox) -> None:
     inbox.put("a.jsonl", b'\xef\xbb\xbf{"id": 1}\nnope\n[1]\n\n{"id": "\xff"}\n{"id": 2}\n')
     taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 from collections.abc import Callable, Generator, Iterator
@@ -11,10 +12,11 @@ from typing import IO, Any
 import msgspec
 import pyarrow as pa
 
+from catalog.records import ErrorClass
 from reconciler.config.desired import StreamSettings
 from reconciler.connectors import arrow
 from reconciler.connectors.parse import parser
-from reconciler.connectors.ports import RejectedRow
+from reconciler.connectors.ports import ConnectorError, RejectedRow
 from reconciler.connectors.sources.file_format import (
     BLOCK,
     RAW_LIMIT,
@@ -38,6 +40,7 @@ class JsonLines:
 
     def __init__(self, settings: StreamSettings) -> None:
         self._columns = dict(settings.columns)
+        self._encoding = codecs.lookup(settings.format.encoding).name
 
     def describe(self, file: Found) -> Generator[int, None, Described]:
         """The type of each name over all lines. Raises ``Cut`` for an unterminated file."""
@@ -50,7 +53,7 @@ class JsonLines:
                 yield len(chunk)
         with _open(file) as source:
             moved = 0
-            for line in _lines(source):
+            for line in self._lines(file, source):
                 _merge(found, line)
                 moved += len(line)
                 if moved >= BLOCK:
@@ -66,7 +69,7 @@ class JsonLines:
         places: list[tuple[int, bytes]] = []
         rejected: list[RejectedRow] = []
         size = 0
-        for number, line in enumerate(_lines(unpacked), 1):
+        for number, line in enumerate(self._lines(file, unpacked), 1):
             if not line.strip():
                 continue
             value, problem = _object(line, number)
@@ -80,6 +83,21 @@ class JsonLines:
                 yield self._block(file.path, rows, places, schema, rejected)
                 rows, places, rejected, size = [], [], [], 0
         yield self._block(file.path, rows, places, schema, rejected)
+
+    def _lines(self, file: Found, source: IO[bytes]) -> Iterator[bytes]:
+        """The lines as UTF-8. Raises ``ConnectorError`` for bytes that are not in the encoding."""
+        if self._encoding in ("utf-8", "utf-8-sig"):
+            yield from _lines(source)  # one that is not costs itself alone
+            return
+        recoded: Any = codecs.EncodedFile(source, "utf-8", self._encoding)
+        try:
+            yield from _lines(recoded)
+        except UnicodeError as error:
+            raise ConnectorError(
+                ErrorClass.PERMANENT,
+                f"file {file.path!r}: it cannot be read as {self._encoding} ({error}); set "
+                "`format = { encoding = … }`, or mend the file",
+            ) from None
 
     def _block(
         self,
