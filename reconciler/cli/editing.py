@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from asyncio import sleep
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.edits import action_name
+from catalog.errors import Leased
 from catalog.port import Catalog, new_operation_id
 from catalog.records import Edit, EditAction
 from reconciler.cli import desk, output
 from reconciler.cli.desk import Place
-from reconciler.cli.failure import Exit
+from reconciler.cli.failure import Exit, describe
+
+PATIENCE = 10.0
+"""Seconds that an edit waits for the end of a run that bars it."""
+_STEP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +58,7 @@ def edit(how: How, prepare: Callable[[Place, Catalog], Awaitable[Plan]]) -> int:
             return plan, []
         if plan.warning and not how.json:
             output.note(plan.warning)
-        by = desk.who()
-        return plan, [
-            await catalog.edit(new_operation_id(), by, how.why, action) for action in plan.actions
-        ]
+        return plan, await _carry_out(catalog, plan, how)
 
     plan, edits = desk.with_catalog(place, work, changes=not how.dry_run)
     if how.json:
@@ -67,6 +71,25 @@ def edit(how: How, prepare: Callable[[Place, Catalog], Awaitable[Plan]]) -> int:
         output.print_line(plan.done)
         output.next_step(*plan.then)
     return Exit.GOOD
+
+
+async def _carry_out(catalog: Catalog, plan: Plan, how: How) -> list[Edit]:
+    """Each action in turn. What a run under way bars waits a little for its end: where runs are
+    short and come often, a person's edit would hardly ever fall between two of them."""
+    by, edits = desk.who(), list[Edit]()
+    give_up = time.monotonic() + PATIENCE
+    while len(edits) < len(plan.actions):
+        action = plan.actions[len(edits)]
+        try:
+            edits.append(await catalog.edit(new_operation_id(), by, how.why, action))
+        except Leased as error:
+            if time.monotonic() > give_up:
+                failure = describe(error)
+                assert failure is not None
+                failure.hint = f"Start no more meanwhile: reconciler pause {action.pipeline}"
+                raise failure from None
+            await sleep(_STEP)
+    return edits
 
 
 def _say_what_would(plan: Plan) -> None:

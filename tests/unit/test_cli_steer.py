@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.open import open_catalog
 from catalog.port import Catalog, new_operation_id
 from catalog.records import (
     Edit,
@@ -18,8 +19,9 @@ from catalog.records import (
     PipelineState,
     StreamState,
 )
+from reconciler.cli import editing
 from reconciler.cli.failure import Exit
-from tests.cli_kit import PROPOSAL, Shop, claim, held, make_shop, ran
+from tests.cli_kit import PROPOSAL, Shop, claim, finish, held, make_shop, ran
 
 NULL_KEY = Hold(HoldKind.NULL_KEY, "3 rows have no key.", at=1, choices=("retry", "refresh"))
 
@@ -171,12 +173,32 @@ def test_refresh_marks_one_stream_or_all(shop: Shop) -> None:
     assert shop.cli("refresh", "shop").code == Exit.GOOD
 
 
-def test_an_edit_that_a_run_would_overwrite_is_code_4(shop: Shop) -> None:
+def test_an_edit_that_a_run_would_overwrite_is_code_4(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(editing, "PATIENCE", 0.0)
     shop.on(ran)
     shop.on(claim)
     result = shop.cli("refresh", "shop.orders")
     assert result.code == Exit.LEASED
+    assert "shop.orders: run " in result.err
     assert "under way" in result.err
+    assert "reconciler pause shop" in result.err
+
+
+def test_an_edit_waits_for_a_run_that_ends_soon(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.on(ran)
+    claimed = shop.on(claim)
+
+    async def a_moment(_seconds: float) -> None:
+        async with open_catalog(f"sqlite:///{shop.folder}/state/catalog.db") as catalog:
+            await finish(catalog, claimed, Outcome.NOTHING_NEW)
+
+    monkeypatch.setattr(editing, "sleep", a_moment)
+    assert shop.cli("refresh", "shop.orders").code == Exit.GOOD
+    assert orders(shop).directive == "refresh"
 
 
 VERBS = [
