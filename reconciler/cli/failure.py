@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import IntEnum
+from pathlib import Path
 
 
 class Exit(IntEnum):
@@ -49,8 +50,21 @@ def _of_others(error: BaseException) -> Failure | None:
         return Failure(f"The worker process broke: {error}")
     if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
         reason = (error.strerror or "cannot be used").lower()
-        return Failure(f"{error.filename}: {reason}.")
+        owner = _owner(error.filename) if isinstance(error, PermissionError) else ""
+        hint = f"It belongs to {owner}: type this as that user." if owner else ""
+        return Failure(f"{error.filename}: {reason}.", hint=hint)
     return None
+
+
+def _owner(path: object) -> str:
+    """Whose the file is, or the nearest folder above it that can be looked at; empty: unknown."""
+    here = Path(str(path))
+    for place in (here, *here.parents):
+        try:
+            return place.owner()
+        except (OSError, KeyError):
+            continue
+    return ""
 
 
 def _is(error: BaseException, module: str, name: str) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum
 
-from reconciler.config.desired import Connection, Pipeline, Project, StreamSettings
+from reconciler.config import words
+from reconciler.config.desired import Connection, Every, Pipeline, Project, StreamSettings
 
 
 class ChangeKind(StrEnum):
@@ -248,6 +249,8 @@ def _text(value: object) -> str:
     """A value for people: only what differs matters, so records name their fields."""
     if value is None or value in ("", ()):
         return "none"
+    if isinstance(value, Every):
+        return f"every {words.duration_text(value.seconds)}"
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli import grammar, main
-from reconciler.cli.failure import Exit
+from reconciler.cli.failure import Exit, describe
 from tests.cli_kit import Shop, make_shop
 from tests.patience import PATIENCE
 
@@ -25,6 +26,14 @@ VERBS = (
 @pytest.fixture
 def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shop:
     return make_shop(tmp_path, capsys)
+
+
+def test_what_another_user_owns_is_said_to_be_theirs(tmp_path: Path) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "state" / "c.db"))
+    found = describe(error)
+    assert found is not None
+    assert str(found) == f"{tmp_path}/state/c.db: permission denied."
+    assert f"belongs to {tmp_path.owner()}" in found.hint
 
 
 def test_typing_nothing_shows_five_next_things(

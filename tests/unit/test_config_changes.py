@@ -191,6 +191,11 @@ def test_a_change_reads_as_a_sentence(tmp_path: Path) -> None:
     )
 
 
+def test_a_schedule_reads_as_the_file_says_it(tmp_path: Path) -> None:
+    (change,) = edited(tmp_path, 'schedule = "every 15m"', 'schedule = "every 1h30m"')
+    assert (change.old, change.new) == ("every 15m", "every 1h30m")
+
+
 def test_the_table_in_the_docs_is_what_happens() -> None:
     table = DOCS.read_text().partition("## What an edit does")[2]
     rows = re.findall(r"^\| `(\w+)` \| .+? \| (.+) \|$", table, re.MULTILINE)
