@@ -40,6 +40,9 @@ from catalog.records import (
 )
 from catalog.rules import interrupt
 
+_NO_RUN = 2**63 - 1
+"""No run is later than this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -68,8 +71,9 @@ class Edited:
     vacated: PipelineState | None = None
     """For ``Rename``: what is left under the old name. All else that is recorded by that name goes
     over to ``pipeline.name``, whose own record and streams, if there are any, are replaced."""
-    forget_after: int | None = None
-    """What later batches of ``stream`` brought is struck from its ledger. None: nothing is."""
+    forget: tuple[int, int] | None = None
+    """What later batches of ``stream`` than this one brought, or later runs, is struck from its
+    ledger. None: nothing is."""
 
 
 def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros) -> Edited:
@@ -98,8 +102,14 @@ def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros)
     pipeline = replace(pipeline, lease_expires_at=None, lapsed=False)
     changed = _difference(at, pipeline, stream)
     edit = _audit(by, why, action, now, *changed)
-    forget_after = action.forget_after if isinstance(action, SetCursor) else None
-    return Edited(pipeline, stream, interrupted, decision, edit, forget_after=forget_after)
+    forget = _forget(action) if isinstance(action, SetCursor) else None
+    return Edited(pipeline, stream, interrupted, decision, edit, forget=forget)
+
+
+def _forget(action: SetCursor) -> tuple[int, int] | None:
+    if action.forget_after is None:
+        return None
+    return action.forget_after, _NO_RUN if action.forget_later is None else action.forget_later
 
 
 def _audit(by: str, why: str, action: EditAction, now: Micros, old: str, new: str) -> Edit:

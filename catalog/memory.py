@@ -330,8 +330,8 @@ class MemoryCatalog:
             done = apply_edit(by, why, action, standing, self._clock.wall_us())
             if done.stream:
                 self._write_streams([done.stream])
-                if done.forget_after is not None:
-                    self._forget_files(done.stream, done.forget_after)
+                if done.forget is not None:
+                    self._forget_files(done.stream, *done.forget)
             if done.interrupted:
                 self._store.runs[done.interrupted.epoch] = done.interrupted
             if done.decision:
@@ -348,10 +348,13 @@ class MemoryCatalog:
 
         return await self._once(op, "edit", transaction)
 
-    def _forget_files(self, stream: StreamState, after: int) -> None:
+    def _forget_files(self, stream: StreamState, after: int, later: int) -> None:
         key = (stream.pipeline, stream.stream)
-        ledger = self._store.files.get(key, {})
-        self._store.files[key] = {path: f for path, f in ledger.items() if f.seq <= after}
+        self._store.files[key] = {
+            path: entry
+            for path, entry in self._store.files.get(key, {}).items()
+            if entry.seq <= after and entry.epoch <= later
+        }
 
     def _standing(self, state: PipelineState, former: Standing | None = None) -> Standing:
         return Standing(self._seen(state), self._streams(state.name), self._open_run(state), former)

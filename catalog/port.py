@@ -255,7 +255,7 @@ class Catalog(Protocol):
         - ``Adopt``, and ``SetCursor`` that adopts: what the person saw (``seen``) stays with the
           directive ``adopt``, and ends with it.
         - ``SetCursor`` with ``forget_after`` strikes from the ledger what later batches brought,
-          and ``ledger_from`` is the seq from then on.
+          and later runs than ``forget_later``; ``ledger_from`` is the seq from then on.
         """
         ...
 

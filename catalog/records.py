@@ -332,6 +332,8 @@ class FileEntry(Struct, frozen=True):
     hash: str
     seq: int = 0
     """The batch that brought its content; 0, or what the stream has not come to: this one."""
+    epoch: int = 0
+    """The run that committed that batch."""
 
 
 class SchemaVersion(Struct, frozen=True):
@@ -476,6 +478,9 @@ class SetCursor(Struct, frozen=True):
     forget_after: int | None = None
     """What batches after this one brought is struck from the ledger of files, so that it is read
     again (C6). None: the ledger stays."""
+    forget_later: int | None = None
+    """With ``forget_after``: so is what runs after this one brought, whatever the batch. Of two
+    catalogs, one of them restored, each has batches by the other's numbers."""
 
 
 class Adopt(Struct, frozen=True):

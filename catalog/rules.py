@@ -314,7 +314,9 @@ def record_batch(
     )
     decisions = tuple(replace(decision, at=now) for decision in batch.decisions)
     files = tuple(
-        entry if 0 < entry.seq <= stream.seq and not batch.replaces else replace(entry, seq=seq)
+        entry
+        if 0 < entry.seq <= stream.seq and not batch.replaces
+        else replace(entry, seq=seq, epoch=lease.epoch)
         for entry in batch.files
     )
     return Recorded(after, commit, schema, decisions, files)

@@ -279,6 +279,25 @@ class TestCommit:
         await world.commit(lease, batch(1, files=(entry("c"),), forgotten=("a", "never")))
         assert await paths(world) == [("b", 1), ("c", 2)]
 
+    async def test_the_ledger_says_which_run_brought_what_and_is_struck_by_it(
+        self, world: World
+    ) -> None:
+        async def ledger() -> dict[str, tuple[int, int]]:
+            return {f.path: (f.seq, f.epoch) for f in await world.catalog.files("shop", "orders")}
+
+        first = await world.lease()
+        await world.commit(first, batch(0, files=(entry("a"),)))
+        await world.finish(first, published=(("orders", 1),))
+        second = await world.lease()
+        moved = replace(entry("moved"), seq=1, epoch=first.epoch)
+        await world.commit(second, batch(1, files=(entry("b"), moved), forgotten=("a",)))
+        await world.finish(second, published=(("orders", 2),))
+        assert await ledger() == {"moved": (1, first.epoch), "b": (2, second.epoch)}
+        for later, left in ((second.epoch, 2), (first.epoch, 1), (first.epoch - 1, 0)):
+            back = SetCursor("shop", "orders", cursor(1), forget_after=2, forget_later=later)
+            await world.edit(back)
+            assert len(await ledger()) == left
+
     async def test_a_replacing_batch_starts_the_ledger_anew(self, world: World) -> None:
         lease = await world.lease()
         await world.commit(

@@ -229,8 +229,8 @@ class Operations:
         done = apply_edit(by, why, action, standing, self._clock.wall_us())
         if done.stream:
             tables.write_stream(done.stream)
-            if done.forget_after is not None:
-                tables.forget_files(action.pipeline, done.stream.stream, done.forget_after)
+            if done.forget is not None:
+                tables.forget_files(action.pipeline, done.stream.stream, *done.forget)
         if done.interrupted:
             tables.end_run(done.interrupted)
         if done.decision:

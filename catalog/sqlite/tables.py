@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import apsw
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from catalog.clock import Clock
 from catalog.records import (
@@ -262,20 +262,14 @@ class Tables:
     def clear_files(self, pipeline: str, stream: str) -> None:
         self.run_sql(SQL["clear_files"], (pipeline, stream))
 
-    def forget_files(self, pipeline: str, stream: str, after: int) -> None:
-        self.run_sql(SQL["forget_files"], (pipeline, stream, after))
+    def forget_files(self, pipeline: str, stream: str, after: int, later: int) -> None:
+        self.run_sql(SQL["forget_files"], (pipeline, stream, after, later))
 
     def change_files(
         self, pipeline: str, stream: str, drop: Collection[str], put: Sequence[FileEntry]
     ) -> None:
         self.many("drop_file", [(pipeline, stream, path) for path in drop])
-        self.many(
-            "put_file",
-            [
-                (pipeline, stream, f.path, f.inode, f.size, f.mtime_ns, f.ctime_ns, f.hash, f.seq)
-                for f in put
-            ],
-        )
+        self.many("put_file", [(pipeline, stream, *astuple(entry)) for entry in put])
 
     def files(self, pipeline: str, stream: str, after: str, limit: int) -> list[FileEntry]:
         return [FileEntry(*row) for row in self._all("files", pipeline, stream, after, limit)]

@@ -235,6 +235,7 @@ def cursor_rewind(
 
 class _MarkerDetail(NamedTuple):
     seq: int
+    epoch: int
     cursor: Cursor | None
 
 
@@ -254,6 +255,7 @@ def _to_destination(stream: StreamState) -> Plan:
         adopt=True,
         seen=hold.detail,
         forget_after=marker.seq,
+        forget_later=marker.epoch,
     )
     done = f"The cursor of {name_of(stream)} is at {at}, as the destination has it."
     return Plan((action,), done, (f"reconciler run {name_of(stream).typed}",))
@@ -282,7 +284,7 @@ def _marker(detail: str) -> _MarkerDetail | None:
         cursor = msgspec.convert(msgspec.json.decode(detail)["cursor"], type=Cursor | None)
     except (msgspec.MsgspecError, KeyError):
         return None
-    return _MarkerDetail(int(found["seq"]), cursor)
+    return _MarkerDetail(int(found["seq"]), int(found["epoch"]), cursor)
 
 
 async def stream_of(place: Place, catalog: Catalog, text: str) -> StreamState:

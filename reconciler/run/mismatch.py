@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from catalog.records import CursorKind, HoldKind, StreamState
+from catalog.records import CursorKind, FileEntry, HoldKind, StreamState
 from reconciler.config.desired import Mode
 from reconciler.connectors.ports import Marker, NeedsAnswer
 
@@ -27,6 +28,8 @@ class Mismatch:
     waiting: int
     """How many committed batches wait to be published. They fit no other place, and bar every
     edit but ``refresh`` (B5)."""
+    ledger: Callable[[], Sequence[FileEntry]] = tuple
+    """Of the stream's files."""
 
     def gone(self) -> NeedsAnswer:
         return self._moved(
@@ -91,7 +94,7 @@ class Mismatch:
         adopt = "'cursor adopt' takes it over and reads on from here"
         if self.mode is Mode.APPEND:
             adopt += ", also what is there, which is there twice then"
-        if self._appends_files:
+        if self._appends_files or self._has_read_files:
             return self._asks(f"{whose}, {adopt}", (ADOPT, RETRY))
         rewind = f"'{REWIND}' takes it over and goes on where it stands"
         return self._asks(f"{whose}, {rewind}, {adopt}", (REWIND, ADOPT, RETRY))
@@ -107,6 +110,18 @@ class Mismatch:
         cursor = self.state.cursor or (self.marker.cursor if self.marker else None)
         by_ledger = cursor is not None and cursor.kind is CursorKind.SNAPSHOT_ID
         return by_ledger and self.mode is Mode.APPEND
+
+    @property
+    def _has_read_files(self) -> bool:
+        return bool(self.ledger())
+
+    def _is_told_by_the_ledger(self) -> bool:
+        """Whether the table's last batch is one that the ledger knows, and not another one by the
+        same number: a catalog that was restored numbers anew what it reads."""
+        if self.marker is None:
+            return True
+        last = self.marker.seq, self.marker.epoch
+        return any((entry.seq, entry.epoch) == last for entry in self.ledger())
 
     def _moved(self, reason: str, *, has_more: bool = False) -> NeedsAnswer:
         """``has_more``: the table may have rows that the catalog does not know to be there."""
@@ -124,6 +139,10 @@ class Mismatch:
             return (REFRESH, REWIND)  # to adopt would read again what is there
         if self._appends_files and self._seq < self.state.ledger_from:
             return (REFRESH, ADOPT)  # which files it has is not known any more
+        if self._appends_files and not self._is_told_by_the_ledger():
+            return (REFRESH,)  # it may have files that the ledger lacks
+        if has_more and self.mode is Mode.REPLACE and self._has_read_files:
+            return (REFRESH, ADOPT)  # the files may be as the ledger says, and the table is not
         return (REFRESH, ADOPT, REWIND)
 
     def _asks(self, reason: str, choices: tuple[str, ...]) -> NeedsAnswer:

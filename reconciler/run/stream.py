@@ -255,8 +255,8 @@ class StreamRun:
         return next((r.name.epoch for r in self._unpublished if r.name.seq == seq), 0)
 
     def _mismatch(self, marker: Marker | None) -> Mismatch:
-        waiting = len(self._unpublished)
-        return Mismatch(self._table, self._settings.mode, self._state, marker, waiting)
+        waiting, mode = len(self._unpublished), self._settings.mode
+        return Mismatch(self._table, mode, self._state, marker, waiting, self._ledger)
 
     # -- reading --------------------------------------------------------------------------------
 

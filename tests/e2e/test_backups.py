@@ -20,7 +20,7 @@ import pytest
 from reconciler.cli.main import main
 from tests.crash.test_kill_points import _PARQUET
 from tests.crash.test_stale_holder import _gone, _stopped, _workers
-from tests.e2e.test_holds import _REWIND, Project, _quick
+from tests.e2e.test_holds import _REWIND, Project, _copy, _quick, _remove
 from tests.e2e.world import eventually
 
 
@@ -238,6 +238,43 @@ def test_files_whose_ledger_was_put_back_are_held_and_each_choice_works(
     inbox.add(20, 30)
     inbox.do("run", "p")
     assert inbox.rows() == [(n, f"row {n}") for n in range(30)]
+
+
+@_quick(
+    "destination, mode, choices",
+    [
+        ("parquet", "append", ["refresh"]),
+        ("duckdb", "merge", ["refresh", "cursor adopt", _REWIND]),
+    ],
+    [("duckdb", "merge", ["refresh", "cursor adopt", _REWIND])],
+)
+def test_files_that_the_lost_catalog_read_are_not_taken_for_those_that_this_one_did(
+    inbox: Inbox, destination: str, mode: str, choices: list[str]
+) -> None:
+    """A catalog and its destination are restored together, and later the destination to what it
+    was before: its second batch is not the catalog's second one."""
+    inbox.loads_files(destination, mode)
+    inbox.add(0, 10)
+    inbox.do("run", "p")
+    backup = _backup(inbox)
+    kept = {name: inbox.folder / name for name in ("old", "lost")}
+    for folder in kept.values():
+        folder.mkdir()
+    _copy(inbox.there(), kept["old"])
+    inbox.add(10, 20)
+    inbox.do("run", "p")
+    _copy(inbox.there(), kept["lost"])
+    _restore(inbox, backup)
+    _remove(inbox.there())
+    _copy(kept["old"] / inbox.there().name, inbox.folder)
+    for first in (20, 30):
+        inbox.add(first, first + 10)
+        inbox.do("run", "p")
+    _remove(inbox.there())
+    _copy(kept["lost"] / inbox.there().name, inbox.folder)
+    assert inbox.held()["choices"] == choices
+    inbox.answer(choices[-1])
+    assert inbox.rows() == [(n, f"row {n}") for n in range(40)]
 
 
 # -- with a daemon -------------------------------------------------------------------------------

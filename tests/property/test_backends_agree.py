@@ -107,7 +107,9 @@ finishes = st.builds(
     park=st.sampled_from(("", "", "broken")),
 )
 files = st.builds(
-    FileEntry, st.sampled_from("abc"), small, small, small, small, st.sampled_from("hk")
+    FileEntry,
+    *(st.sampled_from("abc"), small, small, small, small, st.sampled_from("hk")),
+    *(st.integers(0, 3), st.integers(0, 6)),
 )
 batches = st.builds(
     batch,
@@ -138,6 +140,12 @@ edits: st.SearchStrategy[EditAction] = st.one_of(
     ),
     st.builds(Refresh, pipelines, streams),
     st.builds(SetCursor, pipelines, streams, cursors, st.integers(0, 6), st.booleans()),
+    st.builds(
+        SetCursor,
+        *(pipelines, streams, cursors),
+        forget_after=st.integers(0, 4),
+        forget_later=st.none() | st.integers(0, 6),
+    ),
     st.builds(Adopt, pipelines, streams),
     st.builds(Rename, pipelines, pipelines),
     st.builds(Release, pipelines, streams),

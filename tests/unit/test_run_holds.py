@@ -27,6 +27,7 @@ from reconciler.run import messages as m
 from reconciler.run import stream as module
 from tests.replacing import replace
 from tests.stream_kit import (
+    FILE,
     KEY,
     OTHER,
     OWNER,
@@ -189,6 +190,7 @@ def test_another_owners_table_is_left_alone_until_a_person_takes_it_over() -> No
         "in `table`, and then 'retry', leaves it alone"
     )
     world = World(FakeRead(rows(1), mark(7)), marker=at(0, OTHER))
+    world.ledgers["orders"] = ()
     found = held(world.run())
     assert found.reason == (
         f"{whose}, 'cursor rewind --to-destination' takes it over and goes on where it stands, "
@@ -223,8 +225,11 @@ def read(times: int) -> Cursor:
     return Cursor(CursorKind.SNAPSHOT_ID, "{}", encode("snapshot", times))
 
 
-def files_at(seq: int, owner: Owner = OWNER) -> Marker:
-    return Marker(owner, seq, read(seq), 1)
+REPLACES = replace(KEY, mode=Mode.REPLACE)
+
+
+def files_at(seq: int, owner: Owner = OWNER, by: int = 0) -> Marker:
+    return Marker(owner, seq, read(seq), 1, epoch=by)
 
 
 @pytest.mark.parametrize(
@@ -264,18 +269,42 @@ def test_a_batch_that_waits_and_is_there_of_another_run_is_not_taken_for_publish
 @pytest.mark.parametrize(
     ("marker", "state", "choices"),
     [
-        (files_at(2), {"seq": 3, "published": 3, "ledger_from": 2}, TO_DESTINATION),
+        (files_at(2, by=7), {"seq": 3, "published": 3, "ledger_from": 2}, TO_DESTINATION),
+        (files_at(2, by=8), {"seq": 3, "published": 3, "ledger_from": 2}, ("refresh",)),
         (files_at(1), {"seq": 3, "published": 3, "ledger_from": 2}, TO_DESTINATION[:2]),
         (None, {"seq": 3, "published": 3, "cursor": read(3)}, TO_DESTINATION),
         (files_at(4), {"seq": 3, "published": 3}, ("refresh",)),
         (files_at(4, OTHER), {"seq": 0}, ("cursor adopt", "retry")),
     ],
-    ids=["behind", "behind the ledger", "gone", "ahead", "another's"],
+    ids=["behind", "behind in another way", "behind the ledger", "gone", "ahead", "another's"],
 )
 def test_what_was_read_of_files_is_rewound_only_as_far_as_the_ledger_tells(
     marker: Marker | None, state: dict[str, Any], choices: tuple[str, ...]
 ) -> None:
-    assert held(World(marker=marker).run(settings=APPENDS, **state)).choices == choices
+    world = World(marker=marker)
+    world.ledgers["orders"] = (replace(FILE, seq=1, epoch=5), replace(FILE, seq=2, epoch=7))
+    assert held(world.run(settings=APPENDS, **state)).choices == choices
+
+
+@pytest.mark.parametrize(
+    ("settings", "marker", "choices"),
+    [
+        (REPLACES, files_at(4, by=7), TO_DESTINATION[:2]),
+        (REPLACES, files_at(1, by=7), TO_DESTINATION),
+        (KEY, files_at(4, OTHER, by=7), (TO_DESTINATION[1], "retry")),
+    ],
+    ids=["replaced and ahead", "replaced and behind", "merged and another's"],
+)
+def test_a_table_that_the_ledger_does_not_speak_of_is_no_place_to_rewind_to(
+    settings: StreamSettings, marker: Marker, choices: tuple[str, ...]
+) -> None:
+    world = World(marker=marker)
+    state = {"seq": 3, "published": 3, "cursor": read(3)}
+    world.ledgers["orders"] = ()
+    whole_tables = held(world.run(settings=settings, **state)).choices
+    assert TO_DESTINATION[2] in whole_tables
+    world.ledgers["orders"] = (FILE,)
+    assert held(world.run(settings=settings, **state)).choices == choices
 
 
 def test_files_that_are_merged_may_be_read_again() -> None:

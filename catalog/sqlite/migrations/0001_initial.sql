@@ -144,6 +144,7 @@ create table files (
     ctime_ns integer not null,
     hash text not null,
     seq integer not null,
+    epoch integer not null,
     primary key (pipeline, stream, path)
 ) strict, without rowid;
 

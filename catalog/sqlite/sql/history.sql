@@ -111,16 +111,16 @@ select body from decisions where pipeline = ? and stream = ? order by id;
 delete from files where pipeline = ? and stream = ?;
 
 -- name: forget_files
-delete from files where pipeline = ? and stream = ? and seq > ?;
+delete from files where pipeline = ? and stream = ? and (seq > ? or epoch > ?);
 
 -- name: drop_file
 delete from files where pipeline = ? and stream = ? and path = ?;
 
 -- name: put_file
-replace into files values (?, ?, ?, ?, ?, ?, ?, ?, ?);
+replace into files values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: files
-select path, inode, size, mtime_ns, ctime_ns, hash, seq from files
+select path, inode, size, mtime_ns, ctime_ns, hash, seq, epoch from files
 where pipeline = ? and stream = ? and path > ? order by path limit ?;
 
 -- name: add_edit

@@ -33,7 +33,7 @@ class Found:
     def entry(self, content: str, before: FileEntry | None = None) -> FileEntry:
         """Its line in the ledger. ``before``: of this content as it came; None: it comes now."""
         stat = (self.inode, self.size, self.mtime_ns, self.ctime_ns)
-        brought = (before.seq,) if before else ()
+        brought = (before.seq, before.epoch) if before else ()
         return FileEntry(self.path, *stat, content, *brought)
 
     def is_still(self, now: os.stat_result) -> bool:
