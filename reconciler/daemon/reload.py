@@ -48,7 +48,7 @@ class Reloader:
         self._log = logs.get_logger()
         self._at_fault: tuple[Path, ...] = ()
         """Files named by the problems of a config that was rejected: mending one is an edit too."""
-        self._rejected = ""
+        self.rejected = ""
         """Why the config was rejected, said once; empty: it was not."""
         self._read_at = time.monotonic()
         self._seen = self._times()
@@ -66,7 +66,7 @@ class Reloader:
             with anyio.move_on_after(LOOK_EVERY):
                 await self._asked.wait()
             times = self._times()
-            again = self._rejected and time.monotonic() - self._read_at > REJECTED_EVERY
+            again = self.rejected and time.monotonic() - self._read_at > REJECTED_EVERY
             if not (self._asked.is_set() or again) and times == self._seen:
                 continue
             self._asked = anyio.Event()
@@ -100,12 +100,12 @@ class Reloader:
         except ConfigError as error:
             self._metrics.config_read(False, now)
             self._at_fault = tuple(p.file for p in error.problems if p.file is not None)
-            if str(error) != self._rejected:
+            if str(error) != self.rejected:
                 self._log.error(Event.CONFIG_REJECTED, reason=str(error))
-            self._rejected = str(error)
+            self.rejected = str(error)
             return
         self._metrics.config_read(True, now)
-        self._at_fault, self._rejected = (), ""
+        self._at_fault, self.rejected = (), ""
         old, fixed = self._project, self._keep_fixed(new)
         await to_thread.run_sync(keep, fixed)
         if fixed == old:

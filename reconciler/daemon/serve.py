@@ -139,7 +139,8 @@ class _Daemon:
         await loop.observe_all()
         host, port = self._project.daemon.listen.rsplit(":", 1)
         host = host.strip("[]")
-        app = build_app(Status(session, loop, self._metrics), self._metrics, host)
+        status = Status(session, loop, self._metrics, lambda: reloader.rejected)
+        app = build_app(status, self._metrics, host)
         bound = await tasks.start(serve_web, app, host, int(port))
         self._log.info(Event.WEB_LISTENING, url=f"http://{host}:{bound}/")
         eternal: dict[str, Callable[[], Awaitable[None]]] = {

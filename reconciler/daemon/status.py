@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from catalog.errors import CatalogError
 from catalog.records import Micros
@@ -21,8 +22,12 @@ LOOP_PATIENCE = 10.0
 class Status:
     """Implements ``reconciler.web.status.StatusSource``."""
 
-    def __init__(self, session: Session, loop: Loop, metrics: Metrics) -> None:
+    def __init__(
+        self, session: Session, loop: Loop, metrics: Metrics, rejected: Callable[[], str]
+    ) -> None:
+        """``rejected``: what is wrong with the config as it lies there; empty: nothing."""
         self._session, self._loop, self._metrics = session, loop, metrics
+        self._rejected = rejected
         self._started_at = session.clock.wall_us()
         self._version = version()  # of what runs; another may be installed while it does
 
@@ -56,6 +61,7 @@ class Status:
             runs_max=project.daemon.max_runs,
             states=Counter(view.state for view in self._loop.views),
             stale=sum(_is_stale(view, now) for view in self._loop.views),
+            config_rejected=self._rejected(),
         )
 
     async def pipelines(self, query: PipelineQuery) -> PipelinePage:

@@ -128,6 +128,7 @@ class _App:
                 "runs_max": summary.runs_max,
                 "states": {state.value: number for state, number in summary.states.items()},
                 "stale": summary.stale,
+                "config_rejected": summary.config_rejected,
                 "total": page.total,
                 "pipelines": [_pipeline(row) for row in page.rows],
             }

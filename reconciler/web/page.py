@@ -37,8 +37,12 @@ thead th,time,td:nth-child(3){white-space:nowrap}
 .n{text-align:right;font-variant-numeric:tabular-nums}
 .bad{color:var(--bad);font-weight:600}.warn{color:var(--warn);font-weight:600}
 .good{color:var(--good)}.why{opacity:.75;font-size:.88em;max-width:34rem}
-.banner{border-left:4px solid var(--bad);padding:.4rem .8rem;margin:.8rem 0}
+.banner{white-space:pre-line;border-left:4px solid var(--bad);padding:.4rem .8rem;margin:.8rem 0}
 nav{margin:.8rem 0;display:flex;gap:1rem}
+@media(max-width:40rem){thead{display:none}th,td{display:block;border:0;padding:.1rem 0}
+tr{display:block;border-bottom:1px solid var(--line);padding:.5rem 0}.n{text-align:left}
+td:nth-child(3)::before{content:"data: "}td:nth-child(4)::before{content:"last run: "}
+td:nth-child(5)::before{content:"next run: "}td:nth-child(6)::before{content:"rows: "}}
 """
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 POLICY: Final = (
@@ -65,7 +69,13 @@ def render_page(
     now: Micros,
 ) -> str:
     """The whole document."""
-    banner = "".join(f'<p class="banner">Not ready: {escape(why)}</p>' for why in not_ready)
+    troubles = [f"Not ready: {why}" for why in not_ready]
+    if summary.config_rejected:
+        troubles.append(
+            "The config has a mistake, and the one before stays in force: "
+            f"{summary.config_rejected}"
+        )
+    banner = "".join(f'<p class="banner">{escape(text)}</p>' for text in troubles)
     title = escape(summary.project)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

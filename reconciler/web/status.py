@@ -31,6 +31,8 @@ class Summary:
     """How many pipelines are in each state."""
     stale: int = 0
     """Pipelines whose data is older than their ``fresh_within``."""
+    config_rejected: str = ""
+    """What is wrong with the config as it was edited; the one before is in force."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,12 +99,13 @@ async def test_a_config_that_was_rejected_for_want_of_a_secret_is_taken_up_once_
 ) -> None:
     monkeypatch.setattr(reload, "REJECTED_EVERY", 0.01)
     secret = config.path.with_name("secret")
-    reads = 0
+    reads, said = 0, ""
 
     def read(path: Path) -> Project:
-        nonlocal reads
+        nonlocal reads, said
         reads += 1
         if reads == 2:
+            said = reloader.rejected
             secret.write_text("hunter2")
         return load(path)
 
@@ -113,7 +114,10 @@ async def test_a_config_that_was_rejected_for_want_of_a_secret_is_taken_up_once_
         _CONFIG.format(5) + '[connections.db]\nconnector = "sql"\n'
         'url = "postgresql://reader@db/shop"\npassword = "file:secret"\n'
     )
-    await _taken_up(config, config.reloader())
+    reloader = config.reloader()
+    await _taken_up(config, reloader)
+    assert "secret cannot be read" in said
+    assert reloader.rejected == ""
 
 
 async def _taken_up(config: _Watched, reloader: Reloader) -> None:

@@ -26,6 +26,6 @@ def test_a_version_installed_meanwhile_is_not_the_one_that_runs(
     )
     project = SimpleNamespace(name="shop", catalog="", daemon=Daemon())
     loop = SimpleNamespace(project=project, views=[])
-    found = Status(cast(Session, session), cast(Loop, loop), Metrics("0"))
+    found = Status(cast(Session, session), cast(Loop, loop), Metrics("0"), str)
     monkeypatch.setattr(status, "version", lambda: "99")
     assert found.summary().version == version()

@@ -30,6 +30,7 @@ class Daemon:
     def __init__(self, count: int = 3) -> None:
         self.dead = ""
         self.unready: tuple[str, ...] = ()
+        self.rejected = ""
         self.observed = 0
         self.rows = [
             PipelineStatus(f"p{number:04}", State.IDLE, "", rows=number, next_run_at=2_000_000)
@@ -44,7 +45,11 @@ class Daemon:
 
     def summary(self) -> Summary:
         states = {State.IDLE: len(self.rows)}
-        return Summary("shop", "1.2.3", "h1", 1_000_000, "sqlite", 1, 8, states, stale=1)
+        return Summary(
+            *("shop", "1.2.3", "h1", 1_000_000, "sqlite", 1, 8, states),
+            stale=1,
+            config_rejected=self.rejected,
+        )
 
     async def pipelines(self, query: PipelineQuery) -> PipelinePage:
         found = [
@@ -184,6 +189,7 @@ async def test_the_page_shows_a_table_in_pages() -> None:
 async def test_the_page_shows_what_is_wrong_in_words() -> None:
     daemon = Daemon(count=0)
     daemon.unready = ("the catalog cannot be written",)
+    daemon.rejected = "config.toml:3: unknown key"
     daemon.rows = [
         PipelineStatus(
             "orders",
@@ -211,6 +217,7 @@ async def test_the_page_shows_what_is_wrong_in_words() -> None:
         "stale",
         "no route to host",
         "1,200 set aside",
+        "config.toml:3: unknown key",
     ):
         assert part in text
 
@@ -220,7 +227,7 @@ ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 async def test_nothing_that_data_says_becomes_markup() -> None:
     daemon = Daemon(count=0)
-    daemon.unready = (ATTACK,)
+    daemon.unready, daemon.rejected = (ATTACK,), ATTACK
     row = PipelineStatus(ATTACK, State.IDLE, ATTACK, last_outcome=ATTACK, last_reason=ATTACK)
     daemon.rows = [replace(row, held=(ATTACK,), last_finished_at=1)] * 150
     async with client(daemon) as http:
