@@ -34,10 +34,10 @@ table{border-collapse:collapse;width:100%}caption{text-align:left;opacity:.7;pad
 th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line);
 vertical-align:top}
 thead th,time,td:nth-child(3){white-space:nowrap}
-.n{text-align:right;font-variant-numeric:tabular-nums}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .bad{color:var(--bad);font-weight:600}.warn{color:var(--warn);font-weight:600}
 .good{color:var(--good)}.why{opacity:.75;font-size:.88em;max-width:34rem}
-.banner{white-space:pre-line;border-left:4px solid var(--bad);padding:.4rem .8rem;margin:.8rem 0}
+.banner{border-left:4px solid var(--bad);padding:.4rem .8rem;margin:.8rem 0}
 nav{margin:.8rem 0;display:flex;gap:1rem}
 @media(max-width:40rem){thead{display:none}th,td{display:block;border:0;padding:.1rem 0}
 tr{display:block;border-bottom:1px solid var(--line);padding:.5rem 0}.n{text-align:left}
@@ -71,10 +71,9 @@ def render_page(
     """The whole document."""
     troubles = [f"Not ready: {why}" for why in not_ready]
     if summary.config_rejected:
-        troubles.append(
-            "The config has a mistake, and the one before stays in force: "
-            f"{summary.config_rejected}"
-        )
+        first, *more = summary.config_rejected.splitlines()
+        rest = f" (and {len(more)} more: reconciler check)" if more else ""
+        troubles.append(f"The config before stays in force, since {first}{rest}")
     banner = "".join(f'<p class="banner">{escape(text)}</p>' for text in troubles)
     title = escape(summary.project)
     return (

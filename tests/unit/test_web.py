@@ -189,7 +189,7 @@ async def test_the_page_shows_a_table_in_pages() -> None:
 async def test_the_page_shows_what_is_wrong_in_words() -> None:
     daemon = Daemon(count=0)
     daemon.unready = ("the catalog cannot be written",)
-    daemon.rejected = "config.toml:3: unknown key"
+    daemon.rejected = "config.toml:3: unknown key\nconfig.toml:4: no table"
     daemon.rows = [
         PipelineStatus(
             "orders",
@@ -217,7 +217,7 @@ async def test_the_page_shows_what_is_wrong_in_words() -> None:
         "stale",
         "no route to host",
         "1,200 set aside",
-        "config.toml:3: unknown key",
+        "config.toml:3: unknown key (and 1 more: reconciler check)",
     ):
         assert part in text
 
