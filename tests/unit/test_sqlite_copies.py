@@ -534,14 +534,24 @@ def test_runs_that_end_with_a_restore_are_changes_of_their_own(path: Path, targe
     assert on(path, lambda c: c.check()).problems == ()
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["by who closed it", "by who was killed"])
 def test_what_was_written_while_a_restore_was_prepared_is_not_lost(
-    path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, *, killed: bool
 ) -> None:
     give = files.give
 
+    async def dies(catalog: Catalog) -> None:
+        await go_on(catalog)
+        os._exit(0)
+
     def late(part: Path, like: os.stat_result) -> None:
         give(part, like)
-        on(path, go_on)
+        if not killed:
+            on(path, go_on)
+        elif (pid := os.fork()) == 0:
+            on(path, dies)
+        else:
+            os.waitpid(pid, 0)
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "give", late)
@@ -549,7 +559,8 @@ def test_what_was_written_while_a_restore_was_prepared_is_not_lost(
             f"Unavailable: {path} was written to while the restore was prepared; stop whatever "
             "uses it, and try again"
         )
-    assert {file.name for file in there(path.parent)} == {"catalog.db"}
+    logs = {"catalog.db-shm", "catalog.db-wal"} if killed else set()
+    assert {file.name for file in there(path.parent)} == {"catalog.db", *logs}
     assert len(on(path, lambda c: c.runs(RunQuery()))) == 6
 
 
@@ -576,6 +587,7 @@ def test_a_restore_cut_short_by_the_disk_says_so_and_bars_the_catalog_until_it_i
     )
     for work in (lambda: on(path, _id), lambda: save(path, source.with_name("c.db"))):
         assert words_of(work) == barred
+    assert not path.exists()
     assert put_back(path, source).epoch_of_source == 2
     assert [run.epoch for run in on(path, lambda c: c.runs(RunQuery()))] == [2, 1]
 

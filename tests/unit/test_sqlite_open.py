@@ -256,7 +256,12 @@ async def test_opening_a_catalog_looks_where_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounts = mountinfo(("/", "ext4"), (str(tmp_path / "there"), "nfs4"))
-    monkeypatch.setattr(Path, "read_bytes", lambda _: os.fsencode(mounts))
+    read = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        return os.fsencode(mounts) if str(path) == "/proc/self/mountinfo" else read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     (tmp_path / "link").symlink_to(tmp_path / "there")
     (tmp_path / "there").mkdir()
     for folder in ("there", "link"):

@@ -322,11 +322,12 @@ async def test_a_group_of_commits_is_judged_in_order(path: Path) -> None:
 
 async def test_a_batch_published_in_the_group_that_committed_it_has_its_run(path: Path) -> None:
     async with opened(path) as catalog, anyio.create_task_group() as tasks:
-        (lease,) = await claim(catalog, "p")
+        other, lease = await claim(catalog, "q", "p")
         with Gate(path):
             tasks.start_soon(pause, catalog, "first")
             await anyio.lowlevel.checkpoint()
             await begun(catalog)
+            tasks.start_soon(catalog.commit, op(), other, [Batch("s", 0, "r")], {})
             for follows, published in ((0, {}), (1, {}), (2, {"s": 1})):
                 batches = [Batch("s", follows, "r")]
                 tasks.start_soon(catalog.commit, op(), lease, batches, published)
