@@ -180,8 +180,9 @@ def _edit_pipeline(
             return replace(pipeline, paused=Mark(by, now, why))
         case RequestRun():
             request = Request(action.request, by, now, action.streams)
-            cleared = replace(pipeline, parked=None, retry_at=None, retry_streams=())
-            return replace(cleared, request=request)
+            asked = replace(pipeline, parked=None, request=request)
+            # A run of some streams is no retry of the others.
+            return asked if action.streams else replace(asked, retry_at=None, retry_streams=())
         case Resume():
             if not pipeline.version:
                 raise NotFound(f"the catalog has no pipeline {pipeline.name!r} to resume")

@@ -210,7 +210,8 @@ class Catalog(Protocol):
         - The trigger is consumed unless the outcome is ``interrupted`` or ``fenced``: ``tick``
           moves the pipeline's ``tick`` forward; a ``request`` is cleared if it is still the same;
           ``after`` moves ``after_seen``. Every consumed run ends an outstanding ``cancel`` of its
-          epoch and replaces ``retry_at`` and ``retry_streams``.
+          epoch and replaces ``retry_at`` and ``retry_streams``; one of some streams leaves the
+          others that wait for a retry.
         - ``failed`` adds one to ``failures``; ``succeeded``, ``nothing_new`` and ``held`` set it
           to 0; the others leave it.
         - A run that did not end ``failed``, ``interrupted`` or ``fenced`` sets ``news`` to the
@@ -232,7 +233,8 @@ class Catalog(Protocol):
         """Carry out a person's wish and write it into the audit, in one transaction.
 
         - ``Pause``, ``RequestRun``: also for a pipeline without a row yet. ``RequestRun`` clears
-          ``parked`` and the wait for a retry; an earlier unanswered request is replaced.
+          ``parked`` and, unless it is for some streams, the wait for a retry; an earlier unanswered
+          request is replaced.
         - ``Resume``: clears ``paused`` and ``parked``, sets ``failures`` to 0.
         - ``CancelRun``: ``NotFound`` when no run (of that epoch) is open.
         - ``AnswerSchema``: ``NotFound`` without a schema hold, ``Stale`` when the hold's

@@ -433,7 +433,7 @@ class Resume(Struct, frozen=True):
 
 
 class RequestRun(Struct, frozen=True):
-    """Ask for one run. Also ends a parking and a wait for a retry (``retry``)."""
+    """Ask for one run. Also ends a parking and, if it is for all streams, a wait for a retry."""
 
     pipeline: str
     request: str

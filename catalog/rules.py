@@ -424,12 +424,26 @@ def after_finish(state: PipelineState, run: Run, finish: Finish) -> PipelineStat
         state = replace(state, news=state.rows)
     if finish.outcome in UNCONSUMED:
         return state
+    retry_at, retry_streams = _retry(state, run, finish)
     return replace(
         _consume(state, run),
         cancel=0 if state.cancel == run.epoch else state.cancel,
-        retry_at=finish.retry_at,
-        retry_streams=finish.retry_streams,
+        retry_at=retry_at,
+        retry_streams=retry_streams,
     )
+
+
+def _retry(state: PipelineState, run: Run, finish: Finish) -> tuple[Micros | None, tuple[str, ...]]:
+    """When what is tried again, and which streams (none: all): those of this run, and those that
+    waited for it before and were no part of it."""
+    ran, waited = set(run.trigger.streams), set(state.retry_streams)
+    if state.retry_at is None or not ran or (waited and waited <= ran):
+        return finish.retry_at, finish.retry_streams
+    if finish.retry_at is None:
+        return state.retry_at, tuple(sorted(waited - ran))
+    all_of_them = not waited or not finish.retry_streams
+    streams = set() if all_of_them else {*finish.retry_streams, *(waited - ran)}
+    return max(finish.retry_at, state.retry_at), tuple(sorted(streams))
 
 
 def after_result(stream: StreamState, result: StreamResult) -> StreamState:

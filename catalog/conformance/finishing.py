@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -131,6 +133,33 @@ class TestFinish:
         await world.run("shop", Outcome.SUCCEEDED, trigger=Trigger(TriggerKind.RETRY))
         state = await world.catalog.pipeline("shop")
         assert (state.retry_at, state.retry_streams) == (None, ())
+
+    async def test_a_request_for_some_streams_leaves_the_others_to_their_retry(
+        self, world: World
+    ) -> None:
+        async def waits() -> tuple[int | None, tuple[str, ...]]:
+            state = await world.catalog.pipeline("shop")
+            return state.retry_at, state.retry_streams
+
+        async def runs(stream: str, outcome: Outcome, **more: Any) -> None:
+            await world.edit(RequestRun("shop", stream, (stream,)))
+            asked = Trigger(TriggerKind.REQUEST, request=stream, streams=(stream,))
+            await world.run("shop", outcome, trigger=asked, **more)
+
+        await world.run("shop", Outcome.FAILED, park="broken", retry_at=9, retry_streams=("a", "b"))
+        await runs("c", Outcome.SUCCEEDED)
+        assert await waits() == (9, ("a", "b"))
+        assert (await world.catalog.pipeline("shop")).parked is None
+        await runs("b", Outcome.SUCCEEDED)
+        assert await waits() == (9, ("a",))
+        await runs("c", Outcome.FAILED, retry_at=12, retry_streams=("c",))
+        assert await waits() == (12, ("a", "c"))
+        await runs("a", Outcome.FAILED, retry_at=13)
+        assert await waits() == (13, ())
+        await runs("a", Outcome.SUCCEEDED)
+        assert await waits() == (13, ())
+        await world.run("shop", Outcome.SUCCEEDED)
+        assert await waits() == (None, ())
 
     @pytest.mark.parametrize(
         ("outcome", "failures"),

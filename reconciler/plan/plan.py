@@ -159,13 +159,15 @@ def _backing_off(desired: Pipeline, state: PipelineState, now: Micros) -> Wait |
     if state.retry_at is None or state.retry_at <= now or _in_the_future(state, now):
         return None
     text = f"{_failures(state)}; tried again at {when(state.retry_at)}"
-    if state.failures <= desired.retries:
+    if 0 < state.failures <= desired.retries:
         text += f" (retry {state.failures} of {desired.retries})"
     return Wait(state.retry_at, Reason(Code.BACKING_OFF, text))
 
 
 def _failures(state: PipelineState) -> str:
-    times = "the last run" if state.failures <= 1 else f"{state.failures} runs in a row"
+    if not state.failures:  # a run of other streams has ended well since
+        return "an earlier run failed"
+    times = "the last run" if state.failures == 1 else f"{state.failures} runs in a row"
     return f"{times} failed: {state.last_reason}" if state.last_reason else f"{times} failed"
 
 
