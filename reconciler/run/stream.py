@@ -338,10 +338,12 @@ class StreamRun:
     def _open(self, read: Read) -> tuple[_Pending, Shape]:
         key = self._settings.key or read.key
         if self._settings.mode is Mode.MERGE and not key:
-            raise ConnectorError(
-                ErrorClass.PERMANENT,
+            # A hold and no failure: a table that somebody makes is to stop no other one.
+            raise NeedsAnswer(
+                HoldKind.NULL_KEY,
                 f"stream {self.stream!r} has no key to merge on: the source declares none; set "
-                '`key = ["column"]`, or mode = "append" or "replace"',
+                '`key = ["column"]`, or mode = "append" or "replace", or take it out of `select`',
+                ("retry",),
             )
         verdict = self._verdict or self._link.propose(
             self.stream, arrow.to_schema(read.schema, key)

@@ -214,13 +214,15 @@ def test_the_key_is_the_settings_or_else_the_sources() -> None:
     assert [schema.key for schema in world.proposed] == [("id",), ("amount",)]
 
 
-def test_without_a_key_nothing_is_merged() -> None:
+def test_without_a_key_nothing_is_merged_and_no_other_stream_is_stopped() -> None:
     found = World(FakeRead(rows(1), mark(7))).run(settings=StreamSettings())
-    assert (found.outcome, found.error) == (Outcome.FAILED, ErrorClass.PERMANENT)
+    assert (found.outcome, found.error) == (Outcome.HELD, None)
     assert found.reason == (
         "stream 'orders' has no key to merge on: the source declares none; set "
-        '`key = ["column"]`, or mode = "append" or "replace"'
+        '`key = ["column"]`, or mode = "append" or "replace", or take it out of `select`'
     )
+    assert found.hold is not None
+    assert found.hold.choices == ("retry",)
     world = World(FakeRead(rows(1), mark(7)))
     assert world.run(settings=StreamSettings(mode=Mode.APPEND)).outcome is Outcome.SUCCEEDED
     assert world.stages[0].request.mode is Mode.APPEND

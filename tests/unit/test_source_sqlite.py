@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sqlite3
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -452,6 +454,26 @@ def test_what_is_not_there_is_named_with_what_comes_nearest(shop: Shop, tmp_path
     with pytest.raises(ConnectorError, match="not a database") as caught:
         take(open_source("note", "sql", url, Secrets({})), "t", BY_ID)
     assert caught.value.error is ErrorClass.PERMANENT
+
+
+def test_a_file_in_wal_mode_that_may_not_be_read_is_said_to_be(shop: Shop) -> None:
+    shop.source.discover(["*"], {})  # loads the driver while this user may read it
+    is_root = os.geteuid() == 0
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "app.sqlite"
+        with closing(sqlite3.connect(path)) as app:
+            app.execute("PRAGMA journal_mode = wal")
+            app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+        source = open_source("app", "sql", {"url": f"sqlite://{path}"}, Secrets({}))
+        Path(folder).chmod(0o555)
+        os.seteuid(65534 if is_root else os.geteuid())
+        try:
+            with pytest.raises(ConnectorError, match="is in WAL mode, and SQLite reads it only"):
+                source.discover(["*"], {})
+        finally:
+            os.seteuid(0 if is_root else os.geteuid())
+            source.close()
+            Path(folder).chmod(0o755)
 
 
 @pytest.mark.parametrize(

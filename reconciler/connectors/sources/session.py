@@ -194,7 +194,12 @@ class Session:
         text = _IS_IT_UP.sub("; is the server running", text)
         text = self._hiding.redact(text)
         text = _URL_PASSWORD.sub(r"\1:***@", text)
-        if self._file and any(words in text for words in _DAMAGED):
+        if self._file and "readonly database" in text:
+            text = (
+                f"{self._file} is in WAL mode, and SQLite reads it only while another process has "
+                "it open or where this user may write its folder: give that right, or keep it open"
+            )
+        elif self._file and any(words in text for words in _DAMAGED):
             text = f"{self._file} is damaged, or no SQLite database: {text}; restore it"
         return " ".join(text.split()).removesuffix(".")
 
