@@ -71,7 +71,7 @@ def test_cursor_adopt_of_a_held_stream_is_of_the_destination_that_the_last_run_s
 
 
 def mismatch(seq: int, cursor: Cursor | None) -> Hold:
-    detail = msgspec.json.encode({"seq": seq, "cursor": cursor}).decode()
+    detail = msgspec.json.encode({"seq": seq, "epoch": 1, "cursor": cursor}).decode()
     return Hold(
         HoldKind.DESTINATION,
         "the catalog was restored",
