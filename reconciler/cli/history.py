@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -37,22 +38,31 @@ def runs(
     """List runs, newest first. Consecutive runs with nothing new are one line with a count."""
     place = desk.find(config)
 
-    async def read(catalog: Catalog) -> tuple[Run, ...]:
+    async def read(catalog: Catalog) -> tuple[tuple[Run, ...], dict[int, str]]:
         if pipeline:
             await desk.must_know(place, catalog, parse_pipeline(pipeline))
-        return await catalog.runs(RunQuery(pipeline=pipeline, outcome=outcome, limit=limit))
+        found = await catalog.runs(RunQuery(pipeline=pipeline, outcome=outcome, limit=limit))
+        return found, {run.epoch: await _outcome(catalog, run) for run in found}
 
-    found = desk.with_catalog(place, read)
+    found, outcomes = desk.with_catalog(place, read)
     if json:
         output.emit([output.run_record(run) for run in found])
     elif found:
-        _run_table(found)
+        _run_table(found, outcomes)
     else:
         output.note("No such run." if pipeline or outcome else "No runs yet.")
     return Exit.GOOD if found else Exit.NOTHING
 
 
-def _run_table(found: tuple[Run, ...]) -> None:
+async def _outcome(catalog: Catalog, run: Run) -> str:
+    """How it ended, or that it is under way; one whose holder stopped is not, and stays open until
+    the next run of its pipeline closes it."""
+    if run.outcome is not None:
+        return run.outcome
+    return "lapsed" if (await catalog.pipeline(run.pipeline)).lapsed else "running"
+
+
+def _run_table(found: tuple[Run, ...], outcomes: Mapping[int, str]) -> None:
     now = desk.now_us()
     output.table(
         ("run", "pipeline", "outcome", "started", "took", "rows", "count", "reason"),
@@ -60,7 +70,7 @@ def _run_table(found: tuple[Run, ...]) -> None:
             (
                 run.epoch,
                 run.pipeline,
-                run.outcome or "running",
+                outcomes[run.epoch],
                 output.ago(run.started_at, now),
                 output.span(((run.finished_at or now) - run.started_at) / 1e6),
                 f"{run.rows:,}",
@@ -89,11 +99,16 @@ def show(
     place = desk.find(config)
     if not _is_number(what) and parse(what).stream:
         return _show_stream(place, parse(what), as_json=json)
-    run = desk.with_catalog(place, lambda catalog: _run_of(place, catalog, what))
+
+    async def read(catalog: Catalog) -> tuple[Run, str]:
+        run = await _run_of(place, catalog, what)
+        return run, await _outcome(catalog, run)
+
+    run, outcome = desk.with_catalog(place, read)
     if json:
         output.emit(output.run_record(run))
     else:
-        tell_run(run)
+        tell_run(run, outcome)
     return Exit.GOOD
 
 
@@ -122,7 +137,7 @@ async def _run_of(place: Place, catalog: Catalog, what: str) -> Run:
     return newest[0]
 
 
-def tell_run(run: Run) -> None:
+def tell_run(run: Run, outcome: str) -> None:
     """A run in full, for people."""
     took = ((run.finished_at or desk.now_us()) - run.started_at) / 1e6
     rejected = output.count(run.rejected, "row") if run.rejected else ""
@@ -130,7 +145,7 @@ def tell_run(run: Run) -> None:
         (
             ("run", run.epoch),
             ("pipeline", run.pipeline),
-            ("outcome", run.outcome or "running"),
+            ("outcome", outcome),
             ("reason", run.reason),
             ("error", run.error),
             ("trigger", run.trigger.kind),

@@ -263,6 +263,14 @@ def test_show_of_a_run_under_way_has_no_outcome(shop: Shop) -> None:
     assert "running" in shop.cli("show", str(claimed.lease.epoch)).out
 
 
+def test_an_open_run_whose_holder_stopped_is_not_called_running(shop: Shop) -> None:
+    claimed = shop.on(lambda catalog: claim(catalog, ttl=-1.0))
+    for verb in (["runs"], ["show", str(claimed.lease.epoch)]):
+        found = shop.cli(*verb).out
+        assert "lapsed" in found
+        assert "running" not in found
+
+
 @pytest.mark.parametrize("what", ["99", "shop", "shop.orders"])
 def test_show_of_what_is_not_there_is_code_5(shop: Shop, what: str) -> None:
     assert shop.cli("show", what).code == Exit.NOTHING
