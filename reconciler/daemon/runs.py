@@ -139,6 +139,7 @@ class Runs:
             return Ended(done, printed=traceback.format_exc().encode())
 
 
+_GOOD = (Outcome.SUCCEEDED, Outcome.NOTHING_NEW)
 _WORD = re.compile(r"[\w.-]+")
 
 
@@ -213,6 +214,8 @@ def conclude(claimed: Claimed, pipeline: Pipeline, ended: Ended, now: Micros) ->
             random.random(),  # noqa: S311 - jitter
         )
         retry_at, park = step.retry_at, step.park
+        if error is ErrorClass.PERMANENT and any(s.outcome in _GOOD for s in done.streams):
+            park = ""  # the others are not to stand still: the next trigger tries this one again
     failed = tuple(s.stream for s in done.streams if s.outcome is Outcome.FAILED)
     return Finish(
         outcome=outcome,

@@ -73,6 +73,17 @@ def test_from_nothing_to_rows_without_a_daemon(world: World) -> None:
     assert runs[1]["rows"] == 3
 
 
+def test_a_table_that_is_gone_stops_no_other_one(world: World) -> None:
+    world.write_config(f'{BODY}\n[pipelines.shop.streams.gone]\nmode = "append"\n')
+    for number in range(1, 4):  # a pipeline of this stream alone would be parked now
+        world.fill("orders", [(10 + number, f"2026-01-02 00:00:0{number}", "late")])
+        assert "there is no table 'gone'" in world.cli("run", "shop", code=1)
+    standing = json.loads(world.cli("status", "shop", "--json"))
+    assert (standing["parked"], standing["failures"]) == (None, 3)
+    rows = {stream["stream"]: stream["rows"] for stream in standing["streams"]}
+    assert rows["orders"] == len(ROWS) + 3
+
+
 def test_discover_prints_config_that_runs(world: World) -> None:
     found = world.cli("discover", "shop_db")
     assert 'cursor = ["updated_at"]' in found
