@@ -112,6 +112,40 @@ def test_a_replacement_takes_the_place_of_an_append_that_was_cut_off(
     assert glob_ids(lake) == view_rows(lake / TABLE) == [8, 9]
 
 
+def test_what_is_discarded_goes_with_what_was_moved_already(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    load(destination, request(1), orders(1))
+    aside = [RejectedRow("a.csv:3", "no number", "x")]
+    receipt = seal(destination, request(2), orders(2), aside)
+    rejected = lake / f"{TABLE}__rejected"
+    rejected.mkdir()
+    for file, folder in (
+        *((f, lake / TABLE) for f in receipt.files),
+        (receipt.rejected[0], rejected),
+    ):
+        staged = lake / ".reconciler" / "staged" / file.path
+        staged.rename(folder / f"00000002-1-2-{staged.stem}.parquet")
+    destination.discard(receipt.name)
+    assert glob_ids(lake) == [1]
+    assert list(rejected.iterdir()) == leftovers(lake) == []
+    load(destination, request(2, epoch=2), orders(2))
+    assert glob_ids(lake) == view_rows(lake / TABLE) == [1, 2]
+
+
+def test_what_is_left_of_a_published_batch_is_discarded_alone(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    receipt = seal(destination, request(1), orders(1))
+    left = lake / ".reconciler" / "staged"
+    shutil.copytree(left, lake.with_name("copy"))
+    destination.publish([receipt])
+    shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(lake.with_name("copy"), left)
+    destination.discard(receipt.name)
+    assert glob_ids(lake) == view_rows(lake / TABLE) == [1]
+
+
 def test_publishing_again_changes_nothing(destination: ParquetDestination, lake: Path) -> None:
     receipt = load(destination, request(1), orders(1))
     destination.publish([receipt])

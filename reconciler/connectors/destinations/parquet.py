@@ -137,9 +137,29 @@ class ParquetDestination:
             return self._staging.list(catalog, pipeline)
 
     def discard(self, name: BatchName) -> None:
+        """Also what an append that was cut off has moved into the table already: a catalog that was
+        restored knows nothing of it, and reads its rows again."""
         with disk_errors():
+            receipt = self._staging.sealed(name)
+            if receipt is not None and receipt.mode is Mode.APPEND:
+                self._take_back(receipt)
             self._staging.remove(name)
             self._sealed.discard(name)
+
+    def _take_back(self, receipt: Receipt) -> None:
+        table = receipt.table
+        with self._locked(table):
+            state = self._folder(table).state()
+            moved = (
+                (table, self._targets(receipt, state)),
+                (f"{table}__rejected", self._rejected_targets(receipt, state)),
+            )
+            for name, targets in moved:
+                for target in targets:  # named for the next publish, so none of an earlier one
+                    path = self.path / encode_name(name) / target
+                    if self._files.size(path) is not None:
+                        self._files.unlink(path)
+                        self._files.sync_dir(path.parent)
 
     # -- publishing --------------------------------------------------------------------------
 
@@ -274,12 +294,17 @@ class ParquetDestination:
         if not receipt.rejected:
             return
         base = self.path / encode_name(f"{receipt.table}__rejected")
-        publish = (state.publishes if state else 0) + 1
-        batch = self._batch(receipt) / "rejected"
-        targets = {target_name(receipt, file, batch, publish): file for file in receipt.rejected}
+        targets = self._rejected_targets(receipt, state)
         self._move(receipt, targets, base)
         sync_up(self._files, base, self.path)
         self._sync_targets(targets, base)
+
+    def _rejected_targets(
+        self, receipt: Receipt, state: TableState | None
+    ) -> dict[str, StagedFile]:
+        publish = (state.publishes if state else 0) + 1
+        batch = self._batch(receipt) / "rejected"
+        return {target_name(receipt, file, batch, publish): file for file in receipt.rejected}
 
     # -- the place where a replacement is built and what it replaced is removed ------------------
 

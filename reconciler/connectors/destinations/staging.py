@@ -99,6 +99,14 @@ class Staging:
         point("staging.seal.receipt")
         sync_up(self.files, path, self.top)
 
+    def sealed(self, name: BatchName) -> Receipt | None:
+        """The receipt of a batch, unless it was never sealed or something else wrote it."""
+        try:
+            body = self.files.read(self.directory(name) / _SEALED)
+            return msgspec.json.decode(body, type=Receipt)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+
     def remove(self, name: BatchName) -> None:
         """Remove a batch, and the directories above it that are empty then."""
         path = self.directory(name)
