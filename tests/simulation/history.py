@@ -7,8 +7,9 @@ Every rule that is broken raises ``Wrong`` at the moment when it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NoReturn
 
 import msgspec
@@ -34,7 +35,8 @@ from catalog.records import (
 from reconciler.config.desired import Mode, Project
 from reconciler.connectors.ports import BatchName, Owner, Receipt
 from tests.simulation.destination import Content, Warehouse
-from tests.simulation.source import Database
+from tests.simulation.folder import Folder
+from tests.simulation.source import Database, Row
 from tests.simulation.vtime import START_US, World
 from tests.simulation.wrong import Rule, Wrong
 
@@ -111,6 +113,8 @@ class History:
                 self._commit(args[1], commit)
         if verb == "edit" and isinstance(args[3], Adopt):
             self._adopted(args[3])
+        if verb == "edit" and isinstance(args[3], SetCursor) and args[3].adopt:
+            self._rewound(args[3])
 
     def _renamed(self, was: str, name: str) -> None:
         """What was seen by one name is of another from now on."""
@@ -333,6 +337,12 @@ class History:
 
     def _nothing_passed(self, pipeline: str, stream: str) -> None:
         """Each row below the cursor is durable at the destination."""
+        table = self.database.tables[stream]
+        if isinstance(table, Folder):
+            if stream not in self.shaken and (lost := self._lost(pipeline, table)):
+                text = f"{pipeline}.{stream}: the ledger has rows {lost[:5]}, which are not durable"
+                self._wrong(Rule.AHEAD, text)
+            return
         cursor = self.store.streams[(pipeline, stream)].cursor
         if cursor is None or cursor.position.tag != "timestamp" or stream in self.shaken:
             return
@@ -345,40 +355,95 @@ class History:
                 text = f"{pipeline}.{stream}: the cursor passed row {row}, which is not durable"
                 self._wrong(Rule.AHEAD, text)
 
+    def _read(self, pipeline: str, folder: Folder) -> Iterator[Row]:
+        """The rows of all that the ledger says was read."""
+        for entry in self.store.files.get((pipeline, folder.name), {}).values():
+            yield from folder.contents[entry.hash]
+
+    def _lost(self, pipeline: str, folder: Folder) -> list[Row]:
+        """Rows that were read, and neither they nor, if they are merged, later ones are durable."""
+        written, aside = self.durable(pipeline, folder.name)
+        known = written | aside | self.waived.get(folder.name, set())
+        lost = [row for row in self._read(pipeline, folder) if row.v not in known]
+        if not lost or folder.mode is not Mode.MERGE:
+            return lost
+        return [row for row in lost if not any(v > row.v for v in folder.of[row.id] & written)]
+
     def _adopted(self, edit: Adopt) -> None:
         """A person accepted the destination as it is: what it lacks so far may be missing."""
         self.waive(edit.pipeline, edit.stream)
+
+    def _rewound(self, edit: SetCursor) -> None:
+        """A destination that a lost catalog refreshed lacks the files that had gone away by then,
+        which this one read: as after any refresh, nobody can bring their rows."""
+        folder = self.database.tables[edit.stream]
+        if isinstance(folder, Folder):
+            lying = {row.v for file in folder.files.values() for row in file.rows}
+            lost = {row.v for row in self._lost(edit.pipeline, folder)}
+            self.waived.setdefault(edit.stream, set()).update(lost - lying)
 
     def waive(self, pipeline: str, stream: str) -> None:
         """What the destination lacks of the rows that were visible so far may stay missing."""
         if stream == PIPELINE_SCOPE:
             return
         written, aside = self.durable(pipeline, stream)
-        there = {row.v for row in self.database.tables[stream].log}
-        self.waived.setdefault(stream, set()).update(there - written - aside)
+        table = self.database.tables[stream]
+        rows = self._read(pipeline, table) if isinstance(table, Folder) else table.log
+        there = {row.v for row in rows}
+        waived = self.waived.setdefault(stream, set())
+        waived.update(there - written - aside)
+        if isinstance(table, Folder) and table.mode is Mode.REPLACE:
+            waived.update(written)  # and what it has may stay, whatever the files have by now
 
     def check_data(self) -> None:
         """After a quiet time: every row of every stream is there, exactly once."""
         for pipeline in self.project().pipelines.values():
             for stream, settings in pipeline.streams.items():
-                self._check_table(pipeline.name, stream, settings.mode)
+                table = self.database.tables[stream]
+                if isinstance(table, Folder):
+                    self._check_folder(pipeline.name, table)
+                else:
+                    self._check_table(pipeline.name, stream, settings.mode)
         self.shaken.clear()
 
-    def _check_table(self, pipeline: str, stream: str, mode: Mode) -> None:
-        table, content = self.database.tables[stream], self.warehouse.tables.get(stream, Content())
-        where, there = f"{pipeline}.{stream} ({mode})", content.versions()
+    def _check_folder(self, pipeline: str, folder: Folder) -> None:
+        """Each row of each content that lies there, and of all that the ledger says was read, is
+        there once; if rows are merged, it or a later one of its id."""
+        content = self.warehouse.tables.get(folder.name, Content())
+        where = f"{pipeline}.{folder.name} (files, {folder.mode})"
+        there = self._no_doubles(where, content)
+        lying = {row for file in folder.files.values() for row in file.rows}
+        may_miss = self.waived.get(folder.name, set()) | content.rejected
+        missing = [row for row in lying if row.v not in there and row.v not in may_miss]
+        if folder.mode is Mode.MERGE:
+            missing = [row for row in missing if content.by_key.get(row.id, 0) < row.v]
+        if missing := missing or self._lost(pipeline, folder):
+            rows = sorted(missing, key=lambda row: row.v)[:5]
+            self._wrong(Rule.ONCE, f"{where}: rows missing at the destination: {rows}")
+        has = lying if folder.mode is Mode.REPLACE else chain(*folder.contents.values())
+        if strange := there - {row.v for row in has} - may_miss:
+            self._wrong(Rule.ONCE, f"{where}: rows that no file has: {sorted(strange)[:5]}")
+
+    def _no_doubles(self, where: str, content: Content) -> set[int]:
+        there = content.versions()
         if len(set(there)) != len(there):
             doubles = sorted(v for v, count in Counter(there).items() if count > 1)
             self._wrong(Rule.ONCE, f"{where}: rows twice at the destination: {doubles[:5]}")
+        return set(there)
+
+    def _check_table(self, pipeline: str, stream: str, mode: Mode) -> None:
+        table, content = self.database.tables[stream], self.warehouse.tables.get(stream, Content())
+        where = f"{pipeline}.{stream} ({mode})"
+        there = self._no_doubles(where, content)
         wanted = (
             {r.v for r in table.log} if mode is Mode.APPEND else {r.v for r in table.rows.values()}
         )
         may_miss = self.waived.get(stream, set()) | content.rejected
-        if missing := wanted - set(there) - may_miss:
+        if missing := wanted - there - may_miss:
             self._wrong(
                 Rule.ONCE, f"{where}: rows missing at the destination: {sorted(missing)[:5]}"
             )
-        if mode is not Mode.MERGE and (strange := set(there) - wanted):
+        if mode is not Mode.MERGE and (strange := there - wanted):
             self._wrong(Rule.ONCE, f"{where}: rows that the source has not: {sorted(strange)[:5]}")
         if mode is Mode.MERGE:
             newest = {r.id: r.v for r in table.rows.values()}

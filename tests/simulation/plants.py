@@ -291,6 +291,39 @@ def _an_older_row_wins_a_merge() -> tuple[Patch, ...]:
     return ((Content, "applied", older),)
 
 
+# -- files and their ledger ----------------------------------------------------------------------
+
+
+@_plant(Rule.ONCE, Rule.AHEAD, often=False)
+def _the_ledger_is_not_rewound_with_the_cursor() -> tuple[Patch, ...]:
+    return ((MemoryCatalog, "_forget_files", _nothing),)
+
+
+@_plant(Rule.ONCE, Rule.AHEAD)
+def _what_a_batch_read_is_noted_with_the_next_one() -> tuple[Patch, ...]:
+    def late(self: Any, mark: Any) -> None:
+        """What the last of its marks names is not among it, and lost with the run."""
+        before, self.mark = self.mark, mark
+        if before is not None:
+            self.files += before.files
+            self.forgotten += before.forgotten
+
+    return ((stream._Pending, "note", late),)
+
+
+@_plant(Rule.ONCE, Rule.AHEAD, often=False)
+def _what_a_batch_read_is_noted_apart_from_it() -> tuple[Patch, ...]:
+    commit = MemoryCatalog.commit
+
+    async def and_before(self: Any, op: str, lease: Any, batches: Any, published: Any) -> Any:
+        for batch in batches:
+            ledger = self._store.files.setdefault((lease.pipeline, batch.stream), {})
+            ledger |= {entry.path: entry for entry in batch.files}
+        return await commit(self, op, lease, batches, published)
+
+    return ((MemoryCatalog, "commit", and_before),)
+
+
 # -- triggers and plans --------------------------------------------------------------------------
 
 

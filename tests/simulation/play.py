@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+from reconciler.connectors.sources import file_read, file_set, files
 from reconciler.daemon import upkeep
 from reconciler.run import execute, stream
+from tests.simulation import folder
 from tests.simulation.story import Story
 from tests.simulation.vtime import START_US, World
-from tests.simulation.workers import Lanes
+from tests.simulation.workers import Lanes, SimWorker
 from tests.simulation.wrong import Rule, Wrong
 
 
@@ -31,6 +33,14 @@ class _Time:
 
     def time_ns(self) -> int:
         return START_US * 1000 + round(self._world.now * 1e9)
+
+
+class _WallTime:
+    """The module ``time`` as the source of files sees it: what the worker's machine shows."""
+
+    def time_ns(self) -> int:
+        assert SimWorker.current is not None
+        return SimWorker.current.clock.wall_us() * 1000
 
 
 class _NoLogs:
@@ -48,6 +58,10 @@ def seams(story: Story) -> Iterator[None]:
         patch.object(stream, "point", story.point),
         patch.object(execute, "threading", Lanes),
         patch.object(upkeep, "runlogs", _NoLogs()),
+        patch.object(file_set, "time", _WallTime()),
+        patch.object(file_read, "os", folder.OperatingSystem),
+        patch.object(files, "listing", folder.listing),
+        patch.object(files, "refuse_unseen", lambda *_: None),
     ):
         yield
 

@@ -8,8 +8,10 @@ and every row in its place.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +44,7 @@ from reconciler.config.desired import (
     Cron,
     Daemon,
     Every,
+    FileFormat,
     Mode,
     Pipeline,
     Project,
@@ -51,11 +54,13 @@ from reconciler.config.desired import (
 )
 from reconciler.connectors.ports import ConnectorError, Destination, Source
 from reconciler.plan.schedule import next_after
+from reconciler.run import mismatch
 from tests.replacing import replace
 from tests.simulation import daemon as daemons
 from tests.simulation.catalog import Around, SimCatalog, Weather
 from tests.simulation.daemon import SimDaemon
 from tests.simulation.destination import SimDestination, Warehouse
+from tests.simulation.folder import Clerk, Folder, Inbox
 from tests.simulation.history import History
 from tests.simulation.restoring import copy_of, put_back
 from tests.simulation.source import Database, Row, SimSource, Table
@@ -84,6 +89,11 @@ _TROUBLES = (
 _PACES = (1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)
 """How many times rarer runs, troubles and writes are than in a crowded world. What befalls
 a run is the same; many worlds with few runs see more of what can be drawn than few with many."""
+
+_WITH_FILES = 0.25
+"""Share of the worlds in which a pipeline reads files."""
+
+_JSON_LINES = FileFormat(type="jsonl")
 
 _EDITS = ("pause", "resume", "run", "run", "cancel", "refresh", "rewind", "release")
 
@@ -128,6 +138,7 @@ class Story(Places):
         self.daemons: list[SimDaemon] = []
         self.wanted_daemons = self.chance.choice((1, 2, 2, 3))
         self.keys = Keys()
+        self.clerk = Clerk(self.chance, itertools.count(1).__next__)
         self.trouble = self._draw_trouble()
         self.project = self.full = self._draw_project()
         self.history = History(
@@ -205,6 +216,7 @@ class Story(Places):
             name: Connection(name, "simulated", max_runs=1 if one else None)
             for name in ("source0", "source1", "here")
         }
+        connections |= self._draw_files(pipelines)
         return Project(
             "simulated",
             daemons.NOWHERE,
@@ -214,6 +226,31 @@ class Story(Places):
             connections=connections,
             pipelines=pipelines,
         )
+
+    def _draw_files(self, pipelines: dict[str, Pipeline]) -> dict[str, Connection]:
+        """In some worlds one of the pipelines reads files; by a chance of their own, so that all
+        other worlds are what they were."""
+        chance = random.Random(f"files of {self.world.seed}")
+        if chance.random() >= _WITH_FILES:
+            return {}
+        name = chance.choice(tuple(pipelines))
+        streams = {}
+        for stream, was in pipelines[name].streams.items():
+            self.database.tables[stream] = Folder(
+                stream, mode=was.mode, now_ns=lambda: self.now()[1] * 1000
+            )
+            merges = was.mode is Mode.MERGE
+            streams[stream] = StreamSettings(
+                mode=was.mode,
+                key=("id",),
+                path=f"{stream}/*",
+                format=_JSON_LINES,
+                changed=chance.choice(("hold", "reread")) if merges else "hold",
+            )
+        pipelines[name] = replace(pipelines[name], source="inbox", streams=streams)
+        # A ledger comes with the order, or is asked for.
+        connector = chance.choice(("files", "simulated"))
+        return {"inbox": Connection("inbox", connector)}
 
     # -- the ports' ends ------------------------------------------------------------------------
 
@@ -230,6 +267,9 @@ class Story(Places):
             table = self.chance.choice(tuple(self.database.tables.values()))
             pause = self.chance.uniform(0.0, 0.5)
             self.world.after(pause, partial(self._write, table), unseen=True)
+        if name == "inbox":
+            tables = self.database.tables
+            return Inbox(tables, worker, lambda: self.world.now < self.database.down_until).source()
         return SimSource(self.database, worker, self.now, self.chance.choice((3, 8, 50)))
 
     def destination(self, worker: SimWorker, name: str) -> Destination:
@@ -567,6 +607,7 @@ class Story(Places):
             return
 
     def _answer(self, pipeline: str, stream: str, hold: Hold) -> None:
+        table = self.database.tables[stream]
         match hold.kind:
             case HoldKind.SCHEMA:
                 if not hold.fingerprint or hold.choices == ("retry",):
@@ -576,10 +617,18 @@ class Story(Places):
                 self._edit(AnswerSchema(pipeline, stream, hold.fingerprint, answer))  # type: ignore[arg-type]
             case HoldKind.DESTINATION:
                 self._edit(self._about_destination(pipeline, stream, hold))
+            case HoldKind.EMPTY_REPLACE if isinstance(table, Folder):
+                self.clerk.plain(table)
+                self._edit(Release(pipeline, stream))
             case HoldKind.LOST_BATCH:
                 self._edit(Refresh(pipeline, stream))
             case HoldKind.EMPTY_REPLACE:  # no row fits a type that was rejected
-                self.database.tables[stream].text = False
+                table.text = False
+                self._edit(Release(pipeline, stream))
+            case HoldKind.FILES_CHANGED if isinstance(table, Folder) and self.chance.random() < 0.3:
+                for path, entry in self.store.files[(pipeline, stream)].items():
+                    if path in table.files and table.files[path].hash != entry.hash:
+                        del table.files[path]
                 self._edit(Release(pipeline, stream))
             case _:
                 self._edit(self.chance.choice((Refresh, Release))(pipeline, stream))
@@ -592,17 +641,25 @@ class Story(Places):
             return Refresh(pipeline, stream)
         detail = json.loads(hold.detail)
         cursor = msgspec.convert(detail["cursor"], type=Cursor | None) if detail["cursor"] else None
-        choices = ["refresh", "rewind"]
-        if cursor is None or (row.cursor and cursor.position.data <= row.cursor.position.data):
-            choices.append("adopt")  # else it has rows that would be read again
+        choices = [mismatch.REFRESH, mismatch.REWIND]
+        if isinstance(self.database.tables[stream], Folder):
+            choices = list(hold.choices)
+        elif cursor is None or (row.cursor and cursor.position.data <= row.cursor.position.data):
+            choices.append(mismatch.ADOPT)  # else it has rows that would be read again
         match self.chance.choice(choices):
-            case "refresh":
+            case mismatch.REFRESH:
                 return Refresh(pipeline, stream)
-            case "adopt":
+            case mismatch.ADOPT:
                 return Adopt(pipeline, stream, hold.detail)
             case _:
-                seq, seen = detail["seq"], hold.detail
-                return SetCursor(pipeline, stream, cursor, seq, adopt=True, seen=seen)
+                seq, epoch = detail["seq"], detail["epoch"]
+                return SetCursor(
+                    *(pipeline, stream, cursor, seq),
+                    adopt=True,
+                    seen=hold.detail,
+                    forget_after=seq,
+                    forget_later=epoch,
+                )
 
     def _persons(self) -> None:
         name = self.chance.choice(tuple(self.full.pipelines))
@@ -635,10 +692,15 @@ class Story(Places):
         row = self.store.streams.get((pipeline, stream))
         if row is None or row.cursor is None or row.hold or row.directive:
             return
-        cursors = [c.cursor for c in self.store.commits.values() if c.stream == stream and c.cursor]
-        earlier = [c for c in cursors if c.position.data <= row.cursor.position.data]
+        commits = [c for c in self.store.commits.values() if c.stream == stream]
+        if isinstance(self.database.tables[stream], Folder):
+            earlier = [c for c in commits if c.seq >= row.ledger_from]
+        else:
+            at = row.cursor.position.data
+            earlier = [c for c in commits if c.cursor and c.cursor.position.data <= at]
         if earlier:
-            self._edit(SetCursor(pipeline, stream, self.chance.choice(earlier)))
+            to = self.chance.choice(earlier)
+            self._edit(SetCursor(pipeline, stream, to.cursor, forget_after=to.seq))
 
     # -- writers --------------------------------------------------------------------------------
 
@@ -656,6 +718,9 @@ class Story(Places):
             return
         self.keys.transaction += 1
         number, (_, now) = self.keys.transaction, self.now()
+        if isinstance(table, Folder):
+            self._work_in(table, number)
+            return
         stamp = now // 10**6 * 10**6
         rows = []
         for _ in range(self.chance.choice((1, 1, 2, 5, 20))):
@@ -674,6 +739,13 @@ class Story(Places):
             self.world.after(delay, lambda: self._show(table, number, written), unseen=True)
         else:
             table.commit(number, written)
+
+    def _work_in(self, folder: Folder, number: int) -> None:
+        self.clerk.deed(folder)
+        if self.chance.random() < 0.2:
+            self.clerk.begin(folder, number)
+            delay = self.chance.choice((1.0, 60.0, 600.0))
+            self.world.after(delay, lambda: self._show(folder, number, []), unseen=True)
 
     def _show(self, table: Table, number: int, rows: list[Row]) -> None:
         if number in table.opened:
