@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
+import msgspec
 import typer
+from msgspec import Struct
 
 from catalog.port import Catalog
 from catalog.records import (
@@ -233,7 +235,9 @@ def cursor_rewind(
     return edit(How(config, json, dry_run, why), prepare)
 
 
-class _MarkerDetail(NamedTuple):
+class _Marker(Struct):
+    """What a hold keeps of the marker that the run saw (``reconciler.run.mismatch.seen``)."""
+
     seq: int
     epoch: int
     cursor: Cursor | None
@@ -241,7 +245,7 @@ class _MarkerDetail(NamedTuple):
 
 def _to_destination(stream: StreamState) -> Plan:
     hold = _must_be_held(stream)
-    marker = _marker(hold.detail)
+    marker = _marker(hold)
     if marker is None or _REWIND not in hold.choices:
         raise Failure(
             f"There is nothing at the destination to rewind {name_of(stream)} to: {hold.reason}",
@@ -274,17 +278,11 @@ def _must_be_held(stream: StreamState) -> Hold:
     return hold
 
 
-def _marker(detail: str) -> _MarkerDetail | None:
-    import msgspec
-
+def _marker(hold: Hold) -> _Marker | None:
     try:
-        found = msgspec.json.decode(detail or "{}", type=dict[str, Any])
-        if "seq" not in found:
-            return None
-        cursor = msgspec.convert(msgspec.json.decode(detail)["cursor"], type=Cursor | None)
-    except (msgspec.MsgspecError, KeyError):
+        return msgspec.json.decode(hold.detail, type=_Marker)
+    except msgspec.MsgspecError:
         return None
-    return _MarkerDetail(int(found["seq"]), int(found["epoch"]), cursor)
 
 
 async def stream_of(place: Place, catalog: Catalog, text: str) -> StreamState:

@@ -126,11 +126,6 @@ def test_a_batch_sealed_by_the_lost_catalog_is_not_taken_for_the_new_ones(
 _POINTS = ("before_seal", "sealed", "committed", "before_publish", "published")
 
 
-def _lease_long(project: Project) -> None:
-    """So that no lease runs out, however busy the machine is."""
-    project.save(project.config.read_text().replace('lease_ttl = "3s"', 'lease_ttl = "60s"'))
-
-
 def _settle(project: Project, chance: random.Random) -> None:
     """Run, and answer each hold with any of its choices, until a run is content."""
     for _ in range(6):
@@ -153,7 +148,6 @@ def test_after_any_story_of_runs_kills_backups_and_restores_each_row_is_there_on
 ) -> None:
     chance = random.Random(seed)
     project.loads_into("parquet" if seed % 2 else "duckdb")
-    _lease_long(project)
     backups: list[str] = []
     epochs = [0]
     project.add(0, 10)
@@ -353,7 +347,6 @@ def test_a_daemon_of_the_lost_catalog_that_wakes_up_writes_nothing_into_the_rest
 def test_a_worker_of_the_lost_catalog_that_wakes_up_publishes_nothing(project: Project) -> None:
     """It slept with a batch that the lost catalog had committed, and has a long lease."""
     project.loads_into("parquet")
-    _lease_long(project)
     project.add(0, 50)
     project.do("run", "p")
     backup = _backup(project)

@@ -214,10 +214,11 @@ class Month:
         pause = self.plan.days * DAY / self.plan.speed / self.plan.samples
         for _ in range(self.plan.samples):
             await anyio.sleep(pause)
-            metrics.catalog_stats(await catalog.stats())
+            stats = await catalog.stats()
+            metrics.catalog_stats(stats)
             days = clock.passed_s() / DAY
             state = self.folder / "state"
-            sample = take(days, state, metrics.render(), self.waits, self.holds)
+            sample = take(days, state, stats.size_bytes, metrics.render(), self.waits, self.holds)
             self.samples.append(sample)
             self.tell(sample)
             PLANTS.get(self.plan.plant, lambda _: None)(self)

@@ -75,9 +75,18 @@ class Sample:
 
 
 def take(
-    day: float, state: Path, exposition: bytes, waits: dict[str, list[float]], holds: Holds
+    day: float,
+    state: Path,
+    size: int,
+    exposition: bytes,
+    waits: dict[str, list[float]],
+    holds: Holds,
 ) -> Sample:
-    """Look at this process, its catalog and what was waited for since the last look."""
+    """Look at this process, its catalog and what was waited for since the last look.
+
+    ``size``: bytes that the catalog says it has, wherever they are by now: how far the log has been
+    copied into the file is the scheduling of two threads.
+    """
     commits = [*waits.get("commit", ()), *waits.get("finish", ()), *waits.get("claim", ())]
     for each in waits.values():
         each.clear()
@@ -87,7 +96,7 @@ def take(
     return Sample(
         day=day,
         rss=rss_kib(os.getpid()),
-        file=_kib(state / "catalog.db"),
+        file=size // 1024,
         wal=_kib(state / "catalog.db-wal"),
         fds=descriptors(os.getpid()),
         threads=threading.active_count(),
