@@ -7,7 +7,7 @@ between pipelines where they are equal, since there may be a hundred thousand of
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -134,12 +134,16 @@ class Pipeline:
 
     def reads(self, stream: str) -> bool:
         """Whether a stream that the source has is read: by its name, or by ``select``."""
-        if stream in self.streams:
-            return True
-        taken = [p for p in self.select if not p.startswith("!")]
-        left = [p[1:] for p in self.select if p.startswith("!")]
-        matches = fnmatch.fnmatchcase
-        return any(matches(stream, p) for p in taken) and not any(matches(stream, p) for p in left)
+        return stream in self.streams or selected(stream, self.select)
+
+
+def selected(stream: str, select: Iterable[str]) -> bool:
+    """Whether globs take a name; ``!`` takes away, and the last that matches decides."""
+    taken = False
+    for glob in select:
+        if fnmatch.fnmatchcase(stream, glob.removeprefix("!")):
+            taken = not glob.startswith("!")
+    return taken
 
 
 @dataclass(frozen=True, slots=True)

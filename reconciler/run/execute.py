@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 from catalog.records import Outcome, StreamResult, StreamState
-from reconciler.config.desired import StreamSettings
+from reconciler.config.desired import StreamSettings, selected
 from reconciler.connectors.ports import Destination, Source
 from reconciler.run import messages as m
 from reconciler.run.connections import Connections
@@ -23,7 +23,7 @@ def execute(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
     destination = connections.destination(order.destination)
     discard_orphans(order, destination)
     work = list(_work(order, connections.source(order.source)))
-    shared = Shared(published={})
+    shared = Shared(published={}, notes=_gone(order, {name for name, _, _ in work}))
     lanes = max(1, min(order.parallel, len(work)))
     results: dict[str, StreamResult] = {}
     queue = iter(work)
@@ -64,6 +64,15 @@ def _work(order: m.RunOrder, source: Source) -> Iterator[tuple[str, StreamSettin
             continue
         state = states.get(name) or StreamState(order.pipeline, name)
         yield name, order.named.get(name, order.defaults), state
+
+
+def _gone(order: m.RunOrder, names: set[str]) -> list[tuple[str, str]]:
+    """Said of streams that ``select`` took, and that the source has no more (rule 8)."""
+    return [
+        (state.stream, "the source has it no more: it is not read, and its rows stay as they are")
+        for state in order.streams
+        if not order.only and state.stream not in names and selected(state.stream, order.select)
+    ]
 
 
 _Work = Iterator[tuple[str, StreamSettings, StreamState]]

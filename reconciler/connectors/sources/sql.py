@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from catalog.records import ErrorClass
-from reconciler.config.desired import Mode, StreamSettings
+from reconciler.config.desired import Mode, StreamSettings, selected
 from reconciler.connectors import arrow
 from reconciler.connectors.ports import (
     ConnectorError,
@@ -122,15 +121,6 @@ class SqlSource:
 
     def close(self) -> None:
         self._dialect.session.close()
-
-
-def selected(name: str, select: Iterable[str]) -> bool:
-    """Whether globs take a name; ``!`` takes away, and the last that matches decides."""
-    taken = False
-    for glob in select:
-        if fnmatch.fnmatchcase(name, glob.removeprefix("!")):
-            taken = not glob.startswith("!")
-    return taken
 
 
 def _index(stream: str, relation: Relation, column: str) -> str:
