@@ -7,6 +7,7 @@ connection crosses a fork: a child opens its own.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -379,7 +380,28 @@ def stands_at(db: apsw.Connection, path: Path, *, newest: int) -> bool:
             f"{path} was written by a newer version of this program (its schema is {version}, "
             f"this one knows {newest}); install that version, or restore an older backup"
         )
+    if version:
+        _refuse_other_tables(db, path, version)
     return version == newest
+
+
+def _refuse_other_tables(db: apsw.Connection, path: Path, version: int) -> None:
+    """Before a release a migration may change, and tables of one number are not all the same."""
+    columns = {row[1] for row in db.execute("pragma table_info(meta)")}
+    known = "made_by" in columns and db.execute("select made_by from meta").fetchall()
+    if known == [] or not columns:  # damaged: that is for who reads it to say
+        return
+    if known != [(_made_by(version),)]:
+        raise CannotOpen(
+            f"{path} was made by this program as it was before a release, with other tables; use "
+            "it with the program that made it, or move it away: a new catalog is made then, and "
+            "streams that have rows already are held with what can be done"
+        )
+
+
+def _made_by(version: int) -> str:
+    texts = "".join(text for number, text in migrations() if number <= version)
+    return hashlib.sha256(texts.encode()).hexdigest()
 
 
 def refuse_nothing(db: apsw.Connection, path: Path) -> None:
@@ -394,6 +416,7 @@ def _apply(db: apsw.Connection, steps: list[tuple[int, str]], now: int) -> None:
         if number > version:
             db.execute(text).fetchall()
     if not version:
-        db.execute("insert into meta values (1, ?, 0, ?)", (secrets.token_hex(16), now))
+        db.execute("insert into meta values (1, ?, 0, ?, '')", (secrets.token_hex(16), now))
+    db.execute("update meta set made_by = ?", (_made_by(steps[-1][0]),))
     db.pragma("application_id", APPLICATION_ID)
     db.pragma("user_version", steps[-1][0])

@@ -191,6 +191,23 @@ async def test_a_newer_schema_is_refused_by_both_versions(tmp_path: Path) -> Non
     assert f"knows {migrations()[-1][0]}" in words
 
 
+@pytest.mark.parametrize(
+    "otherwise", ["update meta set made_by = 'x'", "alter table meta drop column made_by"]
+)
+async def test_tables_of_before_a_release_are_refused(tmp_path: Path, otherwise: str) -> None:
+    """Of one number, and made by a migration that was another one then."""
+    path = tmp_path / "c.db"
+    await make(path)
+    db = apsw.Connection(str(path))
+    db.execute(otherwise)
+    db.close()
+    before = path.read_bytes()
+    words = await refusal(path)
+    assert str(path) in words
+    assert "before a release, with other tables" in words
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
 async def test_a_truncated_file_is_refused_as_damaged(tmp_path: Path, keep: float) -> None:
     path = tmp_path / "c.db"
@@ -435,6 +452,7 @@ async def test_a_migrated_catalog_equals_a_fresh_one(
             first = await make(path)
         assert await make(path) == first
         assert schema(path) == schema(tmp_path / "fresh.db")
+        assert await make(path) == first  # known by its tables again
 
 
 async def test_a_migration_that_fails_changes_nothing(

@@ -5,7 +5,8 @@ create table meta (
     one integer primary key check (one = 1),
     id text not null,
     epoch integer not null,           -- the one counter; only ever raised (A1)
-    created_at integer not null
+    created_at integer not null,
+    made_by text not null             -- SHA-256 of the migrations that made these tables
 ) strict;
 
 create table holders (
