@@ -43,11 +43,11 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         with duckdb.connect(sys.argv[1], read_only=True, config={"threads": 1}) as db:
             sql = "SELECT count(*), count(DISTINCT id) FROM raw.orders"
             seen.append(db.execute(sql).fetchone())
+            if len(seen) == 1:
+                print("reading", flush=True)
     except duckdb.IOException as error:
         if "Could not set lock" not in str(error):
             raise
-    if len(seen) == 1:
-        print("reading", flush=True)
 print(json.dumps(seen))
 """
 
