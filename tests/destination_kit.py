@@ -48,6 +48,7 @@ def request(
     partition_by: Sequence[str] = (),
     may_empty: bool = True,
     refreshed: Mode | None = None,
+    after: int = 0,
 ) -> StageRequest:
     """``refreshed``: the stream's own mode, where the batch is a refresh of it."""
     arrow = pa.schema([*schema, *OWN])
@@ -60,6 +61,7 @@ def request(
         arrow=arrow,
         settings=StreamSettings(mode=refreshed or mode, partition_by=tuple(partition_by)),
         may_empty=may_empty,
+        after=after,
     )
 
 

@@ -267,6 +267,8 @@ class StageRequest:
     settings: StreamSettings
     may_empty: bool = True
     """False: publishing no rows over a table that has some is refused as ``EMPTY_REPLACE``."""
+    after: int = 0
+    """The run that committed the batch before this one; 0: it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +300,8 @@ class Receipt:
     partition_by: tuple[str, ...] = ()
     cursor: Cursor | None = None
     """For the marker; None: the marker keeps the cursor it has."""
+    after: int = 0
+    """As in the request: two copies of a destination may both have a batch of the number before."""
 
 
 class Stage(Protocol):

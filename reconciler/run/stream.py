@@ -124,6 +124,8 @@ class StreamRun:
         self._seq = state.seq
         self._read = self._rows = self._bytes = self._rejected = 0
         self._adopted, self._marked_by = False, 0
+        self._before = 0
+        """The run that committed the batch before the next one; 0: it is not known."""
         self._refresh = state.directive == "refresh"
         self._unpublished: list[Receipt] = []
         self._verdict: m.Verdict | None = None
@@ -198,7 +200,9 @@ class StreamRun:
             self._adopted, self._marked_by = True, marker.epoch if marker else 0
         self._unpublished = self._standing()
         self._check_marker(marker)
+        self._before = self._marked_by if self._adopted else self._state.published_by
         if self._unpublished:
+            self._before = self._unpublished[-1].name.epoch
             self._publish(last=True)
             marker = destination.marker(self._owner, self._table)
         return marker
@@ -375,6 +379,7 @@ class StreamRun:
                 arrow=arrow_schema,
                 settings=self._settings,
                 may_empty=self._settings.allow_empty,
+                after=self._before,
             )
         )
         return _Pending(stage, time.monotonic()), shape
@@ -413,6 +418,7 @@ class StreamRun:
             raise _NotRecorded(answer)
         point("worker.committed")
         self._seq += 1
+        self._before = self._order.epoch
         self._rows += pending.rows
         self._rejected += pending.rejected
         self._verdict = msgspec.structs.replace(self._verdict, decisions=())

@@ -179,6 +179,7 @@ class SimStage:
             bytes=self.bytes,
             files=(),
             cursor=cursor,
+            after=request.after,
         )
         had = self._warehouse.tables.get(request.table, Content())
         empties = request.mode is Mode.REPLACE and not staged.rows and had.versions()

@@ -193,6 +193,26 @@ def test_a_hold_because_of_the_destination_is_of_the_destination_as_the_last_run
     assert still.arrived == list(range(11))
 
 
+def test_a_table_put_back_from_another_past_between_the_look_and_the_publish_is_held(
+    still: Still,
+) -> None:
+    still.run_once()
+    there = still.warehouse.tables["t00"]
+    assert there.marker is not None
+    another = replace(there.marker, epoch=there.marker.epoch + 1_000_000)
+    past = replace(there, rows=there.rows[:2], marker=another)
+    still.add(1)
+    still.when["commit"] = lambda: still.put_back({"t00": past})
+    still.run_once()
+    hold = still.stream.hold
+    assert hold is not None
+    assert hold.choices == ("refresh",)
+    assert still.arrived == [0, 1]
+    still.edit(Refresh("p0", "t00"))
+    still.run_once()
+    assert still.arrived == list(range(6))
+
+
 def test_a_refresh_that_is_cut_off_leaves_a_marker_that_promises_no_row_the_table_lacks(
     still: Still,
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from catalog.records import (
     MAX_UNPUBLISHED,
     Batch,
+    Commit,
     ErrorClass,
     Outcome,
     StreamResult,
@@ -238,6 +239,25 @@ def test_a_mode_that_the_destination_has_not_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("state", "unpublished", "after"),
+    [
+        ({"published": 3, "published_by": 7}, (), 7),
+        ({"published": 2, "published_by": 7}, (waiting(3),), 8),
+        ({"published": 3, "published_by": 7, "directive": "adopt"}, (), 9),
+    ],
+    ids=["published", "waiting", "adopted"],
+)
+def test_a_batch_says_which_run_brought_the_one_before(
+    state: dict[str, Any], unpublished: tuple[Commit, ...], after: int
+) -> None:
+    """(B4) The destination may be put back from another past once its marker was looked at."""
+    world = World(FakeRead(rows(1), mark(7)), marker=at(state["published"], epoch=7))
+    world.unpublished = unpublished
+    assert world.run(seq=3, cursor=cursor(3), **state).outcome is Outcome.SUCCEEDED
+    assert [stage.request.after for stage in world.stages] == [after]
+
+
 # -- batches of one read ---------------------------------------------------------------------------
 
 
@@ -255,6 +275,7 @@ def test_an_ordered_read_is_committed_at_the_first_mark_past_so_many_bytes() -> 
     assert found.rows == 5
     assert len(world.proposed) == 1
     assert [s.rows[0]["_batch_id"] for s in world.stages] == [1, 2, 3]
+    assert [s.request.after for s in world.stages] == [0, 9, 9]
 
 
 def test_an_ordered_read_is_committed_once_rows_have_waited_for_long(

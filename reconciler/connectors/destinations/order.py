@@ -12,8 +12,8 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int] | None) -> bool:
 
     ``marker``: owner, high-water seq, and the run of the batch published last; None: the table has
     no marker. A replacement is all there is, so it follows whatever an earlier run left. Raises
-    ``NeedsAnswer`` for another's table and for a number that was given twice, ``ConnectorError``
-    (permanent) for a gap.
+    ``NeedsAnswer`` for another's table, for a number that was given twice and for a table that is
+    at another batch of the number before, ``ConnectorError`` (permanent) for a gap.
     """
     name = receipt.name
     if marker is None:
@@ -31,7 +31,7 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int] | None) -> bool:
     if receipt.mode is Mode.REPLACE:
         return name.seq > seq or is_later
     if name.seq > seq:
-        return _in_order(receipt, seq)
+        return _in_order(receipt, seq) and _continues(receipt, seq, epoch)
     if is_later:
         raise NeedsAnswer(
             HoldKind.DESTINATION,
@@ -49,6 +49,19 @@ def _in_order(receipt: Receipt, seq: int) -> bool:
         ErrorClass.PERMANENT,
         f"table {receipt.table!r} is at batch {seq}; batch {receipt.name.seq} does not follow it "
         "and is not published before those between",
+    )
+
+
+def _continues(receipt: Receipt, seq: int, epoch: int) -> bool:
+    """The table may have been put back, from another past, since the run looked at its marker."""
+    if receipt.after in (0, epoch) or epoch == 0:
+        return True
+    raise NeedsAnswer(
+        HoldKind.DESTINATION,
+        f"table {receipt.table!r} is at batch {seq} of run {epoch}, but batch {receipt.name.seq} "
+        f"comes after batch {seq} of run {receipt.after}: one of the two was restored, and they "
+        "went different ways since",
+        ("refresh",),
     )
 
 

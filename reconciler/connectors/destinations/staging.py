@@ -217,6 +217,7 @@ def empty_receipt(connector: str, destination: str, request: StageRequest) -> Re
         bytes=0,
         files=(),
         partition_by=request.settings.partition_by,
+        after=request.after,
     )
 
 
