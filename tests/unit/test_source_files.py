@@ -160,8 +160,28 @@ def test_content_that_moves_or_is_touched_stays_of_the_batch_that_brought_it(inb
         "done.csv": 1,
         "b.csv": 2,
         "copy.csv": 1,
-        "c.csv": 5,
+        "c.csv": 6,  # a mark after that of the copy
     }
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["copied", "moved"])
+def test_what_was_read_by_another_name_is_noted_before_that_name_has_other_content(
+    inbox: Inbox, copied: bool
+) -> None:
+    """A run may be cut off after any batch. The ledger has one content for each name: once it is
+    the new one, what was copied or moved away would be read again, over newer rows of its keys."""
+    settings = StreamSettings(path="*.csv", key=("id",), changed="reread")
+    path = inbox.put("a.csv", "id,at\n1,old\n")
+    inbox.take(settings)
+    old = inbox.folder / "old.csv"
+    if copied:
+        old.write_bytes(path.read_bytes())
+    else:
+        path.rename(old)
+    inbox.put("a.csv", "id,at\n1,new\n")
+    taken = inbox.take(settings)
+    assert [mark.files[0].path for mark in taken.marks] == ["old.csv", "a.csv"]
+    assert taken.column("at") == ["new"]
 
 
 def test_a_copy_is_not_read_again_and_is_told(inbox: Inbox) -> None:

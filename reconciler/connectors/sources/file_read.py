@@ -164,24 +164,31 @@ class FilesRead:
         todo, known = yield from self._look()
         schemas = [described.schema for _, described in todo or known]
         self.schema = union(schemas, self._settings)
+        # First, since a batch may be the last of this run: once a file has another content in the
+        # ledger, nothing there says that its copy was read.
+        others = yield from self._note_known([one for one, _ in known])
         for file, described in todo:
             yield from self._file(file, described)
-        yield from self._note_known([one for one, _ in known])
+        for one in (yield from self._note_known(others)):  # it went away, or was written to
+            self._leave(one.file, f"it has the content of {one.of!r}, which was not read")
         if self._work.whole:
             newest = max((e.mtime_ns // 1_000 for e in self._entries), default=None)
             yield Mark(self._work.cursor, newest, tuple(self._entries))
 
-    def _note_known(self, known: Sequence[_Known]) -> Iterator[Mark]:
+    def _note_known(self, known: Sequence[_Known]) -> Generator[Mark, None, list[_Known]]:
+        """Marks for those whose content is there by now; the others."""
         there = {*self._work.ledger, *(entry.path for entry in self._entries)}
+        others = []
         for one in known:
-            if one.of not in there:  # it went away, or was written to, before it was read
-                self._leave(one.file, f"it has the content of {one.of!r}, which was not read")
+            if one.of not in there:
+                others.append(one)
                 continue
             there.add(one.file.path)
             if self._work.whole:
                 self._entries += one.mark.files
             else:
                 yield one.mark
+        return others
 
     def counts(self) -> Mapping[str, int]:
         """Nothing is left out but files, which the notes name."""
