@@ -27,6 +27,15 @@ from catalog.records import (
 )
 
 
+async def three_old_runs_and_a_newer_one(world: World) -> None:
+    """Each of the three brought a batch."""
+    for follows in range(3):
+        published = (("orders", follows + 1),)
+        await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
+    await world.run("shop", Outcome.FAILED)
+    world.clock.advance(1)
+
+
 async def epochs(world: World) -> list[int]:
     return [run.epoch for run in await world.catalog.runs(RunQuery())]
 
@@ -110,11 +119,7 @@ class TestRetention:
         assert await seqs(world) == [3]
 
     async def test_a_commit_stays_as_long_as_it_may_be_an_answer(self, world: World) -> None:
-        for follows in range(3):
-            published = (("orders", follows + 1),)
-            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
-        await world.run("shop", Outcome.FAILED)
-        world.clock.advance(1)
+        await three_old_runs_and_a_newer_one(world)
         while await world.retain(operations_before=0):
             pass
         assert (await seqs(world), len(await epochs(world))) == ([3, 2, 1], 1)
@@ -128,11 +133,7 @@ class TestRetention:
             sealed = [batch(follows + n) for n in range(4)]
             await world.commit(lease, *sealed, published={"orders": follows})
         await world.finish(lease, published=(("orders", 40),))
-        for follows in range(3):
-            published = (("orders", follows + 1),)
-            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
-        await world.run("shop", Outcome.FAILED)
-        world.clock.advance(1)
+        await three_old_runs_and_a_newer_one(world)
         while await world.retain(limit=1):
             pass
         assert await seqs(world) == [3]
@@ -183,11 +184,7 @@ class TestRetention:
         assert newer.id > kept.id
 
     async def test_the_oldest_commits_go_first_once_their_runs_are_gone(self, world: World) -> None:
-        for follows in range(3):
-            published = (("orders", follows + 1),)
-            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
-        await world.run("shop", Outcome.FAILED)
-        world.clock.advance(1)
+        await three_old_runs_and_a_newer_one(world)
         found = []
         for _ in range(5):
             assert await world.retain(limit=1) == 1
@@ -246,11 +243,7 @@ class TestRetention:
         assert gone == [2, 2, 1, 0]
 
     async def test_runs_and_their_commits_share_the_limit_of_a_call(self, world: World) -> None:
-        for follows in range(3):
-            published = (("orders", follows + 1),)
-            await world.run("shop", Outcome.SUCCEEDED, batch(follows), published=published)
-        await world.run("shop", Outcome.FAILED)
-        world.clock.advance(1)
+        await three_old_runs_and_a_newer_one(world)
         found = []
         for _ in range(3):
             gone = await world.retain(limit=2)

@@ -38,25 +38,14 @@ def test_a_table_put_back_from_another_past_after_it_was_looked_at_is_not_writte
 
 
 @_ANY
-@pytest.mark.parametrize("after", [0, 1])
-def test_the_batch_after_the_one_that_is_there_is_published(
-    opened: Callable[[Path], Destination], tmp_path: Path, after: int
+@pytest.mark.parametrize(("after", "mode"), [(0, Mode.APPEND), (1, Mode.APPEND), (2, Mode.REPLACE)])
+def test_a_batch_comes_after_the_one_that_is_there_and_a_replacement_after_any(
+    opened: Callable[[Path], Destination], tmp_path: Path, after: int, mode: Mode
 ) -> None:
+    """0: it is not known after which."""
     destination = opened(tmp_path)
     load(destination, request(1, epoch=1), orders(1))
-    load(destination, request(2, epoch=3, after=after), orders(2))
-    there = destination.marker(OWNER, TABLE)
-    assert there is not None
-    assert (there.seq, there.epoch) == (2, 3)
-
-
-@_ANY
-def test_a_replacement_comes_after_anything(
-    opened: Callable[[Path], Destination], tmp_path: Path
-) -> None:
-    destination = opened(tmp_path)
-    load(destination, request(1, epoch=1), orders(1))
-    load(destination, request(2, epoch=3, after=2, mode=Mode.REPLACE), orders(2))
+    load(destination, request(2, epoch=3, after=after, mode=mode), orders(2))
     there = destination.marker(OWNER, TABLE)
     assert there is not None
     assert (there.seq, there.epoch) == (2, 3)

@@ -24,6 +24,7 @@ from catalog.sqlite.writer import Writer
 from tests.crash.sqlite_disk import FailingDisk
 from tests.crash.test_sqlite_power_loss import claim
 from tests.patience import PATIENCE
+from tests.sqlite_kit import begun, fail_half_way
 
 pytestmark = pytest.mark.anyio
 LIMIT = 1 << 30
@@ -175,15 +176,7 @@ async def test_a_damaged_row_is_named_to_whose_commit_meets_it(
 async def test_whose_operation_fails_half_way_shares_its_transaction_or_has_one_of_its_own(
     catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch, savepoints: str
 ) -> None:
-    edit = Operations.edit
-
-    def faulty(self: Operations, by: str, why: str, action: Any) -> Any:
-        if action.pipeline == "bad":
-            self._tables.write_pipeline(PipelineState("x", version=1, change=99))
-            raise ZeroDivisionError
-        return edit(self, by, why, action)
-
-    monkeypatch.setattr(Operations, "edit", faulty)
+    fail_half_way(monkeypatch, "bad")
     if savepoints == "fail":
         Failing(catalog, "release", apsw.IOError("disk I/O error"))
     faults: list[str] = []
@@ -293,7 +286,8 @@ async def test_who_gave_up_waiting_takes_nobody_else_along(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(pause, catalog, "q")  # for which the writer waits
-        await anyio.sleep(0.01)
+        await anyio.lowlevel.checkpoint()
+        await begun(catalog)
         with anyio.move_on_after(0.01):
             await catalog.wait_changed(0, PATIENCE)
         tasks.start_soon(wait)

@@ -32,7 +32,6 @@ from catalog.records import (
     Lease,
     Outcome,
     Pause,
-    PipelineState,
     Retention,
     RunQuery,
     SchemaVersion,
@@ -43,11 +42,11 @@ from catalog.records import (
 from catalog.sqlite import retaining, writer
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import Tuning
-from catalog.sqlite.operations import Operations
 from catalog.sqlite.tables import Tables
 from catalog.sqlite.writer import Writer
 from catalog.sqlite.writes import Write
 from tests.patience import PATIENCE
+from tests.sqlite_kit import Gate, begun, fail_half_way
 
 pytestmark = pytest.mark.anyio
 HOLDER = Holder("h", "host", 1)
@@ -76,29 +75,6 @@ async def claim(catalog: SqliteCatalog, *names: str) -> list[Lease]:
     answers = await catalog.claim(op(), HOLDER, candidates, ttl=60, limits={})
     assert all(isinstance(answer, Claimed) for answer in answers)
     return [answer.lease for answer in answers if isinstance(answer, Claimed)]
-
-
-class Gate:
-    """Keeps the writer's thread busy from ``enter`` to ``leave``, as a slow disk would."""
-
-    def __init__(self, path: Path) -> None:
-        self._db = apsw.Connection(str(path))
-        self._db.set_busy_timeout(round(PATIENCE * 1_000))
-
-    def __enter__(self) -> None:
-        self._db.execute("begin immediate")
-
-    def __exit__(self, *_: object) -> None:
-        self._db.execute("rollback")
-        self._db.close()
-
-
-async def begun(catalog: SqliteCatalog) -> None:
-    """Wait until the writer has taken all that was queued."""
-    with anyio.fail_after(PATIENCE):
-        writer = catalog._writer
-        while writer._collected or writer._queue.qsize():  # noqa: ASYNC110
-            await anyio.sleep(0.001)
 
 
 async def pause(catalog: SqliteCatalog, name: str, same: str | None = None) -> None:
@@ -194,15 +170,7 @@ async def test_one_operation_sent_twice_in_one_group_is_done_once(path: Path) ->
 async def test_a_fault_of_the_program_is_its_callers_alone(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    carry_out = Operations.edit
-
-    def faulty(self: Operations, by: str, why: str, action: Any) -> Any:
-        if action.pipeline == "bad":
-            self._tables.write_pipeline(PipelineState("x", version=1, change=99))
-            raise ZeroDivisionError
-        return carry_out(self, by, why, action)
-
-    monkeypatch.setattr(Operations, "edit", faulty)
+    fail_half_way(monkeypatch, "bad")
     async with opened(path) as catalog, anyio.create_task_group() as tasks:
         for number in range(10):
             tasks.start_soon(pause, catalog, f"p{number}")
