@@ -279,6 +279,19 @@ def test_marks_stand_between_values_and_a_run_goes_on_from_any_of_them(table: Sh
         assert sorted(ids[:count] + rest.column("id")) == sorted(ids)
 
 
+def test_no_mark_stands_between_two_texts_of_one_number(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, n numeric)",
+        "CREATE INDEX ON t (n)",
+        "INSERT INTO t VALUES (1, 1), (2, 2.0), (3, 2.00), (4, 2.000)",
+    )
+    settings = StreamSettings(cursor=("n",))
+    taken = shop.take(settings)
+    assert taken.rows_before_mark == [1, 4]
+    rest = take(shop.source, STREAM, settings, taken.marks[0].cursor)
+    assert sorted(rest.column("id")) == [2, 3, 4]
+
+
 def test_without_an_index_one_mark_ends_the_read_and_check_says_so(table: Shop) -> None:
     table.run("DROP INDEX t_updated_at", "INSERT INTO t VALUES (1, '2026-01-01Z')")
     taken = table.take(BY_TIME)
@@ -362,6 +375,28 @@ def test_infinity_and_the_far_future_are_counted_and_move_nothing(table: Shop) -
     assert taken.counts == {"beyond_bound": 2}
     assert taken.cursor is not None
     assert taken.cursor.position.text < "2100"
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp", "timestamptz"])
+@pytest.mark.parametrize("oldest", ["-infinity", "0044-03-15 BC"])
+def test_a_time_before_the_year_one_is_read_and_is_no_place_for_a_cursor(
+    shop: Shop, kind: str, oldest: str
+) -> None:
+    shop.run(
+        f"CREATE TABLE t (id int PRIMARY KEY, c {kind})",
+        "CREATE INDEX ON t (c)",
+        f"INSERT INTO t VALUES (1, '4713-01-01 BC'), (2, '{oldest}')",
+    )
+    settings = StreamSettings(cursor=("c",))
+    old = shop.take(settings)
+    assert ({row["id"] for row in old.rows}, len(old.marks), old.marks[0].data_at) == (
+        *({1, 2}, 1, None),
+    )
+    shop.run("INSERT INTO t VALUES (3, '2026-01-01')")
+    taken = shop.take(settings)
+    assert (len(taken.rows), len(taken.marks)) == (3, 2)
+    assert taken.marks[0].cursor is not None
+    assert taken.marks[0].cursor.position.text.startswith("2026-01-01")
 
 
 def test_rows_stamped_while_the_bound_is_found_lie_in_no_future(

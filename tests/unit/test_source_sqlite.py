@@ -345,6 +345,19 @@ def test_lookback_reads_behind_the_cursor_only_when_there_is_news(shop: Shop) ->
     assert second.cursor.position.text == "11"
 
 
+def test_marks_of_a_read_that_looks_back_move_no_cursor_back(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.many("INSERT INTO t VALUES (?)", ((i,) for i in range(1, 40_001)))
+    settings = StreamSettings(cursor=("id",), lookback=39_000)
+    first = shop.take("t", settings)
+    shop.app.execute("INSERT INTO t VALUES (50000)")
+    second = shop.take("t", settings, first)
+    assert len(second.rows) == 39_001
+    places = [mark.cursor.position.text for mark in second.marks if mark.cursor is not None]
+    assert len(places) == len(second.marks) > 2
+    assert (set(places[:-1]), places[-1]) == ({"40000"}, "50000")
+
+
 def test_a_query_is_read_like_a_table(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
     shop.app.execute("INSERT INTO t VALUES (1, 10), (2, 20)")

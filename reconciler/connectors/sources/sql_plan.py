@@ -41,6 +41,8 @@ class Plan:
     cursor: Cursor | None
     """Where to go on once all is committed."""
     closed: bool
+    since: Cursor | None = None
+    """Where the read before this one ended."""
     has_news: bool = True
     idle: str = ""
     """Why nothing is new, where that may surprise."""
@@ -99,6 +101,7 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
         definition=body,
         cursor=None,
         closed=closed,
+        since=request.cursor,
         refuse_null_key=settings.mode is Mode.MERGE,
         stopped=request.stopped,
     )

@@ -26,11 +26,13 @@ from reconciler.connectors.ports import (
     Rows,
     Stopped,
 )
+from reconciler.connectors.sources import moments
 from reconciler.connectors.sources.relation import CURSOR, Column, Dialect, misfits_of
 from reconciler.connectors.sources.sql_plan import Plan
 
 RAW_LIMIT = 4096
-_INFINITE = 2**62
+_FIRST_DAY = dt.date(1970, 1, 1)
+_DAY = 86_400 * moments.SECOND
 _Batches: TypeAlias = Generator[tuple[pa.RecordBatch, Misfits], None, None]
 
 
@@ -89,7 +91,7 @@ class SqlRead:
         cut = 0
         if places is not None:
             if self.ordered and places.null_count == 0:
-                cut = _where_the_last_begins(places)
+                cut = _where_the_last_begins(self._column.tag, places)
             if cut:
                 yield from self._emit(rows, misfits, data, 0, cut)
                 yield from self._mark(places, cut)
@@ -100,10 +102,15 @@ class SqlRead:
         """The rows before ``cut``, where the batch's last value begins, may be committed."""
         before = _value(self._column.tag, places[cut - 1])
         at = before if self._plan.closed else _value(self._column.tag, places[cut])
-        if not (isinstance(at, int) and abs(at) > _INFINITE):
-            place = position.encode(self._column.tag, at)
-            cursor = Cursor(CursorKind.MONOTONIC, self._plan.definition, place)
-            yield Mark(cursor, self._data_at(before))
+        if at is None:
+            return
+        cursor = Cursor(
+            CursorKind.MONOTONIC, self._plan.definition, position.encode(self._column.tag, at)
+        )
+        since = self._plan.since
+        if since is not None and cursor.position.data < since.position.data:
+            cursor = since  # rows of ``lookback`` do not move it
+        yield Mark(cursor, self._data_at(before))
 
     @property
     def _column(self) -> Column:
@@ -119,7 +126,7 @@ class SqlRead:
     def _note_newest(self, places: pa.Array) -> None:
         if self._data_at_possible and places.null_count < len(places):
             newest = _value(self._column.tag, pc.max(places))
-            if self._newest is None or newest > self._newest:
+            if newest is not None and (self._newest is None or newest > self._newest):
                 self._newest = newest
 
     @property
@@ -127,9 +134,7 @@ class SqlRead:
         return self._column.tag in ("timestamp", "naive_timestamp", "date", "text")
 
     def _data_at(self, value: Any) -> Micros | None:
-        if value is None or (isinstance(value, int) and abs(value) > _INFINITE):
-            return None
-        return self._dialect.data_at(self._column, value)
+        return None if value is None else self._dialect.data_at(self._column, value)
 
     def _refuse_null_key(self, rows: pa.RecordBatch, misfits: Misfits) -> None:
         if not self._plan.refuse_null_key:
@@ -174,19 +179,26 @@ class SqlRead:
         return RejectedRow(place or self._plan.relation.identity, reason, raw[:RAW_LIMIT])
 
 
-def _where_the_last_begins(places: pa.Array) -> int:
+def _where_the_last_begins(tag: str, places: pa.Array) -> int:
     """The row at which the last row's value comes first."""
+    if tag == "decimal":  # 2.0 and 2.00 are one value in two texts
+        last = cut = len(places) - 1
+        while cut and _value(tag, places[cut - 1]) == _value(tag, places[last]):
+            cut -= 1
+        return cut
     plain = places.storage if isinstance(places, pa.ExtensionArray) else places  # of a uuid
     return int(pc.index(plain, plain[len(plain) - 1]).as_py())
 
 
 def _value(tag: str, scalar: pa.Scalar) -> Any:
-    """A position's value out of Arrow, as ``catalog.position`` takes it."""
+    """A position's value out of Arrow, as ``catalog.position`` takes it. None: a time before the
+    year 1 (or ``-infinity``), or after 9999, where no cursor stands."""
     match tag:
         case "timestamp" | "naive_timestamp":
-            return int(scalar.value)
+            return int(scalar.value) if _is_within_years(scalar.value // _DAY) else None
         case "date":
-            return dt.date(1970, 1, 1) + dt.timedelta(days=scalar.value)
+            days = scalar.value
+            return _FIRST_DAY + dt.timedelta(days) if _is_within_years(days) else None
         case "decimal":
             return Decimal(scalar.as_py())
         case "int":
@@ -195,3 +207,7 @@ def _value(tag: str, scalar: pa.Scalar) -> Any:
             value = scalar.as_py()
             return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
     return scalar.as_py()
+
+
+def _is_within_years(days: int) -> bool:
+    return dt.date.min.toordinal() <= days + _FIRST_DAY.toordinal() <= dt.date.max.toordinal()
