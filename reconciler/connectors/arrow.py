@@ -42,6 +42,8 @@ _BY_WORD: dict[str, pa.DataType] = {
     "interval": pa.month_day_nano_interval(),
 }  # fmt: skip
 _WORDS = {data_type: word for word, data_type in _BY_WORD.items()}
+_LAST_DAY = 10_000_000
+"""Since 1970, or before: Arrow writes no year beyond 32767, and this day is in 29349."""
 
 
 # -- words and types ---------------------------------------------------------------------------
@@ -225,6 +227,8 @@ def cast(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
         return _cast_list(array, target)
     if pa.types.is_struct(target) and pa.types.is_struct(array.type):
         return _cast_struct(array, target)
+    if target == pa.string() and _is_time(array.type):
+        return _times_as_text(array)
     if _at_once(array.type, target):
         try:
             result = _fast(array, target)
@@ -267,9 +271,41 @@ def _is_exact(array: pa.Array, result: pa.Array) -> bool:
         differs = pc.not_equal(result.cast(was, safe=False), array)
     elif t.is_timestamp(was) and t.is_time(now):
         differs = array.is_valid()
+    elif t.is_string(was) and t.is_floating(now):
+        named = pc.match_substring(array, "inf", ignore_case=True)
+        differs = pc.and_(pc.is_inf(result), pc.invert(named))
+    elif t.is_string(was) and t.is_integer(now):
+        differs = pc.match_substring(array, "x", ignore_case=True)  # 0xff is -1 in an int8
     else:
         return True
     return not pc.any(differs).as_py()
+
+
+def _times_as_text(array: pa.Array) -> tuple[pa.Array, Misfits]:
+    """As Arrow writes them, but for what it has no right words for: infinity, 24:00, far years."""
+    words = array.cast(pa.string())
+    raw = array.view(pa.int32() if array.type.bit_width == 32 else pa.int64())
+    most = _last_in_words(array.type)
+    far = pc.or_(pc.greater(raw, most), pc.less(raw, -most))
+    if not pc.any(far).as_py():
+        return words, {}
+    texts, misfits = words.to_pylist(), Misfits()
+    for row in pc.indices_nonzero(far).to_pylist():
+        value = python_value(array[row])
+        if value in ("infinity", "-infinity"):
+            texts[row] = value
+        elif pa.types.is_time(array.type) and raw[row].as_py() == most + 1:
+            texts[row] = "24:00:00"
+        else:
+            texts[row], misfits[row] = None, f"{value!r} lies too far away to be written as a text"
+    return pa.array(texts, pa.string()), misfits
+
+
+def _last_in_words(kind: pa.DataType) -> int:
+    """The greatest value that Arrow writes right: it counts years in sixteen bits."""
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+    day = 1 if pa.types.is_date32(kind) else 86_400 * per_second[getattr(kind, "unit", "ms")]
+    return day - 1 if pa.types.is_time(kind) else min(day * _LAST_DAY, 2**63 - 1)
 
 
 def _plain(array: pa.Array) -> pa.Array:
@@ -322,7 +358,7 @@ def _by_value(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
         value = None
         if scalar.is_valid:
             try:
-                value = convert(python_value(scalar))
+                value = convert(_value(scalar))
             except (ValueError, ArithmeticError, TypeError) as error:
                 misfits[i] = str(error)
         values.append(value)
@@ -330,6 +366,14 @@ def _by_value(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]:
         storage = pa.array(values, target.storage_type)
         return pa.ExtensionArray.from_storage(target, storage), misfits
     return pa.array(values, target), misfits
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """As ``python_value``; words in place of a whole list or struct are no value of it."""
+    value = python_value(scalar)
+    if isinstance(value, str) and pa.types.is_nested(scalar.type):
+        raise ValueError(value)
+    return value
 
 
 def python_value(scalar: pa.Scalar) -> Any:

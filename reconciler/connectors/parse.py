@@ -55,12 +55,21 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
+def _as_written(value: Any) -> Any:
+    """A text without its blanks. Raises ``ValueError`` for 1_000, a number to Python alone."""
+    if not isinstance(value, str):
+        return value
+    if "_" in value:
+        raise ValueError
+    return value.strip()
+
+
 def _integer(word: str) -> Callable[[Any], int]:
     low, high = _LIMITS[word]
 
     def convert(value: Any) -> int:
         try:
-            number = Decimal(value.strip() if isinstance(value, str) else value)
+            number = Decimal(_as_written(value))
             if number and number.adjusted() > _MOST_DIGITS:  # written out, it would take for ever
                 raise ValueError
             whole = int(number)
@@ -77,7 +86,7 @@ def _decimal(precision: int, scale: int) -> Callable[[Any], Decimal]:
     def convert(value: Any) -> Decimal:
         text = repr(value) if isinstance(value, float) else value
         try:
-            number = Decimal(text.strip() if isinstance(text, str) else text)
+            number = Decimal(_as_written(text))
         except (InvalidOperation, TypeError, ValueError):
             raise ValueError(f"{shown(value)} is no number") from None
         if not number.is_finite():
@@ -93,9 +102,11 @@ def _decimal(precision: int, scale: int) -> Callable[[Any], Decimal]:
 
 def _float(value: Any) -> float:
     try:
-        number = float(value)
+        number = float(_as_written(value))
     except (TypeError, ValueError):
         raise ValueError(f"{shown(value)} is no number") from None
+    if isinstance(value, str) and math.isinf(number) and "inf" not in value.lower():
+        raise ValueError(f"{shown(value)} has no place in a float")
     if isinstance(value, int | Decimal) and value not in (
         Decimal(number),
         Decimal(repr(number)),

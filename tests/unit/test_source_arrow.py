@@ -125,6 +125,12 @@ _DECIMAL = decimal.Decimal
         (pa.int64(), pa.float64(), 2**60, 2.0**60, 2**53 + 1),
         (pa.int64(), pa.float32(), 2**24, 2.0**24, 2**24 + 1),
         (pa.float64(), pa.float32(), 0.5, 0.5, 1e300),
+        (pa.string(), pa.float64(), "-Infinity", float("-inf"), "1e400"),
+        (pa.string(), pa.float32(), "0.5", 0.5, "1e40"),
+        (pa.string(), pa.int64(), " 5", 5, "1_000"),
+        (pa.string(), pa.float64(), "5e0 ", 5.0, "1_000"),
+        (pa.string(), pa.decimal128(9, 1), "5", _DECIMAL(5), "1_000"),
+        (pa.string(), pa.int8(), "-1", -1, "0xff"),
     ],
 )
 def test_a_value_that_would_be_rounded_or_guessed_is_named_and_the_others_are_kept(
@@ -134,3 +140,35 @@ def test_a_value_that_would_be_rounded_or_guessed_is_named_and_the_others_are_ke
         found, bad = arrow.cast(pa.array(values, source), target)
         assert set(bad) == ({2} if loses in values else set())
         assert found.to_pylist()[:2] == [kept, None]
+
+
+_SOON = 2**31 - 2**24
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "texts"),
+    [
+        (pa.date32(), [2**31 - 1, 1 - 2**31, 0], ["infinity", "-infinity", "1970-01-01"]),
+        (pa.date32(), [_SOON, None, 9_000_000], [None, None, "26611-03-02"]),
+        (pa.timestamp("us"), [2**63 - 1, 0], ["infinity", "1970-01-01 00:00:00.000000"]),
+        (pa.timestamp("us", "UTC"), [1 - 2**63, 2**60], ["-infinity", None]),
+        (pa.timestamp("ms"), [2**62], [None]),
+        (pa.timestamp("ns"), [2**62], ["2116-02-20 23:53:38.427387904"]),
+        (pa.time64("us"), [86_400_000_000, 0], ["24:00:00", "00:00:00.000000"]),
+    ],
+)
+def test_a_time_becomes_the_text_that_it_has_or_none(
+    kind: pa.DataType, raw: list[int | None], texts: list[str | None]
+) -> None:
+    storage = pa.int32() if kind.bit_width == 32 else pa.int64()
+    found, bad = arrow.cast(pa.array(raw, storage).view(kind), pa.string())
+    assert found.to_pylist() == texts
+    assert set(bad) == {
+        row for row, value in enumerate(raw) if value is not None and texts[row] is None
+    }
+
+
+def test_a_list_with_an_infinite_time_is_set_aside_and_no_words_stand_for_it() -> None:
+    lists = pa.array([[0], [2**31 - 1]], pa.list_(pa.int32())).view(pa.list_(pa.date32()))
+    texts, bad = arrow.cast(lists, pa.string())
+    assert (texts.to_pylist(), set(bad)) == (['["1970-01-01"]', None], {1})

@@ -375,6 +375,11 @@ def test_files_below_folders_match_by_two_stars(inbox: Inbox) -> None:
     assert set(inbox.ledger) == {"2026/01/a.csv"}
 
 
+def test_a_file_that_a_pattern_matches_in_several_ways_is_read_once(inbox: Inbox) -> None:
+    inbox.put("2026/01/a.csv", "x\n1\n")
+    assert inbox.take(StreamSettings(path="**/**/*.csv", mode=Mode.APPEND)).column("x") == ["1"]
+
+
 def test_another_definition_is_held(inbox: Inbox) -> None:
     inbox.put("a.csv", "id\n1\n")
     inbox.take()

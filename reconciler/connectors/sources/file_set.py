@@ -79,7 +79,8 @@ def listing(root: Path, pattern: str, where: str) -> list[Found]:
     """The files that match, oldest first. Raises ``ConnectorError`` without the folder."""
     must_be_there(root, where)
     found = []
-    for path in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 - relative names
+    # A pattern with ** twice matches one file in several ways.
+    for path in set(glob.iglob(pattern, root_dir=root, recursive=True)):  # noqa: PTH207 - relative names
         full = root / path
         try:
             info = full.stat()
