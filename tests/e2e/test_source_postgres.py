@@ -540,6 +540,19 @@ def test_what_no_type_can_hold_is_set_aside_with_its_key(shop: Shop) -> None:
     assert "beyond the year 294246" in reasons["id=4"]
 
 
+def test_json_that_is_json_to_postgres_alone_is_set_aside(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, j json, many json[])",
+        r"""INSERT INTO t VALUES (1, '"\ud800"', NULL), (2, '"\ud83d\ude00"', '{}')""",
+        r"""INSERT INTO t VALUES (3, '1', ARRAY['1', '"\uDC00"'::json])""",
+        r"""INSERT INTO t VALUES (4, '1', ARRAY['"\udc00"'::json]), (5, NULL, ARRAY['1'::json])""",
+    )
+    taken = shop.take(StreamSettings())
+    assert taken.column("id") == [2, 5]
+    assert {row.place for row in taken.rejected} == {"id=1", "id=3", "id=4"}
+    assert "column 'many': " in taken.rejected[1].reason
+
+
 def test_columns_of_the_config_give_a_free_numeric_its_size(shop: Shop) -> None:
     shop.run("CREATE TABLE t (id int PRIMARY KEY, n numeric)", "INSERT INTO t VALUES (1, 1.25)")
     assert shop.take(StreamSettings()).note("numeric of any size")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from bisect import bisect_right
 from decimal import Decimal
 from typing import Any
 
@@ -127,6 +128,7 @@ def unwrap(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Misfits]:
     for i, field in enumerate(batch.schema):
         fixed, bad = _infinities(columns[i])
         columns[i] = fixed
+        bad |= _no_json(fixed)
         misfits.update({row: f"column {field.name!r}: {why}" for row, why in bad.items()})
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema), misfits
 
@@ -162,9 +164,29 @@ def _infinities_in_lists(array: pa.Array) -> tuple[pa.Array, Misfits]:
     fixed, bad = _infinities(flat)
     if fixed is flat:
         return array, {}
-    lengths = pc.fill_null(pc.list_value_length(array), 0)
-    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+    offsets = _offsets(array)
     rebuilt = pa.ListArray.from_arrays(offsets, fixed, type=array.type, mask=array.is_null())
-    bounds = offsets.to_pylist()
-    rows = {p: next(i for i in range(len(array)) if bounds[i + 1] > p) for p in bad}
-    return rebuilt, {rows[p]: why for p, why in bad.items()}
+    return rebuilt, _rows(bad, offsets)
+
+
+def _no_json(array: pa.Array) -> Misfits:
+    """Half of a surrogate pair (``"\\ud800"``) is well for ``json``, and no JSON to anybody else."""
+    if pa.types.is_list(array.type):
+        return _rows(_no_json(array.flatten()), _offsets(array))
+    if array.type != arrow.JSON:
+        return {}
+    places = pc.indices_nonzero(pc.match_substring(array.storage, r"\ud", ignore_case=True))
+    _, bad = arrow.cast(array.storage.take(places), arrow.JSON)
+    return {places[i].as_py(): why for i, why in bad.items()}
+
+
+def _offsets(array: pa.Array) -> pa.Array:
+    """Where each list begins among all lists' values, and where the last one ends."""
+    lengths = pc.fill_null(pc.list_value_length(array), 0)
+    return pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+
+
+def _rows(bad: Misfits, offsets: pa.Array) -> Misfits:
+    """From the position among all lists' values to the row whose list holds it."""
+    bounds = offsets.to_pylist() if bad else []
+    return {bisect_right(bounds, position) - 1: why for position, why in bad.items()}
