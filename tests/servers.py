@@ -59,9 +59,11 @@ class PostgresServer:
                 rows = cursor.fetchall() if cursor.description else []
         return rows
 
-    def new_database(self, name: str) -> str:
-        """Make an empty database; its name."""
-        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
+    def new_database(self, name: str, like: str = "") -> str:
+        """Make an empty database, with the options ``like``; its name."""
+        self.execute(
+            f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}" {like}'
+        )
         return name
 
 

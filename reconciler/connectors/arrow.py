@@ -207,6 +207,41 @@ def normalize(batch: pa.RecordBatch) -> pa.RecordBatch:
     return result
 
 
+def invalid(batch: pa.RecordBatch) -> Misfits:
+    """Rows with a value that is none of its type: text that is no UTF-8, a time beyond its day.
+
+    Not all who hand over Arrow look at what they hand over, and a destination that does refuses the
+    whole batch once it is committed.
+    """
+    misfits: Misfits = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        for row, reason in _invalid(column).items():
+            misfits.setdefault(row, f"column {name!r}: {reason}")
+    return misfits
+
+
+def _invalid(column: pa.Array) -> Misfits:
+    if pa.types.is_time(column.type):
+        raw = column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
+        beyond = pc.or_(pc.less(raw, 0), pc.greater(raw, _last_in_words(column.type) + 1))
+        rows = pc.indices_nonzero(beyond).to_pylist()
+        return {row: f"{raw[row]} {column.type.unit} is no time of a day" for row in rows}
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        pass
+    else:
+        return {}
+    misfits: Misfits = {}
+    for row in range(len(column)):
+        try:
+            column.take(pa.array([row])).validate(full=True)
+        except pa.ArrowInvalid as error:
+            what = "UTF-8 text" if "UTF8" in str(error) else f"{type_word(column.type)}: {error}"
+            misfits[row] = f"{python_value(column[row])!r:.80} is no {what}"
+    return misfits
+
+
 def drop_rows(batch: pa.RecordBatch, rows: Misfits) -> pa.RecordBatch:
     """The batch without these rows."""
     if not rows:
@@ -377,9 +412,14 @@ def _value(scalar: pa.Scalar) -> Any:
 
 
 def python_value(scalar: pa.Scalar) -> Any:
-    """The value as Python has it; words for a time that lies beyond Python's years."""
+    """The value as Python has it; words for a time that lies beyond Python's years, and the bytes
+    of a text that is none."""
     try:
         return scalar.as_py()
+    except UnicodeDecodeError:
+        is_text = isinstance(scalar, pa.StringScalar | pa.LargeStringScalar)
+        words = f"a {type_word(scalar.type)} of bytes"
+        return scalar.as_buffer().to_pybytes() if is_text else words
     except (OverflowError, ValueError):
         raw = getattr(scalar, "value", None)
         if isinstance(raw, int):

@@ -33,12 +33,15 @@ AT_ONCE = StreamSettings(cursor=("updated_at",), settle=0.0)
 STREAM = "public.t"
 
 
+_NO_ENCODING = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+
+
 class Shop:
     """A database of its own, an application's connections, and the source under test."""
 
-    def __init__(self, server: PostgresServer, name: str) -> None:
+    def __init__(self, server: PostgresServer, name: str, like: str = "") -> None:
         self.server = server
-        self.database = server.new_database(name)
+        self.database = server.new_database(name, like)
         self.app = server.connect(database=self.database)
         self.source = self.open()
         self._more: list[psycopg.Connection[Any]] = []
@@ -551,6 +554,20 @@ def test_json_that_is_json_to_postgres_alone_is_set_aside(shop: Shop) -> None:
     assert taken.column("id") == [2, 5]
     assert {row.place for row in taken.rejected} == {"id=1", "id=3", "id=4"}
     assert "column 'many': " in taken.rejected[1].reason
+
+
+def test_text_of_a_database_that_knows_no_encoding_is_looked_at(
+    postgres_server: PostgresServer,
+) -> None:
+    shop = Shop(postgres_server, "shop", like=_NO_ENCODING)
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, x text)",
+        r"INSERT INTO t VALUES (1, E'\xff'), (2, 'ok')",
+    )
+    taken = shop.take(StreamSettings())
+    shop.close()
+    assert taken.column("id") == [2]
+    assert [row.reason for row in taken.rejected] == ["column 'x': b'\\xff' is no UTF-8 text"]
 
 
 def test_columns_of_the_config_give_a_free_numeric_its_size(shop: Shop) -> None:

@@ -618,3 +618,18 @@ def test_a_parquet_value_that_does_not_fit_its_column_is_set_aside(inbox: Inbox)
     taken = inbox.take(StreamSettings(path="*.parquet", mode=Mode.APPEND, columns=columns))
     assert taken.column("a") == [1]
     assert taken.rejected[0].place == "1.parquet: row 2"
+
+
+def test_what_parquet_holds_and_its_type_has_no_place_for_is_set_aside(inbox: Inbox) -> None:
+    texts = pa.array([b"ok", b"\xff", b"ok", b"ok"], pa.binary()).view(pa.string())
+    lists = pa.ListArray.from_arrays([0, 1, 1, 2, 2], texts)
+    times = pa.array([86_400_000_000, 0, 0, -1]).view(pa.time64("us"))
+    path = inbox.put("a.parquet", b"")
+    pq.write_table(pa.table({"n": [1, 2, 3, 4], "x": texts, "l": lists, "t": times}), path)
+    taken = inbox.take(StreamSettings(path="*.parquet", mode=Mode.APPEND))
+    assert taken.column("n") == [1]
+    assert [row.reason for row in taken.rejected] == [
+        "column 'x': b'\\xff' is no UTF-8 text",
+        "column 'l': 'a list<text> of bytes' is no UTF-8 text",
+        "column 't': -1 us is no time of a day",
+    ]

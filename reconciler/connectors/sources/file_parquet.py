@@ -63,7 +63,7 @@ class Parquet:
             ) from None
 
     def _block(self, file: Found, batch: pa.RecordBatch, schema: pa.Schema, start: int) -> Block:
-        misfits: arrow.Misfits = {}
+        misfits = arrow.invalid(batch)
         columns = []
         for field in schema:
             index = batch.schema.get_field_index(field.name)

@@ -124,7 +124,7 @@ def array_misfit(columns: tuple[Column, ...]) -> str:
 
 def unwrap(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Misfits]:
     """Times as they are in the database, and the rows in which one has no place."""
-    columns, misfits = batch.columns, Misfits()
+    columns, misfits = batch.columns, arrow.invalid(batch)  # not looked at where SQL_ASCII is kept
     for i, field in enumerate(batch.schema):
         fixed, bad = _infinities(columns[i])
         columns[i] = fixed
@@ -170,7 +170,7 @@ def _infinities_in_lists(array: pa.Array) -> tuple[pa.Array, Misfits]:
 
 
 def _no_json(array: pa.Array) -> Misfits:
-    """Half of a surrogate pair (``"\\ud800"``) is well for ``json``, and no JSON to anybody else."""
+    """Half of a surrogate pair (``"\\ud800"``) passes for ``json`` here, and nowhere else."""
     if pa.types.is_list(array.type):
         return _rows(_no_json(array.flatten()), _offsets(array))
     if array.type != arrow.JSON:

@@ -318,13 +318,13 @@ class Sqlite:
             rest = batch.slice(min(given, batch.num_rows))
             given -= batch.num_rows - rest.num_rows
             if rest.num_rows:
-                yield _as_utf8(rest)
+                yield rest, arrow.invalid(rest)
 
     def _quick(self, query: Query) -> Iterator[pa.RecordBatch]:
         expected = [driven(c.type)[1] for c in query.relation.columns]
         try:
             for batch in self._rows(query, careful=False):
-                if batch.schema.types[: len(expected)] != expected or not _is_utf8(batch):
+                if batch.schema.types[: len(expected)] != expected or arrow.invalid(batch):
                     raise _NotAsDeclaredError
                 yield batch
         except ConnectorError as error:
@@ -400,24 +400,3 @@ def _statement(query: Query, *, careful: bool) -> str:
         f"SELECT {', '.join(first)} UNION ALL "
         f"SELECT {', '.join(selected)} FROM {relation.source} {query.where}{order}"
     )
-
-
-def _is_utf8(batch: pa.RecordBatch) -> bool:
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _as_utf8(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Misfits]:
-    """Text that is no UTF-8 as misfits."""
-    if _is_utf8(batch):
-        return batch, {}
-    columns, misfits = batch.columns, Misfits()
-    for i, column in enumerate(columns):
-        if pa.types.is_string(column.type):
-            columns[i], bad = arrow.cast(column.view(pa.binary()), pa.string())
-            name = batch.schema.names[i]
-            misfits.update({row: f"column {name!r}: {why}" for row, why in bad.items()})
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names), misfits
