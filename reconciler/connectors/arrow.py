@@ -460,6 +460,9 @@ def _cast_struct(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfit
         child, bad = cast(flat[have[member.name]], member.type)
         children.append(child)
         misfits.update({row: f"{member.name}: {why}" for row, why in bad.items()})
+    for name in have.keys() - {member.name for member in target}:
+        for row in pc.indices_nonzero(flat[have[name]].is_valid()).to_pylist():
+            misfits.setdefault(row, f"{name}: there is no such field in {type_word(target)}")
     return pa.StructArray.from_arrays(children, fields=list(target), mask=array.is_null()), misfits
 
 

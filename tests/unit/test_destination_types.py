@@ -106,6 +106,9 @@ WIDENINGS = [
      "DECIMAL(18,4)"),
     (pa.int64(), 7, pa.string(), "x", "VARCHAR"),
     (pa.list_(pa.int32()), [7], pa.list_(pa.int64()), [2**40], "BIGINT[]"),
+    (pa.list_(pa.null()), [None], pa.list_(pa.int64()), [7], "BIGINT[]"),
+    (pa.struct([("a", pa.null())]), {"a": None}, pa.struct([("a", pa.int64())]), {"a": 7},
+     "STRUCT(a BIGINT)"),
 ]  # fmt: skip
 
 
@@ -128,6 +131,20 @@ def test_a_column_takes_the_wider_of_two_types_and_stays_so(
     wanted = [str(v) if sql == "VARCHAR" else v for v in (reversed(wanted) if turned else wanted)]
     assert [row[0] for row in found] == wanted
     assert {row[1] for row in found} == {sql}
+
+
+def test_a_struct_keeps_the_fields_that_a_later_batch_does_not_have(tmp_path: Path) -> None:
+    destination = DuckdbDestination(tmp_path / "x.duckdb")
+    kinds = [pa.struct([(name, pa.int64()) for name in names]) for names in ("ab", "a", "bca", "d")]
+    for seq, kind in enumerate(kinds[:3], start=1):
+        schema, rows = typed_rows(pa.list_(kind), [[{field.name: seq for field in kind}]])
+        load(destination, request(seq, schema=schema, version=seq), rows[:1])
+    with duckdb.connect(str(destination.path)) as connection:
+        found = connection.execute("SELECT unnest(v, recursive := true) FROM orders").fetchall()
+    assert set(found) == {(1, None, 1), (None, None, 2), (3, 3, 3)}
+    schema, rows = typed_rows(pa.list_(kinds[3]), [[{"d": 4}]])
+    with pytest.raises(ConnectorError, match="neither holds every value of the other"):
+        load(destination, request(4, schema=schema, version=4), rows)
 
 
 AS_TEXT = {

@@ -98,6 +98,13 @@ def test_a_misfit_within_a_list_names_the_row_that_holds_it() -> None:
     assert values.to_pylist()[:3] == [[1], None, []]
 
 
+def test_a_field_that_a_struct_has_no_place_for_names_the_row_unless_it_is_null() -> None:
+    wide = pa.array([{"a": 1, "b": 2}, {"a": 1, "b": None}, None])
+    found, bad = arrow.cast(wide, pa.struct([("a", pa.int64())]))
+    assert bad == {0: "b: there is no such field in struct<a: int64>"}
+    assert found.to_pylist()[1:] == [{"a": 1}, None]
+
+
 def test_numbers_do_not_become_times_nor_times_numbers() -> None:
     number, moment = pa.schema([("n", pa.int64())]), pa.schema([("n", pa.timestamp("us"))])
     with pytest.raises(ConnectorError, match="cannot become naive_timestamp"):

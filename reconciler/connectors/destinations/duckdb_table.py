@@ -145,9 +145,9 @@ class OpenSchema:
             have = there.get(fold(name))
             if have is None:
                 change = f"ADD COLUMN {quote_name(name)} {kind}"
-            elif holds(have, kind) or have == self._canonical(kind):
+            elif holds(have, kind):
                 continue
-            elif holds(kind, have) or have.startswith("STRUCT") or kind == "VARCHAR":
+            elif holds(kind, have) or kind == "VARCHAR":
                 change = f"ALTER COLUMN {quote_name(name)} SET DATA TYPE {kind}"
                 if kind == "VARCHAR":
                     change += f" USING {as_text(quote_name(name), have)}"
@@ -163,10 +163,6 @@ class OpenSchema:
             [self._schema, table],
         ).fetchall()
         return {fold(name): kind for name, kind in rows}
-
-    def _canonical(self, kind: str) -> str:
-        found = self._connection.execute(f"SELECT typeof(CAST(NULL AS {kind}))").fetchone()
-        return str(found[0]) if found else kind
 
     def load(self, receipt: Receipt, paths: Sequence[Path]) -> None:
         """Bring the batch's rows into the table in the way of its mode."""

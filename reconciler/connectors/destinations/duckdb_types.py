@@ -11,7 +11,9 @@ from catalog.records import ErrorClass
 from reconciler.config.desired import fold
 from reconciler.connectors.ports import ArrowSchema, ConnectorError
 
+_NOTHING = '"NULL"'
 _PLAIN = {
+    pa.null(): _NOTHING,  # within lists and structs: such a column is left out
     pa.bool_(): "BOOLEAN",
     pa.int8(): "TINYINT",
     pa.int16(): "SMALLINT",
@@ -73,15 +75,25 @@ def refuse_equal_names(schema: ArrowSchema, table: str) -> None:
 
 def holds(wide: str, narrow: str) -> bool:
     """Whether every value of the type ``narrow`` is one of the type ``wide`` too."""
-    if wide == narrow:
+    if narrow in (wide, _NOTHING):
         return True
     if wide.endswith("[]") and narrow.endswith("[]"):
         return holds(wide[:-2], narrow[:-2])
+    if wide.startswith("STRUCT") and narrow.startswith("STRUCT"):
+        have = _members(wide)
+        return all(holds(have.get(name, ""), kind) for name, kind in _members(narrow).items())
     if wide in _INTEGERS:
         return narrow in _INTEGERS and _integer_holds(wide, narrow)
     if decimal := _DECIMAL.fullmatch(wide):
         return _decimal_holds(int(decimal[1]), int(decimal[2]), narrow)
     return _SIMPLE.get(wide, _nothing)(narrow)
+
+
+def _members(struct: str) -> dict[str, str]:
+    """The types of a struct's fields, by folded name."""
+    import duckdb  # not for the lake, whose view needs the words alone
+
+    return {fold(name): str(kind) for name, kind in duckdb.sqltype(struct).children}
 
 
 def _integer_holds(wide: str, narrow: str) -> bool:
