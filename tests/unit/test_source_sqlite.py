@@ -515,6 +515,13 @@ def test_a_view_that_is_named_is_a_stream(shop: Shop) -> None:
     assert shop.take("v", StreamSettings(mode=Mode.REPLACE)).rows == [{"id": 1, "n": 2}]
 
 
+def test_a_table_with_a_column_named_rowid_is_discovered(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, rowid TEXT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 'one')")
+    (found,) = shop.source.discover(["t"], {})
+    assert (found.name, found.rows) == ("t", None)
+
+
 def test_check_says_what_is_missing(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (n INT)")
     findings = shop.source.check({"t": BY_TIME, "u": BY_TIME})

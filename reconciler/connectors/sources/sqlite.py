@@ -143,11 +143,14 @@ class Sqlite:
             columns,
             key=key,
             indexed=self._indexed(stream, columns, key, kind),
-            rows=None
-            if kind != "table" or without_rowid
-            else self.session.value(f"SELECT max(rowid) FROM {source}") or 0,
+            rows=None if kind != "table" or without_rowid else self._about(source),
             misfit="" if strict else misfit(columns),
         )
+
+    def _about(self, source: str) -> int | None:
+        """How many rows there are about; None where a column of the table has taken the name."""
+        found = self.session.value(f"SELECT max(rowid) FROM {source}") or 0
+        return found if isinstance(found, int) else None
 
     def _columns(
         self, source: str, name: str, *, strict: bool
