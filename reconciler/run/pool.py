@@ -63,6 +63,8 @@ class Worker:
         # asyncio's own streams: they stay registered with the selector between messages, which
         # saves a third of the system calls that one message costs through anyio's.
         self._reader, self._writer = line
+        self._begun = 0
+        """The length of a message of which the head was read and the body was not."""
         self._output = output
         self._oom_kills = _oom_kills()
         self._output_start = 0
@@ -85,10 +87,16 @@ class Worker:
             raise await self._gone() from None
 
     async def receive(self) -> m.ToDaemon:
-        """The next message. Raises ``WorkerGone``; a worker that sends rubbish is ended first."""
+        """The next message. Raises ``WorkerGone``; a worker that sends rubbish is ended first.
+
+        May be cut off and called again: it goes on in the midst of a message.
+        """
         try:
-            head = await self._reader.readexactly(4)
-            return m.for_daemon(await self._reader.readexactly(m.frame_length(head)))
+            if not self._begun:
+                self._begun = m.frame_length(await self._reader.readexactly(4))
+            body = await self._reader.readexactly(self._begun)
+            self._begun = 0
+            return m.for_daemon(body)
         except (asyncio.IncompleteReadError, OSError):
             raise await self._gone() from None
         except m.BrokenPeer as error:

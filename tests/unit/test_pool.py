@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import tempfile
@@ -66,6 +67,22 @@ async def test_a_killed_worker_is_named_by_its_signal_and_never_handed_out_again
     other = await pool.acquire()
     assert other.pid != worker.pid
     await pool.release(other, healthy=True)
+
+
+async def test_a_wait_that_is_cut_off_in_the_midst_of_a_message_goes_on_there(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await pool.acquire()
+    line, message = asyncio.StreamReader(), m.Moved("t", 1, 2)
+    monkeypatch.setattr(worker, "_reader", line)
+    data = m.frame(message)
+    line.feed_data(data[:6])
+    with anyio.move_on_after(0.01) as cut:
+        await worker.receive()
+    assert cut.cancelled_caught
+    line.feed_data(data[6:] + data)
+    assert [await worker.receive(), await worker.receive()] == [message, message]
+    await pool.release(worker, healthy=False)
 
 
 async def test_who_no_longer_waits_gets_no_worker(pool: WorkerPool) -> None:
