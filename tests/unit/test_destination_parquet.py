@@ -15,7 +15,7 @@ import pytest
 from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode
 from reconciler.connectors.destinations import rows as rows_module
-from reconciler.connectors.destinations.files import DISK
+from reconciler.connectors.destinations.files import DISK, Files
 from reconciler.connectors.destinations.parquet import ParquetDestination, open_parquet
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, RejectedRow, Secrets
 from tests.destination_kit import (
@@ -496,6 +496,19 @@ def test_replace_works_where_nothing_can_be_made_beside_the_folder(
     lake.with_name(".lake.reconciler-swap").write_text("in the way")
     load(destination, request(2, mode=Mode.REPLACE), orders(2))
     assert glob_ids(lake) == view_rows(lake / TABLE) == [2]
+
+
+def test_a_table_is_made_while_another_ones_publish_removes_the_place_where_it_was_built(
+    lake: Path,
+) -> None:
+    class Busy(Files):
+        def rename(self, source: Path, target: Path) -> None:
+            super().rename(source, target)
+            if target == lake / TABLE:
+                self.rmdir(source.parent)
+
+    load(ParquetDestination(lake, Busy()), request(1, mode=Mode.REPLACE), orders(1))
+    assert glob_ids(lake) == view_rows(lake / TABLE) == [1]
 
 
 @pytest.mark.parametrize("lost", ["", "_reconciler.json"], ids=["whole", "without its marker"])

@@ -9,7 +9,7 @@ appended, and the view shows the latest of each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from catalog.records import Cursor, ErrorClass
@@ -252,7 +252,8 @@ class ParquetDestination:
             self._files.rename(fresh.path, folder.path)
         point("parquet.replace.exchanged")
         self._files.sync_dir(self.path)
-        self._files.sync_dir(fresh.path.parent)
+        with suppress(FileNotFoundError):  # another table's publish found it empty, and removed it
+            self._files.sync_dir(fresh.path.parent)
         sync_up(self._files, self.path, self.path)
 
     def _move(self, receipt: Receipt, targets: Mapping[str, StagedFile], base: Path) -> None:
