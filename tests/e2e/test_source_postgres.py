@@ -156,6 +156,24 @@ def test_a_role_that_may_not_look_waits_for_those_that_were_open(table: Shop) ->
         table.run("DROP OWNED BY reader", "DROP ROLE reader")
 
 
+def test_a_transaction_of_a_session_that_tells_nothing_is_waited_for(table: Shop) -> None:
+    late = table.another()
+    late.execute("SET track_activities = off")
+    late.commit()
+    late.execute("INSERT INTO t (id) VALUES (1)")
+    table.run("SELECT pg_sleep(0.01)", "INSERT INTO t (id) VALUES (2)")
+    hasty = StreamSettings(cursor=("updated_at",), settle=0.0, max_wait=0.1)
+    with pytest.raises(ConnectorError, match="or set track_activities = on for them"):
+        take(table.source, STREAM, hasty)
+
+    def commit_when_it_waits() -> bool:
+        late.commit()
+        return False
+
+    taken = take(table.source, STREAM, AT_ONCE, stopped=commit_when_it_waits)
+    assert sorted(taken.column("id")) == [1, 2]
+
+
 def test_a_role_that_may_not_look_gives_up_after_max_wait_and_names_the_pid(table: Shop) -> None:
     table.run(
         "DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN", "GRANT SELECT ON t TO reader"

@@ -54,6 +54,8 @@ WHERE l.locktype = 'virtualxid' AND l.granted AND l.pid <> pg_backend_pid()
   AND EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = l.pid
               AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()))
 """
+_UNTOLD = _VIRTUAL.replace("a.pid = l.pid", "a.pid = l.pid AND a.state = 'disabled'")
+"""Those of sessions with ``track_activities`` off: when they began stands nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +174,9 @@ def _below_open(session: Session, clock: _Clock, wanted: Wanted) -> tuple[int, l
                 notes += [f"held back by {who}"] if age > moments.SECOND else []
                 stuck = who if age > max_wait else ""
             break
+        _wait_for(_UNTOLD, session, wanted, "set track_activities = on for them")
     else:
-        _wait_for_others(session, wanted)
+        _wait_for(_VIRTUAL, session, wanted, "grant pg_read_all_stats to this role")
     for gid, prepared in session.rows(_PREPARED)[:1]:
         # Postgres does not say when a prepared transaction began.
         micros = min(micros, prepared - max_wait)
@@ -184,12 +187,11 @@ def _below_open(session: Session, clock: _Clock, wanted: Wanted) -> tuple[int, l
     return micros, notes, stuck
 
 
-def _wait_for_others(session: Session, wanted: Wanted) -> None:
-    """Wait till no transaction is left that was open when the clock was read.
-
-    For roles that may not see when others' transactions began: any role sees that they are there.
+def _wait_for(those: str, session: Session, wanted: Wanted, otherwise: str) -> None:
+    """Wait till none is left of the transactions that were open when the clock was read, and of
+    which it cannot be seen when they began: any role sees that they are there.
     """
-    waiting = dict(session.rows(_VIRTUAL))
+    waiting = dict(session.rows(those))
     deadline = time.monotonic() + wanted.settings.max_wait
     while waiting:
         if wanted.stopped():
@@ -199,9 +201,9 @@ def _wait_for_others(session: Session, wanted: Wanted) -> None:
             raise ConnectorError(
                 ErrorClass.TRANSIENT,
                 f"connection {session.name!r}: held back for {wanted.settings.max_wait:g} s by "
-                f"open transactions of pid {pids}: end them, or grant pg_read_all_stats to this "
-                "role so that rows older than those transactions can be read meanwhile",
+                f"open transactions of pid {pids}: end them, or {otherwise} so that rows older "
+                "than those transactions can be read meanwhile",
             )
         time.sleep(_POLL_SECONDS)
-        still = dict(session.rows(_VIRTUAL))
+        still = dict(session.rows(those))
         waiting = {v: pid for v, pid in waiting.items() if v in still}
