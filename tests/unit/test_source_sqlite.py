@@ -515,11 +515,25 @@ def test_a_view_that_is_named_is_a_stream(shop: Shop) -> None:
     assert shop.take("v", StreamSettings(mode=Mode.REPLACE)).rows == [{"id": 1, "n": 2}]
 
 
+def test_a_table_of_more_than_a_thousand_columns_is_read(shop: Shop) -> None:
+    names = ", ".join(f"c{i} TEXT" for i in range(1_200))
+    shop.app.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, {names})")
+    shop.app.execute("INSERT INTO t (id, c1199) VALUES (1, 'last')")
+    assert shop.take("t", StreamSettings(mode=Mode.REPLACE)).rows[0]["c1199"] == "last"
+
+
 def test_a_table_with_a_column_named_rowid_is_discovered(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, rowid TEXT)")
     shop.app.execute("INSERT INTO t VALUES (1, 'one')")
     (found,) = shop.source.discover(["t"], {})
     assert (found.name, found.rows) == ("t", None)
+
+
+def test_an_error_in_a_query_is_told_without_what_is_made_of_it(shop: Shop) -> None:
+    settings = StreamSettings(mode=Mode.REPLACE, query="SELECT 1 FRO t")
+    with pytest.raises(ConnectorError) as failed:
+        shop.take("q", settings)
+    assert str(failed.value).endswith('near "t": syntax error')
 
 
 def test_check_says_what_is_missing(shop: Shop) -> None:

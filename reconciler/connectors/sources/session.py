@@ -16,7 +16,7 @@ from reconciler.config.hiding import Hiding
 from reconciler.connectors.ports import ConnectorError
 
 _STATE = re.compile(r"SQLSTATE:? ([0-9A-Z]{5})")
-_QUERY_WAS = re.compile(r"\n*Query was:.*", re.DOTALL)
+_QUERY_WAS = re.compile(r"(\n*Query was|\nquery):.*", re.DOTALL)
 _DRIVER = re.compile(r"^[A-Z_ ]+: \[libpq\] (Failed to connect: )?")
 _IS_IT_UP = re.compile(r"\s+Is the server running")
 _LINE = re.compile(r"\nLINE \d+:.*", re.DOTALL)

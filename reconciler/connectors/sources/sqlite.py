@@ -287,11 +287,14 @@ class Sqlite:
 
     def _options(self, relation: Relation) -> Mapping[str, str]:
         """The driver's batches are of so many rows, however wide: about 8 MiB of them."""
-        widths = " + ".join(
+        lengths = [
             f"coalesce(length({quote(c.name)}), 0)"
             for c in relation.columns
             if c.type in ("text", "binary", "json")
-        )
+        ]
+        # In brackets of a hundred: SQLite takes no expression that is a thousand deep.
+        sums = (" + ".join(lengths[i : i + 100]) for i in range(0, len(lengths), 100))
+        widths = " + ".join(f"({each})" for each in sums)
         width = 0
         if widths:
             width = self.session.value(
