@@ -15,6 +15,7 @@ import pytest
 
 from reconciler.config.desired import Mode
 from reconciler.connectors.destinations.duckdb import DuckdbDestination
+from reconciler.connectors.destinations.duckdb_file import DuckdbFile
 from reconciler.connectors.destinations.parquet import ParquetDestination
 from reconciler.connectors.ports import ConnectorError
 from tests.destination_kit import TABLE, load, request, view_rows
@@ -171,6 +172,28 @@ def test_a_column_of_any_type_becomes_text_with_its_rows(tmp_path: Path, name: s
     assert (none, new) == (None, "more")
     assert all(isinstance(value, str) for value in old)
     assert old == AS_TEXT.get(name, old)
+
+
+def test_a_time_that_becomes_text_is_in_no_zone_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = DuckdbFile._connect_now
+
+    def in_new_york(self: DuckdbFile, *args: Any, **named: Any) -> duckdb.DuckDBPyConnection:
+        connection = connect(self, *args, **named)
+        connection.execute("SET TimeZone = 'America/New_York'")
+        return connection
+
+    monkeypatch.setattr(DuckdbFile, "_connect_now", in_new_york)
+    destination = DuckdbDestination(tmp_path / "x.duckdb")
+    noon = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
+    schema, rows = typed_rows(pa.timestamp("us", "UTC"), [noon])
+    load(destination, request(1, schema=schema), rows[:1])
+    schema, rows = typed_rows(pa.string(), ["text"])
+    load(destination, request(2, schema=schema, version=2), rows[:1])
+    with duckdb.connect(str(destination.path)) as connection:
+        found = connection.execute("SELECT v FROM orders ORDER BY ALL").fetchall()
+    assert found == [("2026-01-31 12:00:00+00",), ("text",)]
 
 
 def test_an_interval_is_refused_in_words(tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ class OpenSchema:
             elif holds(kind, have) or kind == "VARCHAR":
                 change = f"ALTER COLUMN {quote_name(name)} SET DATA TYPE {kind}"
                 if kind == "VARCHAR":
+                    self._connection.execute("SET TimeZone = 'UTC'")  # not this machine's
                     change += f" USING {as_text(quote_name(name), have)}"
             else:
                 raise _no_common_type(table, name, have, kind)
