@@ -237,7 +237,7 @@ def _the_marker_is_not_checked() -> tuple[Patch, ...]:
     )
 
 
-@_plant(Rule.ONCE)
+@_plant(Rule.ONCE, often=False)
 def _what_a_person_saw_is_not_compared() -> tuple[Patch, ...]:
     begin = stream.StreamRun.__init__
 
@@ -297,6 +297,18 @@ def _an_older_row_wins_a_merge() -> tuple[Patch, ...]:
 @_plant(Rule.ONCE, Rule.AHEAD, often=False)
 def _the_ledger_is_not_rewound_with_the_cursor() -> tuple[Patch, ...]:
     return ((MemoryCatalog, "_forget_files", _nothing),)
+
+
+@_plant(Rule.ONCE, Rule.AHEAD, often=False)
+def _the_ledger_is_rewound_by_the_number_of_a_batch_alone() -> tuple[Patch, ...]:
+    forget = MemoryCatalog._forget_files
+
+    def whoever(self: Any, state: Any, after: int, later: int) -> None:
+        """Two catalogs gave that number to two batches."""
+        del later
+        forget(self, state, after, 1 << 62)
+
+    return ((MemoryCatalog, "_forget_files", whoever),)
 
 
 @_plant(Rule.ONCE, Rule.AHEAD)

@@ -121,6 +121,8 @@ class Keys:
     transaction: int = 0
     backups: list[tuple[Any, Any]] = field(default_factory=list)
     copies: list[MemoryStore] = field(default_factory=list)
+    lost: tuple[Any, Any] | None = None
+    """The destination as it was when a catalog was lost."""
 
 
 class Story(Places):
@@ -154,6 +156,7 @@ class Story(Places):
         self.cli = self._handle()
         self._busy_until, self._awaited = 0.0, math.inf
         self._names = 0
+        self._pasts = random.Random(f"pasts of {seed}")
         self._retains = self.chance.random() < 0.3
         self._holders: dict[str, SimDaemon] = {}
         self._edits: list[asyncio.Task[None]] = []
@@ -470,6 +473,7 @@ class Story(Places):
         self.trouble.calm = False
         until = self.world.now + seconds
         self.world.say("bad times begin")
+        self._lost_past()
         if self.chance.random() < 0.1:
             self._storm()
         while self.world.now < until:
@@ -830,9 +834,19 @@ class Story(Places):
             copies.append(copy_of(self.store))
             return
         self._end_all("the catalog is restored")
+        self.keys.lost = self.warehouse.copy()
         put_back(self.store, self.chance.choice(copies), _us(self.world.now))
         self.around.by_the_dead = 0
         self.history.restored()
+
+    def _lost_past(self) -> None:
+        """What the catalog that was lost had published comes back, when persons have answered and
+        another one has gone on: two batches have one number now."""
+        if (lost := self.keys.lost) is None:
+            return
+        self.keys.lost = None
+        wait = self._pasts.uniform(0.0, HOUR * self.pace)
+        self.world.after(wait, lambda: self.trouble.calm or self._put_back(lost))
 
     def _wall_jump(self) -> None:
         self.machine.wall_off = self.chance.choice((0.0, 0.0, -1.5, -300.0, -4000.0, 300.0, 9000.0))
@@ -906,9 +920,14 @@ class Story(Places):
         if not backups or self.chance.random() < 0.5:
             backups.append(self.warehouse.copy())
             return
+        if not self._decided():
+            self._put_back(self.chance.choice(backups))
+
+    def _put_back(self, backup: tuple[Any, Any]) -> None:
         if self._decided():
             return
-        tables, staged = self.chance.choice(backups)
+        self.world.say("an older copy of the destination is put back")
+        tables, staged = backup
         self.warehouse.durable, self.warehouse.tables = dict(tables), dict(tables)
         if self.chance.random() < 0.5:
             self.warehouse.staged = dict(staged)
