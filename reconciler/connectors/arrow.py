@@ -307,10 +307,10 @@ def _is_exact(array: pa.Array, result: pa.Array) -> bool:
     elif t.is_timestamp(was) and t.is_time(now):
         differs = array.is_valid()
     elif t.is_string(was) and t.is_floating(now):
-        named = pc.match_substring(array, "inf", ignore_case=True)
-        differs = pc.and_(pc.is_inf(result), pc.invert(named))
-    elif t.is_string(was) and t.is_integer(now):
-        differs = pc.match_substring(array, "x", ignore_case=True)  # 0xff is -1 in an int8
+        infinite = array.filter(pc.is_inf(result))
+        differs = pc.invert(pc.match_substring(infinite, "inf", ignore_case=True))
+    elif t.is_string(was) and t.is_integer(now):  # 0xff is -1 in an int8
+        differs = pc.or_(pc.match_substring(array, "x"), pc.match_substring(array, "X"))
     else:
         return True
     return not pc.any(differs).as_py()
