@@ -532,6 +532,25 @@ def test_types_survive(shop: Shop) -> None:
     }
 
 
+def test_what_arrives_as_text_is_written_the_same_whatever_the_database_prefers(shop: Shop) -> None:
+    shop.run(
+        "CREATE TYPE place AS (x float8)",
+        "CREATE TABLE t (id int PRIMARY KEY, iv interval, r daterange, p place)",
+        "INSERT INTO t VALUES (1, '1 day 2 hours', '[2026-01-31,2026-02-01)', ROW(0.30000000000000004))",
+        "ALTER DATABASE shop SET IntervalStyle = 'iso_8601'",
+        "ALTER DATABASE shop SET DateStyle = 'German'",
+        "ALTER DATABASE shop SET extra_float_digits = -5",
+    )
+    assert shop.take(StreamSettings()).rows == [
+        {
+            "id": 1,
+            "iv": "1 day 02:00:00",
+            "r": "[2026-01-31,2026-02-01)",
+            "p": "(0.30000000000000004)",
+        }
+    ]
+
+
 def test_infinite_times_stay_infinite(shop: Shop) -> None:
     shop.run(
         "CREATE TABLE t (id int PRIMARY KEY, ts timestamp, d date, many timestamptz[])",

@@ -77,6 +77,10 @@ class Server:
             for setting in (
                 "TimeZone = 'UTC'",
                 "standard_conforming_strings = on",
+                # What arrives as text is written so, whatever the database or the role prefers.
+                "DateStyle = 'ISO'",
+                "IntervalStyle = 'postgres'",
+                "extra_float_digits = 1",
                 "application_name = 'reconciler'",
             ):
                 cursor.execute(f"SET {setting}")
