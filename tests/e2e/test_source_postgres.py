@@ -536,7 +536,8 @@ def test_what_arrives_as_text_is_written_the_same_whatever_the_database_prefers(
     shop.run(
         "CREATE TYPE place AS (x float8)",
         "CREATE TABLE t (id int PRIMARY KEY, iv interval, r daterange, p place)",
-        "INSERT INTO t VALUES (1, '1 day 2 hours', '[2026-01-31,2026-02-01)', ROW(0.30000000000000004))",
+        "INSERT INTO t VALUES (1, '1 day 2 hours', '[2026-01-31,2026-02-01)', "
+        "ROW(0.30000000000000004))",
         "ALTER DATABASE shop SET IntervalStyle = 'iso_8601'",
         "ALTER DATABASE shop SET DateStyle = 'German'",
         "ALTER DATABASE shop SET extra_float_digits = -5",

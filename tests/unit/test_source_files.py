@@ -592,6 +592,17 @@ def test_json_lines_that_are_no_objects_are_set_aside(inbox: Inbox) -> None:
     assert [row.place for row in taken.rejected] == ["a.jsonl:2", "a.jsonl:3", "a.jsonl:5"]
 
 
+def test_objects_in_which_nothing_is_named_are_set_aside_where_there_are_no_others(
+    inbox: Inbox,
+) -> None:
+    inbox.put("a.jsonl", "{}\n{}\n")
+    taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+    assert (taken.rows, [row.place for row in taken.rejected]) == ([], ["a.jsonl:1", "a.jsonl:2"])
+    inbox.put("b.jsonl", '{}\n{"a": 1}\n')
+    taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+    assert (taken.column("a"), taken.rejected) == ([None, 1], [])
+
+
 def test_columns_type_json_values_and_set_aside_what_does_not_fit(inbox: Inbox) -> None:
     inbox.put("a.jsonl.gz", gzip.compress(b'{"at": "2026-01-31T10:00:00Z"}\n{"at": "soon"}\n'))
     columns = (("at", "timestamp"),)

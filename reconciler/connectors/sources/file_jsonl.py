@@ -117,6 +117,8 @@ class JsonLines:
             for row, reason in bad.items():
                 misfits.setdefault(row, f"column {field.name!r}: {reason}")
         batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+        if not columns:  # a batch without columns has no rows either
+            misfits = dict.fromkeys(range(len(rows)), "an object in which nothing is named")
         aside = [_rejected(path, places[row][0], why, places[row][1])
                  for row, why in sorted(misfits.items())]  # fmt: skip
         return arrow.drop_rows(batch, misfits), rejected + aside
