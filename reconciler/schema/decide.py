@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from catalog.records import Decision, Hold, HoldKind, Micros, SchemaVersion
-from reconciler.config.desired import SchemaPolicy
+from reconciler.config.desired import SchemaPolicy, fold
 from reconciler.schema import asking
 from reconciler.schema.answers import Answered, Proposal, answer, policy_decisions
 from reconciler.schema.changes import Change, compare
@@ -86,6 +86,7 @@ def decide(
     if current is None:
         return _first(proposed, now)
     known = load(current.body)
+    proposed, theirs = _named_as_known(known, proposed)
     proposal = Proposal(stream, version, known, proposed, tuple(decisions))
     # Columns that hold what was kept aside are ours: the source never had them to drop.
     changes = tuple(c for c in compare(known, proposed) if not _kept_aside(c, known))
@@ -93,7 +94,8 @@ def decide(
     held = tuple(c for c, answered in answers.items() if answered.settled == "hold")
     if held:
         return HoldOn(_hold(proposal, held, now))
-    target, columns = _shape(known, proposed, answers)
+    target, rules = _shape(known, proposed, answers)
+    columns = tuple(replace(rule, source=theirs.get(rule.source, rule.source)) for rule in rules)
     made = policy_decisions(proposal, answers, policy, now)
     if compare(known, target) == ():
         return GoOn(current, known, columns, made)
@@ -152,6 +154,18 @@ def _unusable_members(found: Type) -> str:
     if len({name.casefold() for name in names}) < len(names):
         return f"whose fields {', '.join(map(repr, names))} differ in case alone"
     return next(filter(None, (_unusable_members(inner) for _, inner in found.fields)), "")
+
+
+def _named_as_known(known: Schema, proposed: Schema) -> tuple[Schema, dict[str, str]]:
+    """The source's schema in the table's spelling of names, which holds no two that differ in case
+    alone; and by such a name how the source spells it.
+    """
+    ours = {fold(f.name): f.name for f in known.fields}
+    new = {f.name for f in proposed.fields} - set(ours.values())
+    names = {name: ours[fold(name)] for name in new if fold(name) in ours}
+    fields = tuple(replace(f, name=names.get(f.name, f.name)) for f in proposed.fields)
+    key = tuple(names.get(column, column) for column in proposed.key)
+    return Schema(fields, key), {name: theirs for theirs, name in names.items()}
 
 
 # -- what becomes of the columns -----------------------------------------------------------------

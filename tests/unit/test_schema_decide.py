@@ -311,6 +311,20 @@ def test_a_key_whose_column_is_gone_cannot_be_rejected() -> None:
     assert on(proposed(new, V1, (answered(question, "approved"),))).target.key == ("code",)
 
 
+def test_a_column_whose_name_changes_its_case_is_the_same_column() -> None:
+    verdict = on(proposed(schema("ID", ID="int64", Amount="int32", Note="text"), V1))
+    assert verdict.target == schema("id", id="int64", amount="int32", Note="text")
+    assert verdict.columns == (
+        ColumnRule("ID", "id", "as_is"),
+        ColumnRule("Amount", "amount", "as_is"),
+        ColumnRule("Note", "Note", "as_is"),
+    )
+    question = proposed(schema("ID", ID="int64", Amount="text"), V1)
+    answer = answered(question, "approved")
+    approved = on(proposed(schema("id", id="int64", AMOUNT="text"), V1, (answer,)))
+    assert types(approved) == {"id": "int64", "amount": "text"}
+
+
 # -- proposals that nobody can accept --------------------------------------------------------------
 
 
