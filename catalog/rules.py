@@ -56,7 +56,7 @@ from catalog.records import (
 
 UNCONSUMED = frozenset({Outcome.INTERRUPTED, Outcome.FENCED})
 """Outcomes that leave the run's trigger standing, so that it is run again (A3)."""
-BROUGHT_NOTHING_ON = UNCONSUMED | {Outcome.FAILED}
+WAKES_NO_OTHERS = UNCONSUMED | {Outcome.FAILED}
 """Outcomes after which ``after`` pipelines are not woken."""
 
 # -- time and holders ----------------------------------------------------------------------------
@@ -420,7 +420,7 @@ def after_finish(state: PipelineState, run: Run, finish: Finish) -> PipelineStat
             pass
     if finish.outcome in (Outcome.SUCCEEDED, Outcome.NOTHING_NEW):
         state = replace(state, last_success_at=run.finished_at)
-    if finish.outcome not in BROUGHT_NOTHING_ON:
+    if finish.outcome not in WAKES_NO_OTHERS:
         state = replace(state, news=state.rows)
     if finish.outcome in UNCONSUMED:
         return state

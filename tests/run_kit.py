@@ -91,7 +91,7 @@ class Line:
     def pulse(self) -> Iterator[None]:
         yield
 
-    def may_go_on(self) -> None:
+    def check_lease(self) -> None:
         pass
 
 

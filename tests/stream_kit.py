@@ -172,7 +172,7 @@ class World:
 
     # -- the line to the daemon --------------------------------------------------------------------
 
-    def may_go_on(self) -> None:
+    def check_lease(self) -> None:
         if self.lease_over:
             raise LeaseOver
 

@@ -52,6 +52,7 @@ class Keeper:
     _unsure: bool = False
     """The answer to a claim or finish was lost: leases may be ours that ``held`` does not name."""
     _turn: anyio.Lock = field(default_factory=anyio.Lock)
+    """Of ``claim`` and ``renew``: a renewal would take what is just being claimed for unknown."""
 
     def trusted(self) -> bool:
         """This process may start something new under its leases."""

@@ -285,7 +285,8 @@ async def until_known(attempt: Callable[[], Awaitable[object]], tries: int = _CO
     """Send the same operation until it is known to have happened or not (A5).
 
     Raises what the last try raised: ``Unknown`` once seen stays unknown until an answer comes, so
-    a later ``Unavailable`` does not make it definite.
+    a later ``Unavailable`` does not make it definite. A refusal ends it at once: the operation's id
+    tells one that was carried out from one that was not.
     """
     unknown: Unknown | None = None
     for number in range(tries):

@@ -107,7 +107,7 @@ class Link:
             # A daemon that is stopped answers nothing, and its silence ends at the deadline (A8).
             with contextlib.suppress(queue.Empty):
                 return answer.get(timeout=self._seconds_left())
-            self.may_go_on()
+            self.check_lease()
 
     def _seconds_left(self) -> float:
         return max(self.deadline_ns - self._clock.boot_ns(), 0) / 1e9 + 0.01
@@ -177,8 +177,8 @@ class Link:
     def _signs(self) -> tuple[int, tuple[int, str] | None]:
         return _received(), _work_done() if self._steps else None
 
-    def may_go_on(self) -> None:
-        """Called before each step that others could see. Raises ``LeaseOver``."""
+    def check_lease(self) -> None:
+        """Before each step that others could see: raises ``LeaseOver`` past the deadline (A8)."""
         if self._clock.boot_ns() > self.deadline_ns:
             raise LeaseOver
 

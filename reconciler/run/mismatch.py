@@ -146,10 +146,10 @@ class Mismatch:
         return (REFRESH, ADOPT, REWIND)
 
     def _asks(self, reason: str, choices: tuple[str, ...]) -> NeedsAnswer:
-        return NeedsAnswer(HoldKind.DESTINATION, reason, choices, seen(self.marker))
+        return NeedsAnswer(HoldKind.DESTINATION, reason, choices, marker_detail(self.marker))
 
 
-def seen(marker: Marker | None) -> str:
+def marker_detail(marker: Marker | None) -> str:
     """What a hold says of the destination, for its answers: they are void for another marker."""
     detail = {
         "seq": marker.seq if marker else 0,

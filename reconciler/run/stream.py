@@ -2,7 +2,7 @@
 
 The order is the protocol (rule 2): sealed at the destination, then committed by the daemon in its
 catalog, then published. Nothing here decides about leases; every step that others could see asks
-``link.may_go_on`` first (A8).
+``link.check_lease`` first (A8).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from reconciler.connectors.ports import (
 from reconciler.run import messages as m
 from reconciler.run.connections import Connections
 from reconciler.run.link import Link
-from reconciler.run.mismatch import Mismatch, seen
+from reconciler.run.mismatch import Mismatch, marker_detail
 from reconciler.run.shape import Shape
 from reconciler.schema.own import with_own
 
@@ -198,7 +198,7 @@ class StreamRun:
             # Else a run that was cut off has adopted already, and what waits was committed after
             # the edit: a marker set to the catalog's seq now would pass it over.
             self._adopted, self._marked_by = True, marker.epoch if marker else 0
-        self._unpublished = self._standing()
+        self._unpublished = self._still_to_publish()
         self._check_marker(marker)
         self._before = self._marked_by if self._adopted else self._state.published_by
         if self._unpublished:
@@ -209,9 +209,9 @@ class StreamRun:
 
     def _adopt(self, destination: Destination, marker: Marker | None) -> Marker | None:
         """Also where a run that was cut off has done it: then it may not be durable."""
-        if self._state.seen not in ("", seen(marker)) and not self._follows(marker):
+        if self._state.seen not in ("", marker_detail(marker)) and not self._follows(marker):
             raise self._mismatch(marker).changed_since()
-        self._link.may_go_on()
+        self._link.check_lease()
         epoch, cursor = self._order.epoch, self._state.cursor
         destination.adopt(self._owner, self._table, self._seq, epoch, cursor)
         return destination.marker(self._owner, self._table)
@@ -223,7 +223,7 @@ class StreamRun:
             *(self._owner, state.seq, state.cursor),
         )
 
-    def _standing(self) -> list[Receipt]:
+    def _still_to_publish(self) -> list[Receipt]:
         """What is still to be published: all since the last replacement, which stands for what was
         committed before it; nothing if one is read now."""
         if self._refresh:
@@ -279,7 +279,7 @@ class StreamRun:
         return self._link.ledger(self.stream) if known is None else known
 
     def _stopped(self) -> bool:
-        self._link.may_go_on()
+        self._link.check_lease()
         return self._link.cancelled
 
     def _copy(self, read: Read, marker: Marker | None) -> None:
@@ -368,7 +368,7 @@ class StreamRun:
         # Rows that go into several files have their order in this column alone.
         counted = "_loaded_at" if key and self._settings.partition_by else ""
         shape = Shape(verdict.columns, arrow_schema, key, own=own, counted=counted)
-        self._link.may_go_on()
+        self._link.check_lease()
         stage = self._lane.destination(self._order.destination).stage(
             StageRequest(
                 name=BatchName(self._owner, self._order.epoch, seq),
@@ -410,7 +410,7 @@ class StreamRun:
             forgotten=tuple(pending.forgotten),
             replaces=self._replaces(),
         )
-        self._link.may_go_on()
+        self._link.check_lease()
         answer = self._link.commit((batch,), self._published())
         if isinstance(answer, m.NotCommitted):
             if answer.definite:  # B2 b: our own batch, certainly not recorded
@@ -442,7 +442,7 @@ class StreamRun:
         """Make committed batches visible, in order. A busy destination may wait, up to a point."""
         if not self._unpublished:
             return
-        self._link.may_go_on()
+        self._link.check_lease()
         point("worker.before_publish")
         try:
             with self._link.pulse():

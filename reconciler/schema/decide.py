@@ -115,11 +115,13 @@ def _unusable(proposed: Schema) -> str | None:
         return reserved_text(taken)
     seen: dict[str, str] = {}
     for number, field in enumerate(proposed.fields, 1):
-        if (other := seen.setdefault(field.name.casefold(), field.name)) is not field.name:
+        folded = field.name.casefold()
+        if (other := seen.get(folded)) is not None:
             return (
                 f"the source's columns {other!r} and {field.name!r} differ in case alone or not at "
                 "all, which a table cannot hold; rename one with a `query` for the stream"
             )
+        seen[folded] = field.name
         if why := _unusable_column(number, field):
             return why
     names = {f.name for f in proposed.fields}

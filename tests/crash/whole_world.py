@@ -141,7 +141,7 @@ class Line(Link):
             raise PowerCut
         return answer
 
-    def may_go_on(self) -> None:
+    def check_lease(self) -> None:
         self._power.check()
 
 

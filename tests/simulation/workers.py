@@ -294,7 +294,7 @@ class SimLink:
     def pulse(self) -> Iterator[None]:
         yield
 
-    def may_go_on(self) -> None:
+    def check_lease(self) -> None:
         self._worker._must_live()
         if self._worker.clock.boot_ns() > self.deadline_ns:
             raise LeaseOver

@@ -20,7 +20,7 @@ class Quiet:
 
     cancelled = False
 
-    def may_go_on(self) -> None:
+    def check_lease(self) -> None:
         """It always may."""
 
 

@@ -336,7 +336,7 @@ class ParquetDestination:
             if not self._files.is_dir(place):
                 continue
             for name in self._files.listdir(place):
-                if not _is_over(name, receipt):
+                if not _is_replaced(name, receipt):
                     continue
                 old = TableFolder(self._files, place / name, receipt.table)
                 if name != _swap_name(receipt):
@@ -396,8 +396,8 @@ def _swap_name(receipt: Receipt) -> str:
     return f"{encode_name(receipt.table)}.{name.epoch}.{name.seq}"
 
 
-def _is_over(swap: str, receipt: Receipt) -> bool:
-    """A folder of ``_swap_name`` for this batch or one before it, of the same table."""
+def _is_replaced(swap: str, receipt: Receipt) -> bool:
+    """A folder of ``_swap_name`` holds what this batch, or one before it, replaced in its table."""
     table, *number = swap.rsplit(".", 2)
     if table != encode_name(receipt.table) or len(number) < 2 or not "".join(number).isdigit():
         return False

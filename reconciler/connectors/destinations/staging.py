@@ -55,8 +55,8 @@ class Staging:
     """The staged batches of one destination, under ``root``."""
 
     def __init__(self, files: Files, root: Path, top: Path) -> None:
-        """``top``: directories from ``root`` up to and into the one that holds ``top`` may be
-        new, and are made durable with the first batch."""
+        """``top``: the directory that is the destination's own, ``root`` or one above it. It may be
+        new; it, and its name in the directory that holds it, are made durable with each batch."""
         self.files = files
         self.root = root
         self.top = top

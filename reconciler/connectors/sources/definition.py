@@ -47,8 +47,9 @@ def canonical(parts: dict[str, object]) -> str:
     return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def refuse_other(stream: str, stored: str, now: str, kind: CursorKind, tag: str) -> None:
-    """Raises ``NeedsAnswer`` (``DEFINITION``) with what changed, unless both are the same.
+def refuse_another(stream: str, stored: str, now: str, kind: CursorKind, tag: str) -> None:
+    """Raises ``NeedsAnswer`` (``DEFINITION``) with what changed, unless the definition that the
+    cursor was ``stored`` with is the one that there is ``now``.
 
     ``kind`` and ``tag`` are those of the cursor that there is now, for ``cursor set`` to make one
     of; an empty ``tag``: none can be set, since the table is read as a whole each time.

@@ -61,7 +61,7 @@ class FileSet:
 
     @property
     def ahead(self) -> list[Found]:
-        """Those of them that were changed later than it is now: two clocks do not agree."""
+        """The unsettled files that were changed later than it is now: two clocks do not agree."""
         now = time.time_ns() + _TICK_NS
         return [file for file in self.unsettled if file.ctime_ns > now]
 

@@ -99,7 +99,7 @@ class Files:
         body = self._definition(settings)
         if request.cursor is not None and not whole:
             kind, tag = CursorKind.SNAPSHOT_ID, request.cursor.position.tag
-            definition.refuse_other(request.stream, request.cursor.definition, body, kind, tag)
+            definition.refuse_another(request.stream, request.cursor.definition, body, kind, tag)
         work = Work(
             files=files,
             ledger={} if whole else {entry.path: entry for entry in ledger},

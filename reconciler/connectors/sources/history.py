@@ -100,7 +100,7 @@ class History:
         after = 0
         if request.cursor is not None and request.settings.mode is not Mode.REPLACE:
             kind, tag = CursorKind.MONOTONIC, request.cursor.position.tag
-            definition.refuse_other(request.stream, request.cursor.definition, body, kind, tag)
+            definition.refuse_another(request.stream, request.cursor.definition, body, kind, tag)
             after = int(str(position.decode(request.cursor.position)))
         whole = request.settings.mode is Mode.REPLACE
         return HistoryRead(self, body, after, bound, open_run, whole=whole)

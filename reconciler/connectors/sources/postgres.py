@@ -195,7 +195,7 @@ class Postgres:
         self.session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def end(self) -> None:
-        self.session.put_by()
+        self.session.roll_back()
 
     def operand(self, column: Column) -> str:
         return postgres_columns.operand(column)

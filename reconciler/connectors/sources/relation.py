@@ -60,6 +60,7 @@ class Relation:
     indexed: frozenset[str] = frozenset()
     """Columns that lead an index in the order in which positions are compared."""
     rows: int | None = None
+    """About how many; None: nobody knows without counting."""
     misfit: str = ""
     """An expression for ``MISFIT``; empty: every value fits its column."""
 

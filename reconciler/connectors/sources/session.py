@@ -50,8 +50,8 @@ class Database(Protocol):
         """A new ADBC connection."""
 
     def is_current(self, connection: Any, age: float, idle: float) -> bool:
-        """Whether one that is ``age`` seconds old, and was put by for ``idle`` of them, still leads
-        there. May raise as a statement does, which means no."""
+        """Whether one that is ``age`` seconds old, and was left idle for ``idle`` of them, still
+        leads there. May raise as a statement does, which means no."""
 
 
 class Session:
@@ -71,18 +71,18 @@ class Session:
         self._connection: Any = None
         self._cursor: Any = None
         self._connected_at = 0.0
-        self._put_by: float | None = None
+        self._idle_since: float | None = None
         self.opened = 0
         """How often it connected: what a caller remembers of one connection ends with it."""
 
     def ensure(self) -> None:
         """Connect unless it is connected.
 
-        A connection that was put by may have ended since: the server was restarted, a gateway
+        A connection that was left idle may have ended since: the server was restarted, a gateway
         forgot it, the file was replaced. No run has to fail to find that out.
         """
-        if self._put_by is not None:
-            idle, self._put_by = time.monotonic() - self._put_by, None
+        if self._idle_since is not None:
+            idle, self._idle_since = time.monotonic() - self._idle_since, None
             if not self._is_current(idle):
                 self.close()
         if self._connection is None:
@@ -140,26 +140,26 @@ class Session:
             finally:
                 cursor.close()
 
-    def put_by(self) -> None:
-        """Roll back, and keep the connection for the next read; a failure closes it."""
-        if self._connection is None or self._put_by is not None:
+    def roll_back(self) -> None:
+        """End the transaction, and keep the connection for the next read; a failure closes it."""
+        if self._connection is None or self._idle_since is not None:
             return
         try:
             self.run("ROLLBACK")
         except ConnectorError:
             self.close()
         else:
-            self.rest()
+            self.leave_idle()
 
-    def rest(self) -> None:
-        """As ``put_by``, where no transaction was begun."""
+    def leave_idle(self) -> None:
+        """Where no transaction was begun: the next use looks first whether it still stands."""
         if self._connection is not None:
-            self._put_by = time.monotonic()
+            self._idle_since = time.monotonic()
 
     def close(self) -> None:
         """Cursor first, then connection; never raises. Usable again afterwards."""
         cursor, connection = self._cursor, self._connection
-        self._cursor = self._connection = self._put_by = None
+        self._cursor = self._connection = self._idle_since = None
         for handle in (cursor, connection):
             if handle is not None:
                 with contextlib.suppress(Exception):

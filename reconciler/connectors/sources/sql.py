@@ -84,7 +84,7 @@ class SqlSource:
             names += [n for n in named if n not in names]
             return [self._found(name, named.get(name, StreamSettings())) for name in names]
         finally:  # no stream may be read after this, and the next look come in an hour
-            self._dialect.session.rest()
+            self._dialect.session.leave_idle()
 
     def _found(self, name: str, settings: StreamSettings) -> FoundStream:
         relation = self._dialect.relation(name, settings)

@@ -14,7 +14,7 @@ from catalog.records import Cursor, CursorKind, ErrorClass, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors import arrow
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, ReadRequest
-from reconciler.connectors.sources.definition import definition, refuse_other
+from reconciler.connectors.sources.definition import definition, refuse_another
 from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
     Bound,
@@ -36,11 +36,15 @@ class Plan:
     key: tuple[str, ...]
     schema: pa.Schema
     whole: bool
+    """All rows are read, and take the place of those that arrived before, or are merged."""
     ordered: bool
+    """By the cursor's column, so that a commit may stand between any two of its values."""
     definition: str
+    """Of the cursor (C4)."""
     cursor: Cursor | None
     """Where to go on once all is committed."""
     closed: bool
+    """The row at a position is read by the time the cursor stands there; else it is the next."""
     since: Cursor | None = None
     """Where the read before this one ended."""
     has_news: bool = True
@@ -90,7 +94,7 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
     body = definition(dialect.identity(), relation, column, key, settings, closed=closed)
     if request.cursor is not None and not (column is None and settings.mode is Mode.REPLACE):
         tag = "" if column is None else column.tag
-        refuse_other(request.stream, request.cursor.definition, body, CursorKind.MONOTONIC, tag)
+        refuse_another(request.stream, request.cursor.definition, body, CursorKind.MONOTONIC, tag)
     base = Plan(
         relation=relation,
         column=column,

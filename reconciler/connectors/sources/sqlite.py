@@ -92,7 +92,7 @@ class Sqlite:
         self._known: dict[tuple[str, str], Relation] = {}
         self._known_at: tuple[int, int] = (0, 0)
         self._form = ""
-        self._mixed_up: set[str] = set()
+        self._misdeclared: set[str] = set()
         """Tables with values that are not of their column's declared type."""
 
     def identity(self) -> str:
@@ -237,7 +237,7 @@ class Sqlite:
             day = quote_text(top[:10] + " "), quote_text(top[:10] + "!")
             others = f"{operand} >= {day[0]} AND {operand} < {day[1]}"
             if self.session.rows(f"SELECT 1 FROM {source} WHERE {others} LIMIT 1"):
-                raise self._mixed(column.name)
+                raise self._mixed_forms(column.name)
         self._form = _SAME_FORM.replace("SEPARATOR", separator or "[T ]")
         notes = [f"cursor {column.name!r} is compared as the text that is stored, with UTC"]
         if settings.stamped_by == "application":
@@ -262,7 +262,7 @@ class Sqlite:
             "application store 'YYYY-MM-DD HH:MM:SS' in UTC, or name another cursor",
         )
 
-    def _mixed(self, name: str) -> ConnectorError:
+    def _mixed_forms(self, name: str) -> ConnectorError:
         return ConnectorError(
             ErrorClass.PERMANENT,
             f"connection {self.session.name!r}: cursor {name!r} mixes ways to write a time, which "
@@ -274,7 +274,7 @@ class Sqlite:
         self.session.run("BEGIN")
 
     def end(self) -> None:
-        self.session.put_by()
+        self.session.roll_back()
 
     def operand(self, column: Column) -> str:
         return f"{quote(column.name)} COLLATE BINARY"
@@ -311,13 +311,13 @@ class Sqlite:
         """
         given = 0
         table = query.relation.source
-        if table not in self._mixed_up:
+        if table not in self._misdeclared:
             try:
                 for batch in self._quick(query):
                     given += batch.num_rows
                     yield batch, {}
             except _NotAsDeclaredError:
-                self._mixed_up.add(table)
+                self._misdeclared.add(table)
             else:
                 return
         for batch in self._rows(query, careful=True):
@@ -357,7 +357,7 @@ class Sqlite:
             return
         fits = places.type == pa.string() and pc.all(pc.match_substring_regex(places, self._form))
         if not (fits and fits.as_py()):
-            raise self._mixed(column.name)
+            raise self._mixed_forms(column.name)
 
     def behind(self, column: Column, value: Any, lookback: float) -> Any:
         if column.tag == "int":
