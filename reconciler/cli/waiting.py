@@ -93,7 +93,9 @@ class _Wait:
         return next((r for r in recent if r.trigger.request == self.request), None)
 
     async def _look_around(self, state: PipelineState) -> None:
-        run = await self.catalog.run(state.epoch) if state.holder else None
+        # Of a holder that stopped nobody conducts the run: a daemon that is up takes it over.
+        conducted = state.holder and not state.lapsed
+        run = await self.catalog.run(state.epoch) if conducted else None
         if run is not None and run.trigger.request == self.request:
             await self._show(run)
         elif run is not None:

@@ -27,22 +27,18 @@ _Answer: TypeAlias = Project | tuple[Problem, ...]
 def load_apart(path: Path) -> Project:
     """As ``load``, with this process's environment. Blocks for as long as loading takes.
 
-    Raises ``ConfigError`` with every problem at once. A child that is killed (memory runs out) does
-    not take its daemon along: the config is loaded here then. A child of another version, installed
+    Raises ``ConfigError`` with every problem at once. A child that is killed (memory runs out), or
+    cannot be started (too many processes, an interpreter that is just being replaced), does not
+    take its daemon along: the config is loaded here then. A child of another version, installed
     since this process started, is not understood: its records may have other fields, and pickle
     would put values into wrong ones.
     """
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "reconciler.config.apart", str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        check=False,
-    )
-    if done.returncode != 0:
+    sent = _sent_by_child(path)
+    if sent is None:
         from reconciler.config import load
 
         return load(path)
-    pipe = io.BytesIO(done.stdout)
+    pipe = io.BytesIO(sent)
     if pickle.load(pipe) != _layout():  # noqa: S301 - from our own child, as what follows
         text = "cannot be read: another version of this program was installed since it started"
         raise ConfigError([Problem(Place(path), "", text, hint="restart it")])
@@ -50,6 +46,19 @@ def load_apart(path: Path) -> Project:
     if isinstance(answer, tuple):
         raise ConfigError(answer)
     return answer
+
+
+def _sent_by_child(path: Path) -> bytes | None:
+    with contextlib.suppress(OSError):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "reconciler.config.apart", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        if done.returncode == 0:
+            return done.stdout
+    return None
 
 
 def _layout() -> list[tuple[str, list[str]]]:

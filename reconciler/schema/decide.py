@@ -163,7 +163,7 @@ def _named_as_known(known: Schema, proposed: Schema) -> tuple[Schema, dict[str, 
     alone; and by such a name how the source spells it.
     """
     ours = {fold(f.name): f.name for f in known.fields}
-    new = {f.name for f in proposed.fields} - set(ours.values())
+    new = {f.name for f in proposed.fields} - {f.name for f in known.fields}
     names = {name: ours[fold(name)] for name in new if fold(name) in ours}
     fields = tuple(replace(f, name=names.get(f.name, f.name)) for f in proposed.fields)
     key = tuple(names.get(column, column) for column in proposed.key)

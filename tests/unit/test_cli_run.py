@@ -245,6 +245,22 @@ def test_a_daemon_that_goes_away_ends_the_wait(shop: Shop, monkeypatch: pytest.M
     assert shop.on(lambda c: c.pipeline("shop")).request is not None
 
 
+def test_a_daemon_that_is_killed_in_the_midst_of_the_run_ends_the_wait(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_LOOK_AROUND", 0.0)
+    up = [True]
+    monkeypatch.setattr("reconciler.cli.desk.Place.daemon_up", lambda self: up[0])
+
+    async def begin_and_die(catalog: Catalog) -> None:
+        await claim(catalog, ttl=0.2)
+        up[0] = False
+
+    result = run_with(shop, begin_and_die)
+    assert result.code == Exit.FAILED
+    assert "The daemon went away. The request stays" in result.err
+
+
 def test_a_parked_pipeline_runs_when_it_is_asked_for(shop: Shop) -> None:
     async def park(catalog: Catalog) -> None:
         ended = Finish(Outcome.FAILED, "gave up", park="too many failures")

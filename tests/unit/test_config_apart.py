@@ -39,6 +39,16 @@ def test_a_child_that_dies_does_not_take_its_daemon_along(monkeypatch: pytest.Mo
     assert load_apart(example) == load(example)
 
 
+def test_a_child_that_cannot_be_started_does_not_take_its_daemon_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its interpreter may be gone, as while an upgrade puts another one there; or there are too
+    many processes."""
+    example = _ROOT / "config.example.toml"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert load_apart(example) == load(example)
+
+
 def test_what_another_version_sends_is_not_taken_for_a_project(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
