@@ -179,3 +179,9 @@ def test_a_list_with_an_infinite_time_is_set_aside_and_no_words_stand_for_it() -
     lists = pa.array([[0], [2**31 - 1]], pa.list_(pa.int32())).view(pa.list_(pa.date32()))
     texts, bad = arrow.cast(lists, pa.string())
     assert (texts.to_pylist(), set(bad)) == (['["1970-01-01"]', None], {1})
+
+
+def test_a_list_with_a_time_beyond_its_day_is_invalid_and_one_with_24_00_is_not() -> None:
+    raw = pa.array([[86_400_000_000, 0], [-1], None], pa.list_(pa.int64()))
+    batch = pa.record_batch({"t": raw.view(pa.list_(pa.time64("us")))})
+    assert set(arrow.invalid(batch)) == {1}
