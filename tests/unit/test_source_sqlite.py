@@ -185,6 +185,15 @@ def test_without_an_index_on_the_cursor_one_mark_ends_the_read(shop: Shop) -> No
     assert taken.note("no index")
 
 
+def test_a_text_cursor_with_a_nul_in_it_goes_on(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, c TEXT)")
+    shop.many("INSERT INTO t VALUES (?, ?)", [(1, "a\0b"), (2, "a")])
+    first = shop.take("t", StreamSettings(cursor=("c",)))
+    assert sorted(first.column("id")) == [1, 2]
+    shop.many("INSERT INTO t VALUES (?, ?)", [(3, "a\0c")])
+    assert shop.take("t", StreamSettings(cursor=("c",)), first).column("id") == [3]
+
+
 @pytest.mark.parametrize("separator", [" ", "T"])
 def test_times_kept_as_text_are_read_up_to_the_running_second(shop: Shop, separator: str) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")

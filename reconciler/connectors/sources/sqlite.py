@@ -283,7 +283,10 @@ class Sqlite:
         return True
 
     def literal(self, column: Column, value: Any) -> str:
-        return str(int(value)) if column.tag == "int" else quote_text(value)
+        if column.tag == "int":
+            return str(int(value))
+        # A statement ends at a NUL, be it within quotes.
+        return f"CAST(x'{value.encode().hex()}' AS TEXT)" if "\0" in value else quote_text(value)
 
     def _options(self, relation: Relation) -> Mapping[str, str]:
         """The driver's batches are of so many rows, however wide: about 8 MiB of them."""
