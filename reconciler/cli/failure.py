@@ -48,11 +48,11 @@ def _of_others(error: BaseException) -> Failure | None:
         return Failure(str(error), Exit.USAGE)
     if _is(error, "reconciler.run.pool", "WorkerGone"):
         return Failure(f"The worker process broke: {error}")
-    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
-        reason = (error.strerror or "cannot be used").lower()
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else "Input or output failed: "
         owner = _owner(error.filename) if isinstance(error, PermissionError) else ""
         hint = f"It belongs to {owner}: type this as that user." if owner else ""
-        return Failure(f"{error.filename}: {reason}.", hint=hint)
+        return Failure(f"{where}{error.strerror.lower()}.", hint=hint)
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from catalog.port import Catalog
 from catalog.records import HolderState, PipelineState, StreamState
 from reconciler.cli import desk, options, output
@@ -33,7 +35,7 @@ def status(
     output.print_line(f"project {place.project}, daemon {'up' if up else 'down'}\n")
     if not found:
         output.print_line("No pipelines yet. Write one into the config, then check it:")
-        output.next_step(f"$EDITOR {place.config}", "reconciler check")
+        output.next_step(f"$EDITOR {shlex.quote(str(place.config))}", "reconciler check")
         return Exit.GOOD
     _standing_table(found)
     return Exit.GOOD

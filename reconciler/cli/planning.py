@@ -100,7 +100,12 @@ async def _why(place: Place, catalog: Catalog, target: Target) -> Why:
     state = await catalog.pipeline(target.pipeline)
     now = desk.now_us()
     pipeline = project.pipelines.get(target.pipeline)
-    open_runs = await catalog.runs(RunQuery(open_only=True, limit=10_000))
+    # One whose holder stopped takes nobody's room: ``claim`` does not count it.
+    open_runs = [
+        run
+        for run in await catalog.runs(RunQuery(open_only=True, limit=10_000))
+        if run.pipeline not in states or not states[run.pipeline].lapsed
+    ]
     used = [connection for run in open_runs for connection in set(run.connections)]
     ends = () if pipeline is None else dict.fromkeys((pipeline.source, pipeline.destination))
     facts = Facts(

@@ -113,9 +113,11 @@ def _secret_variables(config: Path) -> set[str]:
     All text that reads ``env:NAME``, wherever it stands: more than are secrets, never fewer.
     """
     from reconciler.config.document import read_document
+    from reconciler.config.environment import candidates, include_patterns
 
     texts = list(os.environ.values())
-    left: list[object] = [read_document(config, os.environ.get("RECONCILER_INCLUDE")).values]
+    include = include_patterns(candidates(os.environ))
+    left: list[object] = [read_document(config, include).values]
     while left:
         match left.pop():
             case str() as text:

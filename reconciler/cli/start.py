@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -54,7 +55,7 @@ def init(
         return Exit.GOOD
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
-    option = "" if path == Path("config.toml") else f" --config {path}"
+    option = "" if path == Path("config.toml") else f" --config {shlex.quote(str(path))}"
     source = {"sqlite": "shop_db", "postgres": "shop_db", "csv": "inbox"}[kind.value]
     output.print_line(f"Wrote {path}. Put your own names into it, then:")
     _steps(

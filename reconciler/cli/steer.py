@@ -200,7 +200,7 @@ def _answer(text: str, answer: Literal["approved", "rejected"], fingerprint: str
                 f"The proposal for {target} is {hold.fingerprint} now and no longer "
                 f"{fingerprint}: the source moved on.",
                 Exit.FAILED,
-                f"See what it is now: reconciler schema diff {target}",
+                f"See what it is now: reconciler schema diff {target.typed}",
             )
         action = AnswerSchema(target.pipeline, target.stream, hold.fingerprint, answer)
         done = f"The schema change of {target} ({hold.fingerprint}) is {answer}."

@@ -192,8 +192,15 @@ def _included(document: Document, patterns: object) -> list[Path]:
         if not matches and not glob.has_magic(pattern):
             document.add(("include",), f'names "{pattern}", which is not there')
         paths |= dict.fromkeys(Path(m) for m in matches)
-    paths.pop(document.first.path, None)
-    return list(paths)
+    return [path for path in paths if not _is_same(path, document.first.path)]
+
+
+def _is_same(path: Path, first: Path) -> bool:
+    """Whether a glob found the first file itself, by whichever name."""
+    try:
+        return path.samefile(first)
+    except OSError:
+        return False
 
 
 def _merge(document: Document, source: Source) -> None:

@@ -6,6 +6,8 @@ import heapq
 
 from catalog.records import Micros
 
+_SLACK = 64
+
 
 class Agenda:
     """The next moment at which each pipeline is worth a look.
@@ -24,6 +26,10 @@ class Agenda:
         if known is None or when < known:
             self._when[name] = when
             heapq.heappush(self._heap, (when, name))
+            if len(self._heap) > 2 * len(self._when) + _SLACK:
+                # Most were agreed again meanwhile; those of a yearly schedule stay for a year.
+                self._heap = [(when, name) for name, when in self._when.items()]
+                heapq.heapify(self._heap)
 
     def take_due(self, now: Micros, limit: int) -> list[str]:
         """Remove and return the names due, earliest first, ``limit`` at most."""

@@ -7,6 +7,13 @@ from collections.abc import Callable
 
 from catalog.records import Candidate, Micros, TriggerKind
 
+_SLACK = 64
+
+
+def _entry(candidate: Candidate, due: Micros) -> tuple[bool, Micros, str]:
+    asked = candidate.trigger.kind is TriggerKind.REQUEST
+    return not asked, due, candidate.pipeline
+
 
 class Backlog:
     """Candidates by pipeline, each at most once."""
@@ -24,8 +31,10 @@ class Backlog:
         if name in self._candidates:
             due = min(due, self._candidates[name][1])
         self._candidates[name] = (candidate, due)
-        asked = candidate.trigger.kind is TriggerKind.REQUEST
-        heapq.heappush(self._queue, (not asked, due, name))
+        heapq.heappush(self._queue, _entry(candidate, due))
+        if len(self._queue) > 2 * len(self._candidates) + _SLACK:  # most were put again meanwhile
+            self._queue = [_entry(*found) for found in self._candidates.values()]
+            heapq.heapify(self._queue)
 
     def drop(self, name: str) -> None:
         """The pipeline is not due any more."""

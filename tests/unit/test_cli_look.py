@@ -214,6 +214,17 @@ def test_why_counts_open_runs_against_the_limits_of_connections(shop: Shop) -> N
     assert "2 of 2" in record["answer"]
 
 
+def test_why_counts_no_run_whose_holder_stopped(shop: Shop) -> None:
+    async def fill(catalog: Catalog) -> None:
+        for name in ("a", "b"):
+            await claim(catalog, name, ttl=0.01)
+            await catalog.edit(new_operation_id(), "ann@host", "", Pause(name))
+
+    shop.on(fill)
+    with shop.daemon_lock():
+        assert shop.cli("why", "shop", "--json").json["code"] == "tick"
+
+
 def test_why_says_when_no_daemon_serves_the_project(shop: Shop) -> None:
     assert shop.cli("why", "shop", "--json").json["code"] == "daemon_down"
 

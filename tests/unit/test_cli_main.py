@@ -36,6 +36,13 @@ def test_what_another_user_owns_is_said_to_be_theirs(tmp_path: Path) -> None:
     assert f"belongs to {tmp_path.owner()}" in found.hint
 
 
+def test_what_the_system_refuses_is_said_in_its_words(shop: Shop) -> None:
+    assert main.main(["status", "--config", "x" * 300]) == Exit.FAILED
+    assert shop.capsys.readouterr().err == f"reconciler: {'x' * 300}: file name too long.\n"
+    found = describe(OSError(errno.ENOSPC, "No space left on device"))
+    assert str(found) == "Input or output failed: no space left on device."
+
+
 def test_typing_nothing_shows_five_next_things(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

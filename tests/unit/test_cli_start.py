@@ -41,6 +41,15 @@ def test_check_finds_all_mistakes_at_once_those_of_the_first_keys_too(
         assert word in said
 
 
+def test_what_init_says_to_type_can_be_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my project" / "config.toml"
+    path.parent.mkdir()
+    assert main(["init", str(path)]) == 0
+    assert f"reconciler check --config '{path}'" in capsys.readouterr().out
+
+
 def test_init_never_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.toml"
     path.write_text("mine")

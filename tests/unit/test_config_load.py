@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.cli.running import _secret_variables
 from reconciler.config import ConfigError, explain, find_config, json_schema, load, locate
 from reconciler.config.desired import (
     Connection,
@@ -292,6 +293,20 @@ def test_included_files_bring_pipelines_and_connections(write: Write, tmp_path: 
     assert project.connections["drop"].options["path"] == str(tmp_path / "more/drop")
 
 
+def test_a_glob_that_matches_the_first_file_itself_does_not_include_it(
+    write: Write, tmp_path: Path
+) -> None:
+    path = write('include = ["*.toml"]\n' + SHOP)
+    (tmp_path / "link.toml").symlink_to(path)
+    (tmp_path / "gone.toml").symlink_to("nowhere")
+    (tmp_path / "sub").mkdir()
+    said = refused(tmp_path / "sub" / ".." / path.name)
+    assert said.count("\n") == 0
+    assert "gone.toml: cannot be read" in said
+    (tmp_path / "gone.toml").unlink()
+    assert load(tmp_path / "sub" / ".." / path.name, ENV).name == "shop"
+
+
 def test_a_glob_may_match_nothing(write: Write) -> None:
     assert load(write('include = ["more/*.toml"]\n' + SHOP), ENV).name == "shop"
 
@@ -359,6 +374,17 @@ def test_include_can_come_from_the_environment(write: Write) -> None:
     write(PIPELINE.format(name="a", source="inbox"), "more/a.toml")
     for value in ("more/*.toml", '["more/*.toml"]'):
         assert "a" in load(path, ENV | {"RECONCILER_INCLUDE": value}).pipelines
+
+
+def test_a_run_hides_the_secrets_of_every_file_from_its_worker(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(SHOP)
+    theirs = 'connector = "sql"\nurl = "postgresql://b"\npassword = "env:THEIR_PASSWORD"\n'
+    write(f"[connections.theirs]\n{theirs}", "more/a.toml")
+    for value in ("more/*.toml", '["more/*.toml"]'):
+        monkeypatch.setenv("RECONCILER_INCLUDE", value)
+        assert _secret_variables(path) >= {"SHOP_DB_PASSWORD", "THEIR_PASSWORD"}
 
 
 def test_a_wrong_value_of_a_variable_names_the_variable(shop: Path) -> None:

@@ -36,6 +36,21 @@ def test_an_earlier_look_replaces_a_later_one_and_never_the_reverse() -> None:
     assert agenda.next() is None
 
 
+def test_neither_grows_by_looking_again() -> None:
+    agenda, backlog = Agenda(), Backlog()
+    for now in range(1000):
+        agenda.look("yearly", 10**9)
+        agenda.look("yearly", now)
+        assert agenda.take_due(now, 10) == ["yearly"]
+        backlog.drop("waits")
+        backlog.put(_candidate("waits"), 5)
+        assert backlog.take(1, lambda _: False) == []
+    assert len(agenda._heap) + len(backlog._queue) < 200
+    agenda.look("yearly", 10**9)
+    assert agenda.next() == 10**9
+    assert _names(backlog, 2) == ["waits"]
+
+
 def test_requests_go_first_then_the_longest_due() -> None:
     backlog = Backlog()
     backlog.put(_candidate("late"), 5)
