@@ -166,6 +166,17 @@ def _rename(by: str, why: str, action: Rename, at: Standing, now: Micros) -> Edi
     return Edited(pipeline, None, interrupted, None, edit, vacated)
 
 
+def told_of_rename(state: PipelineState, rename: Rename) -> PipelineState | None:
+    """A pipeline that has consumed news of the one that is renamed, and knows it by its new name
+    now; None: it has not. Another one by the old name has news of its own.
+    """
+    seen = dict(state.after_seen)
+    if rename.was not in seen or state.name in (rename.was, rename.pipeline):
+        return None
+    seen[rename.pipeline] = seen.pop(rename.was)
+    return replace(state, after_seen=tuple(sorted(seen.items())))
+
+
 def action_name(action: EditAction) -> str:
     """An action's name in the audit: ``SetCursor`` is ``set_cursor``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(action).__name__).lower()

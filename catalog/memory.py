@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from catalog import rules
 from catalog.clock import Clock
-from catalog.edits import Standing, apply_edit
+from catalog.edits import Standing, apply_edit, told_of_rename
 from catalog.errors import BadRequest
 from catalog.records import (
     Batch,
@@ -338,7 +338,10 @@ class MemoryCatalog:
                 key = (state.name, done.decision.stream)
                 earlier = self._store.decisions.get(key, ())
                 self._store.decisions[key] = (*earlier, done.decision)
-            if done.vacated:
+            if done.vacated and isinstance(action, Rename):
+                for _, other in sorted(self._store.pipelines.items()):
+                    if told := told_of_rename(other, action):
+                        self._write(told)
                 self._hand_over(done.vacated, done.pipeline.name)
             self._write(done.pipeline)
             self._store.edit += 1

@@ -248,7 +248,8 @@ class Catalog(Protocol):
         - ``Rename``: all that is recorded by the name ``was`` (state, streams, runs, commits,
           schema versions, decisions, the ledger) goes over to ``pipeline``, and under the old name
           stands a pipeline that never ran and is paused; ``origin`` keeps the name that
-          destinations know. The audit stays as it is. ``NotFound`` when there is nothing by the
+          destinations know. What others consumed of its news (``after_seen``) is by the new name
+          too. The audit stays as it is. ``NotFound`` when there is nothing by the
           old name, ``Stale`` when ``pipeline`` has committed a batch of its own (else its streams
           are replaced), ``BadRequest`` when both are one, ``Leased`` while a lease is held on it or
           a live one on ``was``; a lapsed one ends with it.

@@ -42,6 +42,8 @@ from catalog.records import (
     RunQuery,
     SetCursor,
     StreamState,
+    Trigger,
+    TriggerKind,
 )
 
 
@@ -473,6 +475,17 @@ class TestRenaming:
         )
         assert now.version > was.version
         assert now.change > was.change
+
+    async def test_news_that_others_consumed_are_of_the_new_name(self, world: World) -> None:
+        """Else they wait until another pipeline by the old name has brought more than it did."""
+        await a_past(world)
+        news = Trigger(TriggerKind.AFTER, news=(("shop", 20), ("shopping", 3)))
+        await world.run("till", trigger=news)
+        before = await world.catalog.pipeline("till")
+        await world.edit(SHOP_IS_STORE)
+        after = await world.catalog.pipeline("till")
+        assert after.after_seen == (("shopping", 3), ("store", 20))
+        assert after.version == before.version + 1
 
     async def test_the_old_name_is_free_and_never_taken_for_the_new_one(self, world: World) -> None:
         await a_past(world)

@@ -16,7 +16,7 @@ import msgspec
 
 from catalog import rules
 from catalog.clock import Clock
-from catalog.edits import Standing, apply_edit
+from catalog.edits import Standing, apply_edit, told_of_rename
 from catalog.records import (
     Candidate,
     ClaimAnswer,
@@ -235,7 +235,10 @@ class Operations:
             tables.end_run(done.interrupted)
         if done.decision:
             tables.write_decision(action.pipeline, done.decision)
-        if done.vacated:
+        if done.vacated and isinstance(action, Rename):
+            for other in tables.pipelines_that_saw(action.was):
+                if told := told_of_rename(other, action):
+                    self._write(told)
             tables.hand_over(done.vacated.name, done.pipeline.name)
             for state in (done.vacated, done.pipeline):
                 tables.replace_pipeline(rules.touch(state, self._next_change()))

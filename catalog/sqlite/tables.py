@@ -103,6 +103,10 @@ class Tables:
     def leased(self) -> list[PipelineState]:
         return [pipeline_of(row) for row in self._all("pipelines_leased")]
 
+    def pipelines_that_saw(self, name: str) -> list[PipelineState]:
+        """Those that may have consumed news of ``name``, in order of their own."""
+        return [pipeline_of(row) for row in self._all("pipelines_that_saw", to_json(name))]
+
     def pipeline_seen(self, name: str, clock: Clock) -> PipelineState:
         """As a reader sees it, its lease with what the holder's heartbeat says."""
         row = self._one("pipeline", name)

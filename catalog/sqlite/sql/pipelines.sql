@@ -16,6 +16,10 @@ select * from pipelines where holder = ? and holder <> '';
 -- name: pipelines_leased
 select * from pipelines where holder <> '' order by change;
 
+-- name: pipelines_that_saw
+-- ?1: a name in JSON's quotes.
+select * from pipelines where instr(after_seen, ?1) order by name;
+
 -- name: add_pipeline
 insert into pipelines
 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0);
