@@ -631,6 +631,16 @@ def test_a_parquet_value_that_does_not_fit_its_column_is_set_aside(inbox: Inbox)
     assert taken.rejected[0].place == "1.parquet: row 2"
 
 
+def test_far_times_of_a_parquet_file_of_spark_do_not_wrap_around(inbox: Inbox) -> None:
+    texts = ("9999-12-31", "0001-01-01", "2026-01-31T01:02:03.000004")
+    times = [dt.datetime.fromisoformat(text) for text in texts]
+    table = pa.table({"at": times, "l": [[at] for at in times]})
+    path = inbox.put("a.parquet", b"")
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True)
+    taken = inbox.take(StreamSettings(path="*.parquet", mode=Mode.APPEND))
+    assert (taken.column("at"), taken.column("l")) == (times, [[at] for at in times])
+
+
 def test_what_parquet_holds_and_its_type_has_no_place_for_is_set_aside(inbox: Inbox) -> None:
     texts = pa.array([b"ok", b"\xff", b"ok", b"ok"], pa.binary()).view(pa.string())
     lists = pa.ListArray.from_arrays([0, 1, 1, 2, 2], texts)

@@ -52,7 +52,8 @@ class Parquet:
         """The rows; a value that does not fit its column sets its row aside."""
         row = 0
         try:
-            with pq.ParquetFile(source) as parquet:
+            # INT96, as Spark writes times: in nanoseconds, 9999-12-31 would wrap around to 1816.
+            with pq.ParquetFile(source, coerce_int96_timestamp_unit="us") as parquet:
                 for batch in parquet.iter_batches(batch_size=_ROWS):
                     yield self._block(file, batch, schema, row)
                     row += batch.num_rows
