@@ -341,6 +341,21 @@ def test_a_type_that_neither_holds_the_other_is_refused(destination: DuckdbDesti
     assert refused.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
 
 
+@pytest.mark.parametrize("constraint", ["NOT NULL", "CHECK (name <> '')", "UNIQUE"])
+def test_a_constraint_that_a_row_breaks_is_named_and_does_not_mend_itself(
+    destination: DuckdbDestination, path: Path, constraint: str
+) -> None:
+    columns = f"id BIGINT, name VARCHAR {constraint}"
+    change(path, "CREATE SCHEMA raw", f"CREATE TABLE raw.orders ({columns})",
+           "INSERT INTO raw.orders VALUES (1, 'a')")  # fmt: skip
+    destination.adopt(OWNER, TABLE, 4, 1, cursor(4))
+    name = {"NOT NULL": None, "UNIQUE": "a"}.get(constraint, "")
+    receipt = seal(destination, request(5), [{"id": 2, "name": name}])
+    with pytest.raises(ConnectorError, match=r"onstraint.*; drop it from the table") as refused:
+        destination.publish([receipt])
+    assert refused.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
+
+
 def test_columns_that_differ_in_case_alone_are_refused(destination: DuckdbDestination) -> None:
     with pytest.raises(ConnectorError, match="upper from lower") as refused:
         destination.stage(request(1, schema=pa.schema([("Id", pa.int64()), ("ID", pa.int64())])))

@@ -227,6 +227,7 @@ def translated(error: duckdb.Error, path: Path) -> ConnectorError:
         return OutOfMemory(ErrorClass.TRANSIENT, f"{path}: {text}")
     kinds: tuple[tuple[Any, ErrorClass, str], ...] = (
         (duckdb.ConversionException, ErrorClass.SCHEMA_INCOMPATIBLE, ""),
+        (duckdb.IntegrityError, ErrorClass.SCHEMA_INCOMPATIBLE, "; drop it from the table"),
         (duckdb.IOException, ErrorClass.TRANSIENT, "; look at the disk: room, and its health"),
         (duckdb.ProgrammingError, ErrorClass.PERMANENT, ""),
         (duckdb.NotSupportedError, ErrorClass.PERMANENT, ""),
