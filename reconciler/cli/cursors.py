@@ -215,7 +215,8 @@ def cursor_rewind(
         stream = await stream_of(place, catalog, target)
         if to_batch is None:
             return _to_destination(stream)
-        commits = await catalog.commits(stream.pipeline, stream.stream, limit=10_000)
+        back = max(stream.seq - to_batch + 1, 1)
+        commits = await catalog.commits(stream.pipeline, stream.stream, limit=back)
         found = next((c.cursor for c in commits if c.seq == to_batch and c.cursor), None)
         if found is None:
             raise Failure(

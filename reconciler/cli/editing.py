@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.edits import action_name
-from catalog.errors import Leased
+from catalog.errors import CatalogError, Leased
 from catalog.port import Catalog, new_operation_id
 from catalog.records import Edit, EditAction
 from reconciler.cli import desk, output
 from reconciler.cli.desk import Place
-from reconciler.cli.failure import Exit, describe
+from reconciler.cli.failure import Exit, Failure, describe
+from reconciler.cli.target import Target
 
 PATIENCE = 10.0
 """Seconds that an edit waits for the end of a run that bars it."""
@@ -82,14 +83,23 @@ async def _carry_out(catalog: Catalog, plan: Plan, how: How) -> list[Edit]:
         action = plan.actions[len(edits)]
         try:
             edits.append(await catalog.edit(new_operation_id(), by, how.why, action))
-        except Leased as error:
-            if time.monotonic() > give_up:
-                failure = describe(error)
-                assert failure is not None
-                failure.hint = f"Start no more meanwhile: reconciler pause {action.pipeline}"
-                raise failure from None
+        except CatalogError as error:
+            if not isinstance(error, Leased) or time.monotonic() > give_up:
+                raise _stopped(error, action, edits) from None
             await sleep(_STEP)
     return edits
+
+
+def _stopped(error: CatalogError, action: EditAction, edits: list[Edit]) -> Failure:
+    """Why an action was not carried out; those before it were, and stay."""
+    failure = describe(error)
+    assert failure is not None
+    done = ", ".join(f"{e.action} {Target(e.pipeline, e.stream)}" for e in edits)
+    said = f"{failure} Done before that: {done}." if done else str(failure)
+    hint = failure.hint
+    if isinstance(error, Leased):
+        hint = f"Start no more meanwhile: reconciler pause {action.pipeline}"
+    return Failure(said, failure.code, hint)
 
 
 def _say_what_would(plan: Plan) -> None:

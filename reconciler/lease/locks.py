@@ -86,11 +86,12 @@ def daemon_alive(state_dir: Path) -> bool:
 
 
 def _free(path: Path) -> bool:
-    """The lock at ``path`` can be taken. False too when there is no such file, or it is another
-    user's (root's own commands beside a service): what cannot be known is not called dead."""
+    """The lock at ``path`` can be taken. False too when there is no such file, it is another user's
+    (root's own commands beside a service), or it cannot be opened: what cannot be known is not
+    called dead."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError):
+    except OSError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

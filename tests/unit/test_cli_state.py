@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from catalog.records import Cursor, Hold, HoldKind, StreamState
+from catalog.records import Commit, Cursor, Hold, HoldKind, StreamState
+from catalog.sqlite.backend import SqliteCatalog
 from reconciler.cli.failure import Exit
 from tests.cli_kit import PROPOSAL, Shop, cursor_at, held, make_shop, ran
 
@@ -121,6 +123,20 @@ def test_rewind_to_an_earlier_batch(shop: Shop) -> None:
     assert orders(shop).cursor == cursor_at(10)
     assert orders(shop).seq == 2
     assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "8").code == Exit.NOTHING
+
+
+def test_rewind_to_a_batch_however_long_ago(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at in (10, 20, 30):
+        shop.on(lambda catalog, at=at: ran(catalog, at=at))
+    commits, limits = SqliteCatalog.commits, list[int]()
+
+    async def spied(catalog: SqliteCatalog, *args: Any, limit: int) -> tuple[Commit, ...]:
+        limits.append(limit)
+        return await commits(catalog, *args, limit=limit)
+
+    monkeypatch.setattr(SqliteCatalog, "commits", spied)
+    assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "2").code == Exit.GOOD
+    assert limits == [2], "as many as there are since, and there may be a million"
 
 
 @pytest.mark.parametrize("options", [(), ("--to-destination", "--to-batch", "1")])

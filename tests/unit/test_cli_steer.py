@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,10 @@ from catalog.records import (
     PipelineState,
     StreamState,
 )
+from catalog.sqlite.backend import SqliteCatalog
 from reconciler.cli import editing
 from reconciler.cli.failure import Exit
-from tests.cli_kit import PROPOSAL, Shop, claim, finish, held, make_shop, ran
+from tests.cli_kit import PROPOSAL, Shop, claim, commit, finish, held, make_shop, ran
 
 NULL_KEY = Hold(HoldKind.NULL_KEY, "3 rows have no key.", at=1, choices=("retry", "refresh"))
 
@@ -184,6 +186,30 @@ def test_an_edit_that_a_run_would_overwrite_is_code_4(
     assert "shop.orders: run " in result.err
     assert "under way" in result.err
     assert "reconciler pause shop" in result.err
+
+
+def test_what_was_done_before_an_edit_that_failed_is_said(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def two_streams(catalog: Catalog) -> None:
+        claimed = await claim(catalog)
+        for stream in ("lines", "orders"):
+            await commit(catalog, claimed, stream)
+        await finish(catalog, claimed, Outcome.SUCCEEDED)
+
+    shop.on(two_streams)
+    edit = SqliteCatalog.edit
+
+    async def then_a_run_begins(catalog: SqliteCatalog, *args: Any) -> Edit:
+        done = await edit(catalog, *args)
+        await claim(catalog)
+        return done
+
+    monkeypatch.setattr(editing, "PATIENCE", 0.0)
+    monkeypatch.setattr(SqliteCatalog, "edit", then_a_run_begins)
+    result = shop.cli("refresh", "shop")
+    assert result.code == Exit.LEASED
+    assert "Done before that: refresh shop.lines." in result.err
 
 
 def test_an_edit_waits_for_a_run_that_ends_soon(

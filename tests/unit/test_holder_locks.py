@@ -121,6 +121,16 @@ def test_what_a_start_that_died_half_way_left_goes_too(tmp_path: Path) -> None:
     ours.close()
 
 
+def test_a_lock_that_cannot_be_tried_is_of_one_that_may_live(tmp_path: Path) -> None:
+    """As when there are no more file descriptors, or the disk has become read-only."""
+    ours = HolderLock(tmp_path, new_holder("daemon"))
+    odd = tmp_path / "holders" / "daemon-odd"
+    odd.symlink_to(odd.name)
+    assert ours.dead(["daemon-odd"]) == set()
+    ours.close()
+    assert not daemon_alive(tmp_path)
+
+
 def test_only_a_daemon_is_a_daemon(tmp_path: Path) -> None:
     assert not daemon_alive(tmp_path / "nowhere")
     command = HolderLock(tmp_path, new_holder("cli"))
