@@ -38,6 +38,9 @@ def run_target(text: str, config: Path | None, *, as_json: bool) -> int:
         output.emit(output.run_record(run))
     else:
         _tell(place, run)
+    if target.stream and run.outcome is Outcome.NOTHING_NEW and not run.streams:
+        output.note(f"{run.pipeline} reads no stream of the name {target.stream!r}.")
+        return Exit.NOTHING
     return _CODES.get(run.outcome, Exit.FAILED) if run.outcome else Exit.FAILED
 
 

@@ -179,6 +179,14 @@ def test_one_stream_is_asked_for_alone(shop: Shop) -> None:
     assert result.json["trigger"]["streams"] == ["orders"]
 
 
+def test_a_stream_that_is_not_there_is_code_5(shop: Shop) -> None:
+    result = run_with(shop, ends(Outcome.NOTHING_NEW), "shop.ordres")
+    assert result.code == Exit.NOTHING
+    assert result.err == "shop reads no stream of the name 'ordres'.\n"
+    found = StreamResult("orders", Outcome.NOTHING_NEW)
+    assert run_with(shop, ends(Outcome.NOTHING_NEW, found), "shop.orders").code == Exit.GOOD
+
+
 def test_an_interrupted_run_leaves_the_request_to_the_next(shop: Shop) -> None:
     async def work(catalog: Catalog) -> None:
         await finish(catalog, await claim(catalog), Outcome.INTERRUPTED)
