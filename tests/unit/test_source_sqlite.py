@@ -83,6 +83,21 @@ def test_declared_types_arrive_typed(shop: Shop) -> None:
     assert taken.rejected == []
 
 
+def test_a_large_decimal_keeps_all_digits_that_sqlite_kept(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, d DECIMAL(18,6), m DECIMAL(18,2))")
+    shop.app.execute("INSERT INTO t VALUES (1, 1234567890.123456, 12345678901234.56)")
+    shop.app.execute("INSERT INTO t VALUES (2, -123456789012.12346, 1234567890123456.8)")
+    shop.app.execute("INSERT INTO t VALUES (3, 0.1 + 0.2, 100.1 + 0.2), (4, 1234567890123.4567, 0)")
+    taken = shop.take("t", StreamSettings())
+    assert taken.column("d") == list(
+        map(Decimal, ("1234567890.123456", "-123456789012.12346", "0.3"))
+    )
+    assert taken.column("m") == list(
+        map(Decimal, ("12345678901234.56", "1234567890123456.8", "100.3"))
+    )
+    assert [row.place for row in taken.rejected] == ["id=4"]
+
+
 def test_values_that_are_not_of_their_declared_type_are_set_aside_with_key_and_reason(
     shop: Shop,
 ) -> None:

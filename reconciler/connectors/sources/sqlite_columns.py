@@ -93,7 +93,14 @@ def _selected(word: str, name: str) -> tuple[str, str]:
         return packed, packed
     if word.startswith("decimal"):
         # 15 digits are what a double keeps of a decimal: 0.1 + 0.2 is 0.3 then, as it was meant.
-        rounded = f"CASE typeof({name}) WHEN 'real' THEN format('%!.15g', {name}) ELSE {text} END"
+        # Where they do not reach the last place of the scale, as many as tell it from all others.
+        scale = int(word[:-1].partition(",")[2])
+        rounded = (
+            f"CASE WHEN typeof({name}) <> 'real' THEN {text} "
+            f"WHEN abs({name}) < 1e{15 - scale} THEN format('%!.15g', {name}) "
+            f"WHEN CAST(format('%!.16g', {name}) AS REAL) = {name} THEN format('%!.16g', {name}) "
+            f"ELSE {text} END"
+        )
         return rounded, rounded
     # The driver writes a real number with seven digits; where one may be, SQLite writes it.
     return text, name if word in _NEVER_REAL else text
