@@ -534,22 +534,45 @@ def test_types_survive(shop: Shop) -> None:
 
 def test_what_arrives_as_text_is_written_the_same_whatever_the_database_prefers(shop: Shop) -> None:
     shop.run(
-        "CREATE TYPE place AS (x float8)",
+        "CREATE TYPE place AS (x float8, b bytea)",
         "CREATE TABLE t (id int PRIMARY KEY, iv interval, r daterange, p place)",
         "INSERT INTO t VALUES (1, '1 day 2 hours', '[2026-01-31,2026-02-01)', "
-        "ROW(0.30000000000000004))",
+        "ROW(0.30000000000000004, 'a'))",
         "ALTER DATABASE shop SET IntervalStyle = 'iso_8601'",
         "ALTER DATABASE shop SET DateStyle = 'German'",
         "ALTER DATABASE shop SET extra_float_digits = -5",
+        "ALTER DATABASE shop SET bytea_output = 'escape'",
     )
     assert shop.take(StreamSettings()).rows == [
         {
             "id": 1,
             "iv": "1 day 02:00:00",
             "r": "[2026-01-31,2026-02-01)",
-            "p": "(0.30000000000000004)",
+            "p": r'(0.30000000000000004,"\\x61")',
         }
     ]
+
+
+def test_what_arrives_as_text_is_what_postgres_writes(shop: Shop) -> None:
+    shop.run(
+        'CREATE TABLE t (id int PRIMARY KEY, n numeric, many numeric[], c "char")',
+        "INSERT INTO t VALUES (1, 'NaN', '{NaN,1.50,NULL}', ''), (2, '1e-5', NULL, 'x')",
+    )
+    written = list(shop.app.execute("SELECT n::text, c::text FROM t ORDER BY id"))
+    taken = shop.take(StreamSettings())
+    assert [(row["n"], row["c"]) for row in taken.rows] == written
+    assert taken.column("many") == [["NaN", "1.50", None], None]
+
+
+def test_a_table_that_others_inherit_from_has_no_key(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "CREATE TABLE older (PRIMARY KEY (id)) INHERITS (t)",
+        "INSERT INTO t VALUES (1)",
+        "INSERT INTO older VALUES (1)",
+    )
+    keys = {found.name: found.schema.key for found in shop.source.discover(["*"], {})}
+    assert keys == {"public.t": (), "public.older": ("id",)}
 
 
 def test_infinite_times_stay_infinite(shop: Shop) -> None:

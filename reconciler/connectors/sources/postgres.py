@@ -45,6 +45,8 @@ FROM pg_index i
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 WHERE i.indrelid = {oid} AND i.indisprimary
+  AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
+                  WHERE h.inhparent = {oid} AND p.relkind <> 'p')
 UNION ALL
 SELECT 'index', a.attname::text,
        i.indcollation[0] = 0 OR co.collname IN ('C', 'POSIX')
@@ -81,6 +83,7 @@ class Server:
                 "DateStyle = 'ISO'",
                 "IntervalStyle = 'postgres'",
                 "extra_float_digits = 1",
+                "bytea_output = 'hex'",
                 "application_name = 'reconciler'",
             ):
                 cursor.execute(f"SET {setting}")

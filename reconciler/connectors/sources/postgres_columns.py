@@ -18,7 +18,7 @@ from reconciler.schema import types
 
 _NATIVE = frozenset(
     {"bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "bpchar", "name"}
-    | {"char", "bytea", "date", "time", "timestamp", "timestamptz", "uuid", "json", "jsonb"}
+    | {"bytea", "date", "time", "timestamp", "timestamptz", "uuid", "json", "jsonb"}
 )
 _TAGS = {
     "int2": "int",
@@ -90,10 +90,11 @@ def _mapped(field: pa.Field, kind: str, typmod: int) -> tuple[str, str, str]:
             else f"column {field.name!r} is numeric of any size and arrives as text; "
             'name a size in `columns`, such as "decimal(38,9)", to have a number'
         )
-        return word, name, note
+        # The driver's own words for what is no number are 'nan' and 'inf'.
+        return word, f"{name}::text" if word == "text" else name, note
     if kind.startswith("_") and pa.types.is_list(field.type):
         inner = kind[1:]
-        if inner in _NATIVE or inner == "numeric":
+        if inner in _NATIVE:
             return arrow.type_word(arrow.canonical(field.type)), name, ""
         return "list<text>", f"{name}::text[]", ""
     if kind == "oid":
