@@ -175,6 +175,14 @@ def _cron(text: str, timezone: str) -> Cron:
         ) from None
     except StopIteration:
         raise Wrong("is a cron line that never fires", allowed=SCHEDULE_ALLOWED) from None
+    for field, most in zip(fields, (59, 23, 31, 12, 7), strict=True):
+        # Taken for "once", which is hardly what was meant.
+        if any(len(step) > 4 or int(step) > most for step in re.findall(r"/(\d+)", field)):
+            raise Wrong(
+                "is a cron line with a step that goes beyond its field",
+                allowed=SCHEDULE_ALLOWED,
+                hint='say a distance as such: "every 90m"',
+            )
     return Cron(" ".join(fields), timezone)
 
 

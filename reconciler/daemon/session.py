@@ -48,6 +48,7 @@ async def open_hands(state_dir: Path, kind: str, hidden: Collection[str]) -> Asy
     """Become a holder. ``hidden``: environment variables that workers do not get (rule 9)."""
     holder = new_holder(kind)
     lock = HolderLock(state_dir, holder)
+    lock.needed = False  # until there is a session
     pool = WorkerPool(inherit=(lock.fd,), hidden_env=hidden)
     try:
         yield Hands(holder, lock, pool)
@@ -82,7 +83,11 @@ async def open_session(
         runs = Runs(catalog, keeper, hands.pool, clock, teller, project.state_dir)
         keeper.on_lost = runs.lost
         keeper.on_renewed = runs.extend
-        yield Session(catalog, keeper, hands.pool, runs, clock)
+        hands.lock.needed = True
+        try:
+            yield Session(catalog, keeper, hands.pool, runs, clock)
+        finally:
+            hands.lock.needed = keeper.may_hold()
 
 
 def secret_variables(project: Project) -> set[str]:

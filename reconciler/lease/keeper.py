@@ -58,6 +58,10 @@ class Keeper:
         """This process may start something new under its leases."""
         return self.clock.boot_ns() < self.deadline_ns
 
+    def may_hold(self) -> bool:
+        """The catalog may say of a lease that it is this holder's."""
+        return self._unsure or bool(self.held)
+
     def _deadline(self, before_ns: int) -> int:
         return before_ns + round(self.ttl * (1 - MARGIN) * 1e9)
 
@@ -109,7 +113,7 @@ class Keeper:
         nothing to renew."""
         while True:
             pause = self.ttl / 3
-            if self.held or self._unsure:
+            if self.may_hold():
                 try:
                     await self.renew()
                 except CatalogError as error:

@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from catalog.errors import CannotOpen
@@ -34,6 +35,8 @@ class HolderLock:
         self._folder = state_dir / "holders"
         self._path = self._folder / holder.id
         self._known_dead: set[str] = set()
+        self.needed = True
+        """A lease may be left that whoever finds this lock free is to take over at once."""
         try:
             self._lock(holder)
         except OSError as error:
@@ -66,7 +69,11 @@ class HolderLock:
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let the lock go; workers that still live keep it until they end."""
+        """Let the lock go; workers that still live keep it until they end. One that is not needed
+        leaves no file: where no daemon sees to that, each run from the command line left one."""
+        if not self.needed:
+            with suppress(OSError):
+                self._path.unlink()
         os.close(self.fd)
 
 
