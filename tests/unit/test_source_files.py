@@ -29,7 +29,7 @@ from reconciler.connectors.ports import (
     Stopped,
 )
 from reconciler.connectors.registry import open_source
-from reconciler.connectors.sources import file_set
+from reconciler.connectors.sources import file_csv, file_set
 from reconciler.connectors.sources.file_format import BLOCK
 from tests.replacing import replace
 from tests.source_kit import Taken, take
@@ -475,6 +475,20 @@ def test_a_line_longer_than_a_block_is_read(inbox: Inbox) -> None:
     long = "x" * (BLOCK + 10)
     inbox.put("a.csv", f"id,n\n1,a\n2,{long}\n3,c\n")
     assert [len(n) for n in inbox.take().column("n")] == [1, len(long), 1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+def test_a_line_end_within_quotes_is_kept_wherever_a_block_ends(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    settings = StreamSettings(path="*.csv", mode=Mode.APPEND, format=FileFormat(encoding=encoding))
+    text = "a,é\r\n" + '"1\r\n\r\r\n","2\r\n"\r\n' * 12
+    for size in range(32, 64):
+        monkeypatch.setattr(file_csv, "BLOCK", size)
+        inbox.put("a.csv", text.encode(encoding))
+        inbox.ledger.clear()
+        taken = inbox.take(settings)
+        assert (taken.rows, taken.rejected) == ([{"a": "1\r\n\r\r\n", "é": "2\r\n"}] * 12, [])
 
 
 def test_other_encodings_are_read_and_their_bad_bytes_set_aside(inbox: Inbox) -> None:

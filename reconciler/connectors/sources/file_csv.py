@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -69,13 +70,12 @@ class Csv:
         # Arrow's own gzip refuses the zeros that some writers fill up their last block with.
         raw: Any = gzip.GzipFile(fileobj=source) if is_packed(file) else source
         reader: Iterable[pa.RecordBatch] = pa_csv.open_csv(
-            pa.PythonFile(raw, mode="r"),
+            pa.PythonFile(_Pieces(raw, form.encoding), mode="r"),
             read_options=pa_csv.ReadOptions(
                 column_names=names,
                 skip_rows_after_names=self._header_at[file.path],  # counts empty ones too
                 block_size=BLOCK,
                 use_threads=False,
-                encoding=form.encoding,
             ),
             parse_options=pa_csv.ParseOptions(
                 delimiter=self._delimiter(file),
@@ -161,6 +161,33 @@ class Csv:
         if twice:
             raise _unusable(file, f"its header names {', '.join(map(repr, twice))} twice")
         return names, first.number
+
+
+class _Pieces(io.RawIOBase):
+    """UTF-8 in pieces of which none ends with a CR: an LF at the beginning of the next one would be
+    passed over by pyarrow as the rest of a line's end, be it within quotes.
+    """
+
+    def __init__(self, raw: IO[bytes], encoding: str) -> None:
+        super().__init__()
+        self._raw = raw
+        self._kept = b""
+        as_it_is = codecs.lookup(encoding).name == "utf-8"  # what is none costs its line alone
+        self._decoder = None if as_it_is else codecs.getincrementaldecoder(encoding)()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """At most ``size`` bytes, recoded to UTF-8; empty at the end only."""
+        while True:
+            more = self._raw.read(size - 1 if self._decoder is None else size // 4)
+            text = more if self._decoder is None else self._decoder.decode(more, not more).encode()
+            piece, self._kept = self._kept + text, b""
+            if more and piece.endswith(b"\r"):
+                piece, self._kept = piece[:-1], b"\r"
+            if piece or not more:
+                return piece
 
 
 class _Parsed:
