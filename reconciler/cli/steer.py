@@ -91,9 +91,10 @@ def cancel(
 
     async def prepare(place: Place, catalog: Catalog) -> Plan:
         state = await desk.must_know(place, catalog, target)
-        if not state.holder:
+        if not state.holder or state.lapsed:
+            told = f" Run {state.epoch} has lapsed: {state.holder} stopped."
             raise Failure(
-                f"No run of {target} is under way.",
+                f"No run of {target} is under way.{told if state.holder else ''}",
                 Exit.NOTHING,
                 f"Start none for a while: reconciler pause {target}",
             )

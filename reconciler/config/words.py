@@ -168,7 +168,7 @@ def _cron(text: str, timezone: str) -> Cron:
     try:
         # Any fixed instant serves: the question is only whether there is a next one at all.
         next(CronSim(" ".join(fields), datetime(2024, 1, 1)))  # noqa: DTZ001
-    except CronSimError as error:
+    except (CronSimError, ValueError) as error:  # a number of thousands of digits is the latter
         # The library also refuses a day that its month never has.
         raise Wrong(
             f"is no cron line that ever fires ({str(error).lower()})", allowed=SCHEDULE_ALLOWED

@@ -97,6 +97,13 @@ def test_cancel_asks_the_run_under_way_to_end(shop: Shop) -> None:
     assert state(shop).cancel == claimed.lease.epoch
 
 
+def test_cancel_of_a_run_whose_holder_stopped_asks_nobody(shop: Shop) -> None:
+    claimed = shop.on(lambda catalog: claim(catalog, ttl=0.01))
+    result = shop.cli("cancel", "shop")
+    assert result.code == Exit.NOTHING
+    assert f"Run {claimed.lease.epoch} has lapsed: {claimed.lease.holder} stopped." in result.err
+
+
 def test_retry_asks_for_a_run_and_ends_a_parking(shop: Shop) -> None:
     park(shop)
     result = shop.cli("retry", "shop")

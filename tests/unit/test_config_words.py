@@ -178,3 +178,9 @@ def test_a_password_in_a_url_is_refused_and_not_shown(text: str) -> None:
     assert error.secret
     assert "hunter2" not in f"{error!r}{error.allowed}{error.hint}"
     assert error.__cause__ is None
+
+
+def test_a_cron_field_of_thousands_of_digits_is_no_cron_line() -> None:
+    for field in ("9" * 5000, "*/" + "9" * 5000):
+        with pytest.raises(Wrong, match="no cron line that ever fires"):
+            words.schedule(f"{field} * * * *", None)
