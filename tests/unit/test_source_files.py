@@ -625,6 +625,17 @@ def test_columns_type_json_values_and_set_aside_what_does_not_fit(inbox: Inbox) 
     assert taken.rejected[0].place == "a.jsonl.gz:2"
 
 
+def test_a_column_that_files_spell_in_different_case_is_one(inbox: Inbox) -> None:
+    inbox.put("1.csv", "Id,Name\n1,a\n", age=30)
+    inbox.put("2.csv", "NAME,ID\nb,2\n", age=20)
+    inbox.put("3.jsonl", '{"id": "3", "name": "c"}\n', age=10)
+    pq.write_table(pa.table({"nAME": ["d"], "iD": ["4"]}), inbox.put("4.parquet", b""))
+    settings = StreamSettings(path="*", mode=Mode.MERGE, key=("Id",), columns=(("Id", "int64"),))
+    assert inbox.take(settings).rows == [
+        {"Id": n, "Name": name} for n, name in enumerate("abcd", 1)
+    ]
+
+
 def test_parquet_files_of_different_types_meet_in_a_type_that_holds_both(inbox: Inbox) -> None:
     pq.write_table(pa.table({"a": [1, 2]}), inbox.folder / "1.parquet")
     os.utime(inbox.folder / "1.parquet", (1, 1))

@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 import pyarrow as pa
 
 from catalog.records import Cursor, ErrorClass, FileEntry, HoldKind
-from reconciler.config.desired import Mode, StreamSettings
+from reconciler.config.desired import Mode, StreamSettings, fold
 from reconciler.connectors import arrow
 from reconciler.connectors.ports import (
     ConnectorError,
@@ -113,15 +113,27 @@ def shapes(files: Sequence[Found], settings: StreamSettings) -> pa.Schema:
 def union(schemas: Sequence[pa.Schema], settings: StreamSettings) -> pa.Schema:
     """All columns, in the order in which they are met, each of a type that holds all its files'."""
     words: dict[str, str] = {}
+    spelled: dict[str, str] = {}
     for schema in schemas:
-        for field in schema:
+        for name, field in zip(_columns(schema, spelled), schema, strict=True):
             word = arrow.type_word(field.type)
-            known = words.get(field.name)
-            words[field.name] = word if known is None else types.common(known, word)
+            known = words.get(name)
+            words[name] = word if known is None else types.common(known, word)
     given = dict(settings.columns)
     return pa.schema(
         [(name, arrow.arrow_type(given.get(name, word))) for name, word in words.items()]
     )
+
+
+def _columns(schema: pa.Schema, spelled: dict[str, str]) -> list[str]:
+    """What a file's columns are called in the table: one whose name comes in another case than in
+    a file before is the same, unless the file has both.
+    """
+    folded = Counter(map(fold, schema.names))
+    return [
+        name if folded[fold(name)] > 1 else spelled.setdefault(fold(name), name)
+        for name in schema.names
+    ]
 
 
 class FilesRead:
@@ -332,11 +344,15 @@ class FilesRead:
         """The file's rows, and at its end its line in the ledger."""
         hashed = HashedFile(raw)
         source = raw if described.hash else io.BufferedReader(hashed, BLOCK)
-        for batch, rejected in self._formats.of(file).blocks(file, source, self.schema):
+        columns = _columns(described.schema, {fold(name): name for name in self.schema.names})
+        theirs = dict(zip(columns, described.schema.names, strict=True))
+        schema = pa.schema([f.with_name(theirs.get(f.name, f.name)) for f in self.schema])
+        for batch, rejected in self._formats.of(file).blocks(file, source, schema):
             self._stop_if_asked()
             if batch is not None and batch.num_rows:
-                self._refuse_null_key(file, batch)
-                yield Rows(batch)
+                named = batch.rename_columns(self.schema.names)
+                self._refuse_null_key(file, named)
+                yield Rows(named)
             if rejected:
                 yield Rejected(tuple(rejected))
         content = described.hash or hashed.finish()
