@@ -19,6 +19,7 @@ from reconciler.connectors.destinations.files import DISK, Files
 from reconciler.connectors.destinations.parquet import ParquetDestination, open_parquet
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, RejectedRow, Secrets
 from tests.destination_kit import (
+    OWN,
     OWNER,
     TABLE,
     batch,
@@ -413,6 +414,24 @@ def test_partitions_by_parts_of_a_date_and_several_columns(
     ]
     assert view_rows(lake / TABLE) == [1, 2]
     assert leftovers(lake) == []
+
+
+@pytest.mark.parametrize("by", ["at", "day(at)", "year(at)"])
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC")])
+def test_infinity_is_a_partition_of_its_own(
+    destination: ParquetDestination, lake: Path, kind: pa.DataType, by: str
+) -> None:
+    raw = pa.int32() if kind == pa.date32() else pa.int64()
+    most = 2 ** (raw.bit_width - 1) - 1
+    at = pa.array([most, None, -most], raw).view(kind)
+    schema = pa.schema([("at", kind)])
+    wanted = request(1, schema=schema, partition_by=[by])
+    own = [pa.nulls(len(at), field.type) for field in OWN]
+    stage = destination.stage(wanted)
+    stage.write(pa.RecordBatch.from_arrays([at, *own], schema=pa.schema([*schema, *OWN])))
+    destination.publish([stage.seal(cursor(1))])
+    found = {path.parent.name.partition("=")[2] for path in (lake / TABLE).glob("*/*.parquet")}
+    assert found == {"infinity", "-infinity", "__HIVE_DEFAULT_PARTITION__"}
 
 
 def test_too_many_partitions_are_refused(destination: ParquetDestination) -> None:

@@ -87,8 +87,8 @@ def _folders(batch: RecordBatch, column: str, part: str) -> pa.Array:
     values = batch.column(column)
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
-    if part:
-        texts = pc.strftime(values, _PARTS[part])
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        texts = _days(values, part)
     elif pa.types.is_fixed_size_binary(values.type):
         texts = pa.array([None if v is None else v.hex() for v in values.to_pylist()], pa.string())
     else:
@@ -97,6 +97,15 @@ def _folders(batch: RecordBatch, column: str, part: str) -> pa.Array:
     label = encode_name(f"{column}_{part}" if part else column, 80)
     named = [f"{label}={_value(text)}" for text in coded.dictionary.to_pylist()]
     return pa.array(named, pa.string()).take(coded.indices)
+
+
+def _days(values: pa.Array, part: str) -> pa.Array:
+    """As texts; Arrow would make some far day of infinity."""
+    texts = pc.strftime(values, _PARTS[part]) if part else values.cast(pa.string())
+    bits = values.type.bit_width
+    raw, most = values.view(pa.int32() if bits == 32 else pa.int64()), 2 ** (bits - 1) - 1
+    texts = pc.if_else(pc.equal(raw, most), "infinity", texts)
+    return pc.if_else(pc.equal(raw, -most), "-infinity", texts)
 
 
 def _value(text: str | None) -> str:
