@@ -21,7 +21,7 @@ from reconciler.config.desired import Answer, SchemaPolicy
 from reconciler.schema import asking
 from reconciler.schema.changes import Change, ChangeKind, dump_changes, load_changes
 from reconciler.schema.model import Schema, fingerprint
-from reconciler.schema.types import common
+from reconciler.schema.types import common, filled, parse
 
 POLICY = "policy"
 """Who decided, in a ``Decision`` that no person made."""
@@ -127,6 +127,8 @@ def answer(
 def _policy_answer(change: Change, policy: SchemaPolicy, proposal: Proposal) -> Settled:
     if change.kind == "key_changed":
         return "hold"
+    if _is_first_value(change):
+        return "evolve"
     chosen: Answer = getattr(policy, change.kind)
     if chosen not in ALLOWED[change.kind]:
         return "hold"
@@ -135,6 +137,14 @@ def _policy_answer(change: Change, policy: SchemaPolicy, proposal: Proposal) -> 
     if chosen == "keep" and change.kind == "narrowed":
         return "refuse"
     return _SETTLED[chosen]
+
+
+def _is_first_value(change: Change) -> bool:
+    """No value had shown the type before, or a part of it: nothing is taken for something else."""
+    if change.kind != "widened":
+        return False
+    new = parse(change.new)
+    return filled(parse(change.old), new) == new
 
 
 def _by_person(change: Change, memory: _Memory, proposal: Proposal) -> Settled:
@@ -159,6 +169,12 @@ def _changes(decision: Decision) -> tuple[Change, ...]:
         return ()  # a record of another kind still answers its exact proposal
 
 
+def _said_by(policy: SchemaPolicy, change: Change) -> str:
+    if _is_first_value(change):
+        return "no value had shown its type before"
+    return f"{change.kind} = {getattr(policy, change.kind)!r}"
+
+
 def policy_decisions(
     proposal: Proposal, answers: Mapping[Change, Answered], policy: SchemaPolicy, now: Micros
 ) -> tuple[Decision, ...]:
@@ -178,9 +194,7 @@ def policy_decisions(
             answer="rejected" if refused else "approved",
             changes=dump_changes(mine),
             by=POLICY,
-            why="; ".join(
-                f"{change}: {change.kind} = {getattr(policy, change.kind)!r}" for change in mine
-            ),
+            why="; ".join(f"{change}: {_said_by(policy, change)}" for change in mine),
             at=now,
         ),
     )

@@ -311,6 +311,18 @@ def test_a_key_whose_column_is_gone_cannot_be_rejected() -> None:
     assert on(proposed(new, V1, (answered(question, "approved"),))).target.key == ("code",)
 
 
+@pytest.mark.parametrize("answer", ALLOWED["widened"])
+def test_the_first_value_of_a_column_gives_it_its_type(answer: str) -> None:
+    empty = on(proposed(schema("id", id="int64", x="null", l="list<null>"))).version
+    verdict = on(
+        proposed(schema("id", id="int64", x="int64", l="list<text>"), empty, widened=answer)
+    )
+    assert types(verdict) == {"id": "int64", "x": "int64", "l": "list<text>"}
+    (decision,) = verdict.decisions
+    assert decision.answer == "approved"
+    assert "no value had shown its type before" in decision.why
+
+
 def test_a_column_whose_name_changes_its_case_is_the_same_column() -> None:
     verdict = on(proposed(schema("ID", ID="int64", Amount="int32", Note="text"), V1))
     assert verdict.target == schema("id", id="int64", amount="int32", Note="text")
