@@ -630,9 +630,9 @@ def test_a_column_that_files_spell_in_different_case_is_one(inbox: Inbox) -> Non
     inbox.put("2.csv", "NAME,ID\nb,2\n", age=20)
     inbox.put("3.jsonl", '{"id": "3", "name": "c"}\n', age=10)
     pq.write_table(pa.table({"nAME": ["d"], "iD": ["4"]}), inbox.put("4.parquet", b""))
-    settings = StreamSettings(path="*", mode=Mode.MERGE, key=("Id",), columns=(("Id", "int64"),))
+    settings = StreamSettings(path="*", mode=Mode.MERGE, key=("id",), columns=(("id", "int64"),))
     assert inbox.take(settings).rows == [
-        {"Id": n, "Name": name} for n, name in enumerate("abcd", 1)
+        {"id": n, "Name": name} for n, name in enumerate("abcd", 1)
     ]
 
 

@@ -111,9 +111,12 @@ def shapes(files: Sequence[Found], settings: StreamSettings) -> pa.Schema:
 
 
 def union(schemas: Sequence[pa.Schema], settings: StreamSettings) -> pa.Schema:
-    """All columns, in the order in which they are met, each of a type that holds all its files'."""
+    """All columns, in the order in which they are met, each of a type that holds all its files' and
+    spelled as the config does, or the first file.
+    """
     words: dict[str, str] = {}
-    spelled: dict[str, str] = {}
+    named = (*settings.key, *(name for name, _ in settings.columns))
+    spelled = {fold(name): name for name in named}
     for schema in schemas:
         for name, field in zip(_columns(schema, spelled), schema, strict=True):
             word = arrow.type_word(field.type)
