@@ -70,7 +70,8 @@ def find(explicit: Path | None) -> Place:
     try:
         where = locate(path, os.environ)
     except ConfigError:
-        load(path, os.environ)  # says what is wrong with all of it, not with these keys alone
+        # Says what is wrong with all of it, not with these keys alone.
+        load(path, os.environ, secrets=False)
         raise
     return Place(path, where.project, where.state_dir, where.catalog, where.catalog_limit)
 

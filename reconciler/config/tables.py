@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from reconciler.config import models
 from reconciler.config.document import Document
-from reconciler.config.positions import KeyPath
+from reconciler.config.positions import KeyPath, dotted
 from reconciler.config.problems import listed, nearest
 from reconciler.config.rules import DESTINATIONS, SOURCES
 from reconciler.config.settings import Settings
@@ -75,7 +75,7 @@ def _sentence(detail: Mapping[str, Any], path: KeyPath, document: Document) -> d
             "hint": wrong.hint,
         }
     if kind == "extra_forbidden":
-        return _unknown(path, document)
+        return _unknown(path, document, detail["input"])
     if kind == "missing":
         return {"message": "is missing", "hint": _description(path)}
     if kind == "union_tag_not_found":
@@ -184,13 +184,16 @@ def _description(path: KeyPath) -> str:
     return "name of the project" if path == ("project",) else ""
 
 
-def _unknown(path: KeyPath, document: Document) -> dict[str, str]:
+def _unknown(path: KeyPath, document: Document, value: object) -> dict[str, str]:
     """An unknown key. Its value is not shown: it may be a secret under a mistyped name."""
     key, known = path[-1], _fields(_model_at(path[:-1], document))
     hint = nearest(key, known)
     if path[0] in {"pipelines", "defaults"}:
         if key in _ONLY_IN_STREAM and len(path) <= 3:
             hint = "it stands in a stream: [pipelines.NAME.streams.STREAM]"
+        elif len(path) == 5 and path[2] == "streams" and isinstance(value, dict):
+            whole = dotted((*path[:3], f"{path[3]}.{key}"))
+            hint = f"a stream's name that has a dot is quoted: [{whole}]"
         elif key in _OWN_OF_PIPELINE:
             hint = "it stands in the pipeline itself: [pipelines.NAME]"
         elif key == "deletes":

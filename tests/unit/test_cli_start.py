@@ -41,6 +41,16 @@ def test_check_finds_all_mistakes_at_once_those_of_the_first_keys_too(
         assert word in said
 
 
+def test_a_reader_of_a_wrong_config_is_asked_for_no_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHOP_DB_PASSWORD", raising=False)
+    path = tmp_path / "config.toml"
+    path.write_text(config_for("postgres").replace('project = "shop"', "project = 5"))
+    assert main(["status", "--config", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_what_init_says_to_type_can_be_typed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
