@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from catalog.clock import Clock
-from catalog.errors import CatalogError, Fenced, Unavailable, Unknown
+from catalog.errors import CatalogError, Fenced, Full, Unavailable, Unknown
 from catalog.port import Catalog, new_operation_id
 from catalog.records import (
     Candidate,
@@ -135,8 +135,9 @@ class Keeper:
             self.on_lost(lease)
 
     async def finish(self, lease: Lease, finish: Finish) -> Run | None:
-        """Close a run and release its lease. None: it was no longer ours, or the catalog could
-        not be reached for long; then the next renewal, or a successor, closes it as interrupted.
+        """Close a run and release its lease. None: it was no longer ours, or the catalog could not
+        be reached or had no room for long; then the next renewal, or a successor, closes it as
+        interrupted.
         """
         op = new_operation_id()
         for _ in range(_FINISH_TRIES):
@@ -145,7 +146,7 @@ class Keeper:
             except Fenced:
                 self._lose(lease)
                 return None
-            except (Unknown, Unavailable) as error:
+            except (Unknown, Unavailable, Full) as error:
                 self.on_trouble(error)
                 await anyio.sleep(_RETRY_SECONDS)
             else:

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from catalog.clock import ManualClock
-from catalog.errors import CatalogError, Unavailable, Unknown
+from catalog.errors import CatalogError, Full, Unavailable, Unknown
 from catalog.memory import MemoryCatalog
 from catalog.records import (
     Candidate,
@@ -37,8 +37,10 @@ class _NoLocks:
 
 
 class _NeverFinishes(MemoryCatalog):
+    why: CatalogError = Unavailable("the catalog is away")
+
     async def finish(self, op: str, lease: Lease, finish: Finish) -> Any:
-        raise Unavailable("the catalog is away")
+        raise self.why
 
 
 def _candidate(version: int) -> Candidate:
@@ -46,9 +48,11 @@ def _candidate(version: int) -> Candidate:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("why", [_NeverFinishes.why, Full("no room")])
 async def test_a_run_that_could_not_be_finished_is_released_by_the_next_heartbeat(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, why: CatalogError
 ) -> None:
+    monkeypatch.setattr(_NeverFinishes, "why", why)
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
     catalog = _NeverFinishes(ManualClock())
     lock = cast(HolderLock, _NoLocks())
