@@ -617,6 +617,38 @@ def test_json_that_is_json_to_postgres_alone_is_set_aside(shop: Shop) -> None:
     assert "column 'many': " in taken.rejected[1].reason
 
 
+def test_an_array_that_is_not_counted_from_one_is_a_list_as_well(shop: Shop) -> None:
+    shop.run(
+        "CREATE DOMAIN days AS date[]",
+        "CREATE TABLE t (id int PRIMARY KEY, n int[], x numeric[], d days)",
+        "INSERT INTO t VALUES (1, '[5:6]={1,NULL}', '[-1:0]={1.0,2}', '[0:0]={2026-01-31}')",
+        "INSERT INTO t VALUES (2, '{}', NULL, '{}')",
+    )
+    assert shop.take(StreamSettings()).rows == [
+        {"id": 1, "n": [1, None], "x": ["1.0", "2"], "d": [dt.date(2026, 1, 31)]},
+        {"id": 2, "n": [], "x": None, "d": []},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("WIN1251", "ёж"), ("LATIN1", "é"), ("EUC_JP", "亜")]
+)
+def test_text_of_a_database_in_another_encoding_arrives(
+    postgres_server: PostgresServer, encoding: str, text: str
+) -> None:
+    like = _NO_ENCODING.replace("SQL_ASCII", encoding)
+    shop = Shop(postgres_server, "shop", like=like)
+    shop.run("CREATE TABLE t (x text PRIMARY KEY)", f"INSERT INTO t VALUES ('{text}')")
+    assert shop.take(StreamSettings()).rows == [{"x": text}]
+    by_text = StreamSettings(cursor=("x",))
+    if encoding == "LATIN1":
+        assert shop.take(by_text, after=shop.take(by_text)).has_news is False
+    else:
+        with pytest.raises(ConnectorError, match="another order than Unicode"):
+            shop.take(by_text)
+    shop.close()
+
+
 def test_text_of_a_database_that_knows_no_encoding_is_looked_at(
     postgres_server: PostgresServer,
 ) -> None:

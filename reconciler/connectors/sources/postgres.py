@@ -87,6 +87,9 @@ class Server:
                 "application_name = 'reconciler'",
             ):
                 cursor.execute(f"SET {setting}")
+            cursor.execute("SELECT getdatabaseencoding()::text")
+            if cursor.fetchall() != [("SQL_ASCII",)]:  # whose texts are looked at one by one
+                cursor.execute("SET client_encoding = 'UTF8'")
         return connection
 
     def is_current(self, connection: Any, age: float, idle: float) -> bool:

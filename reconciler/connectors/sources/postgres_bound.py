@@ -80,6 +80,8 @@ def find(session: Session, wanted: Wanted) -> Bound:
 def _by_greatest(session: Session, wanted: Wanted) -> Bound:
     """The greatest value there is: exact only if rows become visible in its order (C2)."""
     column, settings = wanted.column, wanted.settings
+    if column.tag == "text":
+        _refuse_other_order(session, column.name)
     operand, far = postgres_columns.operand(column), ""
     where = f"{quote(column.name)} IS NOT NULL"
     if column.tag == "decimal":
@@ -102,6 +104,17 @@ def _by_greatest(session: Session, wanted: Wanted) -> Bound:
         )
     value = None if text is None else postgres_columns.parse_value(column.tag, text)
     return Bound(value, far=far, notes=notes)
+
+
+def _refuse_other_order(session: Session, name: str) -> None:
+    """Positions are compared by code points, and the database compares the bytes that it stores."""
+    encoding = session.value("SELECT getdatabaseencoding()::text")
+    if encoding not in ("UTF8", "SQL_ASCII", "LATIN1"):
+        raise ConnectorError(
+            ErrorClass.PERMANENT,
+            f"connection {session.name!r}: {name!r} cannot be a cursor: texts of a database in "
+            f"{encoding} have another order than Unicode; name another cursor",
+        )
 
 
 def _by_time(session: Session, wanted: Wanted) -> Bound:

@@ -94,6 +94,7 @@ def _mapped(field: pa.Field, kind: str, typmod: int) -> tuple[str, str, str]:
         return word, f"{name}::text" if word == "text" else name, note
     if kind.startswith("_") and pa.types.is_list(field.type):
         inner = kind[1:]
+        name += "[:]"  # counted from 1: the driver fails at an array that is not
         if inner in _NATIVE:
             return arrow.type_word(arrow.canonical(field.type)), name, ""
         return "list<text>", f"{name}::text[]", ""
