@@ -24,10 +24,11 @@ def keep(project: Project) -> None:
     path = project.state_dir / FILE
     new = path.with_suffix(f".{os.getpid()}.new")
     try:
-        body = json.dumps({str(file): read_text(file) for file in project.files})
-        if not path.exists() or path.read_text() != body:
+        body = json.dumps({str(file): read_text(file) for file in project.files}).encode()
+        # As bytes: what a loss of power left there may be no text.
+        if not path.exists() or path.read_bytes() != body:
             new.touch(0o600)
-            new.write_text(body)
+            new.write_bytes(body)
             new.replace(path)
     except (ConfigError, OSError):
         with suppress(OSError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import changes, load
+from reconciler.config import changes, keep, last_kept, load
 from reconciler.config.desired import Project
 from reconciler.config.edits import ChangeKind, ConfigChange
 
@@ -205,3 +205,13 @@ def test_the_table_in_the_docs_is_what_happens() -> None:
 def test_every_line_of_the_table_is_tried() -> None:
     apart = {K.CONNECTION_REMOVED, K.PIPELINE_RENAMED}  # have tests of their own
     assert {kind for kind, *_ in EDITS} | apart == set(ChangeKind)
+
+
+def test_what_a_loss_of_power_left_of_the_kept_config_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(BASE)
+    project = load(tmp_path / "config.toml", {})
+    project.state_dir.mkdir()
+    (project.state_dir / "config.json").write_bytes(b"\xff\x00")
+    assert last_kept(project.state_dir, {}) is None
+    keep(project)
+    assert last_kept(project.state_dir, {}) == project
