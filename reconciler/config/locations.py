@@ -25,7 +25,14 @@ def absolute(text: str, base: Path) -> str:
     # normpath and not resolve: a symbolic link may be there to be moved.
     import os.path
 
-    return os.path.normpath(base / Path(text).expanduser())
+    path = os.path.normpath(base / Path(text).expanduser())
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # it goes into the catalog and to workers, which take text
+        raise Wrong(
+            "lies in a folder whose name is no UTF-8 text", hint="move it, or rename that folder"
+        ) from None
+    return path
 
 
 def source_url(text: str, base: Path) -> str:

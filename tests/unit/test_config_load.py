@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import textwrap
@@ -305,6 +306,16 @@ def test_a_glob_that_matches_the_first_file_itself_does_not_include_it(
     assert "gone.toml: cannot be read" in said
     (tmp_path / "gone.toml").unlink()
     assert load(tmp_path / "sub" / ".." / path.name, ENV).name == "shop"
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "config.toml").write_text(SHOP)
+    said = refused(folder / "config.toml")
+    assert 'key "connections.inbox.path": lies in a folder whose name is no UTF-8 text' in said
+    with pytest.raises(ConfigError, match="no UTF-8 text"):
+        locate(folder / "config.toml", {})
 
 
 def test_a_glob_may_match_nothing(write: Write) -> None:
