@@ -209,6 +209,16 @@ def test_a_text_cursor_with_a_nul_in_it_goes_on(shop: Shop) -> None:
     assert shop.take("t", StreamSettings(cursor=("c",)), first).column("id") == [3]
 
 
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_a_text_cursor_in_another_order_than_unicode_is_refused(shop: Shop, encoding: str) -> None:
+    shop.app.execute(f"PRAGMA encoding = '{encoding}'")
+    shop.app.execute("CREATE TABLE t (id TEXT PRIMARY KEY, updated_at TEXT)")
+    shop.app.execute("INSERT INTO t VALUES ('\u0100', '2026-01-31 10:00:00')")
+    with pytest.raises(ConnectorError, match="another order than Unicode"):
+        shop.take("t", BY_ID)
+    assert shop.take("t", BY_TIME).column("id") == ["\u0100"]
+
+
 @pytest.mark.parametrize("separator", [" ", "T"])
 def test_times_kept_as_text_are_read_up_to_the_running_second(shop: Shop, separator: str) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")

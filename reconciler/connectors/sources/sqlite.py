@@ -193,6 +193,7 @@ class Sqlite:
         if top is None or not timed:
             if top is not None and column.type != "text":
                 raise self._no_order(column, top)
+            self._refuse_other_order(column.name)
             note = f"cursor {column.name!r} is exact only if rows become visible in its order"
             return Bound(top, far=f"{operand} >= x''", notes=(note,))
         assert isinstance(top, str)
@@ -261,6 +262,16 @@ class Sqlite:
             f"{column.type}, but holds {found!r}, which does not sort as a time: have the "
             "application store 'YYYY-MM-DD HH:MM:SS' in UTC, or name another cursor",
         )
+
+    def _refuse_other_order(self, name: str) -> None:
+        """Positions are compared by code points, and SQLite compares the bytes that it stores."""
+        encoding = self.session.value("PRAGMA encoding")
+        if encoding != "UTF-8":
+            raise ConnectorError(
+                ErrorClass.PERMANENT,
+                f"connection {self.session.name!r}: {name!r} cannot be a cursor: texts of a "
+                f"database in {encoding} have another order than Unicode; name another cursor",
+            )
 
     def _mixed_forms(self, name: str) -> ConnectorError:
         return ConnectorError(
