@@ -341,6 +341,23 @@ def test_a_type_that_neither_holds_the_other_is_refused(destination: DuckdbDesti
     assert refused.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_whole_numbers_that_a_wider_float_would_round_are_not_touched(
+    destination: DuckdbDestination, path: Path, nested: bool
+) -> None:
+    kinds = pa.int64(), pa.float64()
+    whole, real = (pa.schema([("v", pa.list_(kind) if nested else kind)]) for kind in kinds)
+    small, large = ([value] if nested else value for value in (1, 2**63 - 1))
+    load(destination, request(1, schema=whole), [{"v": small}])
+    load(destination, request(2, schema=real), [{"v": small}])
+    load(destination, request(1, schema=whole, table="large"), [{"v": large}])
+    receipt = seal(destination, request(2, schema=real, table="large"), [{"v": small}])
+    with pytest.raises(ConnectorError, match="more digits than DOUBLE") as refused:
+        destination.publish([receipt])
+    assert refused.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
+    assert rows(path, "v", "raw.large") == [large]
+
+
 @pytest.mark.parametrize("constraint", ["NOT NULL", "CHECK (name <> '')", "UNIQUE"])
 def test_a_constraint_that_a_row_breaks_is_named_and_does_not_mend_itself(
     destination: DuckdbDestination, path: Path, constraint: str

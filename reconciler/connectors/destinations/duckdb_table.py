@@ -152,9 +152,25 @@ class OpenSchema:
                 if kind == "VARCHAR":
                     self._connection.execute("SET TimeZone = 'UTC'")  # not this machine's
                     change += f" USING {as_text(quote_name(name), have)}"
+                elif kind.rstrip("[]") in ("DOUBLE", "FLOAT"):
+                    self._refuse_rounding(table, name, have, kind)
             else:
                 raise _no_common_type(table, name, have, kind)
             self._connection.execute(f"ALTER TABLE {self.name(table)} {change}")
+
+    def _refuse_rounding(self, table: str, column: str, have: str, kind: str) -> None:
+        """Raises ``ConnectorError`` where whole numbers that are there would be rounded."""
+        name = quote_name(column)
+        same = f"TRY_CAST(CAST({name} AS {kind}) AS {have}) IS NOT DISTINCT FROM {name}"
+        sql = f"SELECT EXISTS (SELECT 1 FROM {self.name(table)} WHERE NOT {same})"
+        found = self._connection.execute(sql).fetchone()
+        if found and found[0]:
+            raise ConnectorError(
+                ErrorClass.SCHEMA_INCOMPATIBLE,
+                f"column {column!r} of table {table!r} is {have} and holds numbers with more digits"
+                f" than {kind}, which the batch brings, keeps. `refresh` the stream to set such "
+                'rows aside, if need be after naming another type in `columns`, such as "text"',
+            )
 
     def _columns(self, table: str) -> dict[str, str]:
         rows = self._connection.execute(
