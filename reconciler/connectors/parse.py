@@ -189,7 +189,10 @@ def _uuid(value: Any) -> bytes:
 
 def _json(value: Any) -> str:
     if not isinstance(value, str):
-        return json.dumps(value, default=str)
+        try:
+            return json.dumps(value, default=str, allow_nan=False)
+        except ValueError:
+            raise ValueError(f"{shown(value)} is no JSON: it holds NaN or infinity") from None
     try:
         msgspec.json.decode(value)
     except (msgspec.DecodeError, RecursionError) as error:

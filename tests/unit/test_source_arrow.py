@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import math
 import uuid
 
 import pyarrow as pa
@@ -79,6 +80,13 @@ def test_text_times_take_zones_as_they_are_and_utc_where_none_is_given() -> None
         dt.datetime(2026, 1, 31, 8, tzinfo=dt.UTC),
     ]
     assert set(bad) == {2}
+
+
+def test_what_holds_a_nan_is_no_json() -> None:
+    lists = pa.array([[1.5, None], [1.5, math.nan], [math.inf]])
+    column, misfits = arrow.cast(lists, arrow.JSON)
+    assert column.to_pylist() == ["[1.5, null]", None, None]
+    assert sorted(misfits) == [1, 2]
 
 
 def test_uuid_and_json_out_of_text_are_checked() -> None:
