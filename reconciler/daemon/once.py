@@ -23,6 +23,7 @@ from catalog.records import (
 from reconciler.config import keep
 from reconciler.config.desired import Project
 from reconciler.daemon.renaming import take_over
+from reconciler.daemon.retention import retain
 from reconciler.daemon.runs import limits
 from reconciler.daemon.session import Hands, Session, open_session
 from reconciler.daemon.teller import Quiet
@@ -69,6 +70,8 @@ async def run_here(
                 run = await session.runs.carry_out(conduct)
             finally:
                 tasks.cancel_scope.cancel()
+        with suppress(CatalogError):  # where no daemon ever is, nobody else sees to it
+            await retain(session, project, portions=1)
     if run is None:
         raise NotFound(f"run {claimed.lease.epoch} was taken over by another holder")
     if told and run.outcome is Outcome.CANCELLED:

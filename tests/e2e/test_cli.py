@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.clock import SystemClock
 from catalog.open import open_catalog
 from catalog.records import PipelineState
 from reconciler.config import resolve_secret
@@ -71,6 +72,17 @@ def test_from_nothing_to_rows_without_a_daemon(world: World) -> None:
     runs = json.loads(world.cli("runs", "shop", "--json"))
     assert [run["outcome"] for run in runs] == ["nothing_new", "succeeded"]
     assert runs[1]["rows"] == 3
+
+
+def test_where_no_daemon_ever_is_each_run_forgets_what_is_too_old(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write_config(f'{BODY}\n[retention]\nruns = "60s"\n')
+    world.cli("run", "shop")
+    now = SystemClock.wall_us
+    monkeypatch.setattr(SystemClock, "wall_us", lambda self: now(self) + 61 * 10**6)
+    world.do("run", "shop")
+    assert [run["epoch"] for run in json.loads(world.do("runs", "shop", "--json"))] == [2]
 
 
 def test_a_table_that_is_gone_stops_no_other_one(world: World) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from reconciler.connectors.sources import file_read, file_set, files
-from reconciler.daemon import upkeep
+from reconciler.daemon import retention
 from reconciler.run import execute, stream
 from tests.simulation import folder
 from tests.simulation.story import Story
@@ -57,7 +57,7 @@ def seams(story: Story) -> Iterator[None]:
         patch.object(stream, "time", _Time(story.world)),
         patch.object(stream, "point", story.point),
         patch.object(execute, "threading", Lanes),
-        patch.object(upkeep, "runlogs", _NoLogs()),
+        patch.object(retention, "runlogs", _NoLogs()),
         patch.object(file_set, "time", _WallTime()),
         patch.object(file_read, "os", folder.OperatingSystem),
         patch.object(files, "listing", folder.listing),
