@@ -230,6 +230,16 @@ def test_a_table_without_marker_is_held_until_adopted(
     assert rows(path) == [(5, None), (6, "n6")]
 
 
+def test_a_key_that_is_text_in_a_table_taken_over_is_compared_as_text(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    change(path, "CREATE SCHEMA raw", "CREATE TABLE raw.orders (id VARCHAR, name VARCHAR)",
+           "INSERT INTO raw.orders VALUES ('01', 'a'), ('1', 'b'), ('x', 'c')")  # fmt: skip
+    destination.adopt(OWNER, TABLE, 4, 1, cursor(4))
+    load(destination, request(5, mode=Mode.MERGE, key=["id"]), [{"id": 1, "name": "new"}])
+    assert rows(path) == [("01", "a"), ("1", "new"), ("x", "c")]
+
+
 def test_a_newer_run_with_an_old_number_is_held(destination: DuckdbDestination) -> None:
     load(destination, request(1, epoch=1), orders(1))
     load(destination, request(2, epoch=1), orders(2))

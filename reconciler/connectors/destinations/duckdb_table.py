@@ -211,7 +211,11 @@ class OpenSchema:
             f"{_reading(paths)} GROUP BY ALL"
         )
         if self.has_rows(receipt.table):
-            same = " AND ".join(f"t.{quote_name(name)} = n.{c}" for name, c in at.items())
+            kinds = self._columns(receipt.table)  # the wider one: '01' is no other's 1
+            same = " AND ".join(
+                f"t.{quote_name(name)} = CAST(n.{c} AS {kinds[fold(name)]})"
+                for name, c in at.items()
+            )
             run(f"DELETE FROM {self.name(receipt.table)} t USING temp.newest n WHERE {same}")
         found = run("SELECT count(*) FROM temp.newest").fetchone()
         if found and found[0] == receipt.rows:
