@@ -84,8 +84,10 @@ class _Memory:
 
     def __init__(self, proposal: Proposal) -> None:
         persons = [(d, _changes(d)) for d in proposal.decisions if d.by != POLICY]
-        exact = [d.answer for d, _ in persons if proposal.asked(d)]
-        self.exact = exact[-1] if exact else ""
+        asked = [(d, changes) for d, changes in persons if proposal.asked(d)]
+        # To what was asked there, not to what the policy answered then and asks about now.
+        self.exact = {c: d.answer for d, changes in asked for c in changes}
+        self.whole = asked[-1][0].answer if asked and not asked[-1][1] else ""
         self.same = {c: d.answer for d, changes in persons for c in changes}
         self.gone = {
             c.column for d in proposal.decisions for c in _changes(d) if c.kind == "dropped"
@@ -148,7 +150,7 @@ def _is_first_value(change: Change) -> bool:
 
 
 def _by_person(change: Change, memory: _Memory, proposal: Proposal) -> Settled:
-    told = memory.exact or memory.same.get(change)
+    told = memory.exact.get(change) or memory.whole or memory.same.get(change)
     if change.kind == "dropped":
         return "keep" if told or change.column in memory.gone else "hold"
     if told == "approved":
@@ -166,7 +168,7 @@ def _changes(decision: Decision) -> tuple[Change, ...]:
     try:
         return load_changes(decision.changes)
     except msgspec.MsgspecError:
-        return ()  # a record of another kind still answers its exact proposal
+        return ()  # a record of another kind still answers all of its exact proposal
 
 
 def _said_by(policy: SchemaPolicy, change: Change) -> str:

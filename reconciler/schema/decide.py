@@ -182,6 +182,8 @@ def _shape(
     """
     target = {f.name: f.type for f in known.fields}
     settled = {change.column: (change, given.settled) for change, given in answers.items()}
+    rekeyed = any(c.kind == "key_changed" and a.settled == "evolve" for c, a in answers.items())
+    key = proposed.key if rekeyed else known.key
     rules: list[ColumnRule] = []
     for field in proposed.fields:
         change, answer = settled.get(field.name, (None, "keep"))
@@ -191,7 +193,8 @@ def _shape(
             aside = _aside_name(field, target, proposed)
             target[aside] = field.type
             rules.append(ColumnRule(field.name, aside, "as_is"))
-        elif answer == "evolve":
+        elif answer == "evolve" or (field.name in key and change.kind == "added"):
+            # A column of a key that was approved comes with it, whatever is said of new ones.
             target[field.name] = (
                 common(target[field.name], field.type) if field.name in target else field.type
             )
@@ -200,8 +203,6 @@ def _shape(
             rules.append(ColumnRule(field.name, "", "ignore"))
         else:
             rules.append(_into(field, target))
-    rekeyed = any(c.kind == "key_changed" and a.settled == "evolve" for c, a in answers.items())
-    key = proposed.key if rekeyed else known.key
     return Schema(tuple(Field(n, t) for n, t in target.items()), key), tuple(rules)
 
 

@@ -261,6 +261,16 @@ def test_the_same_change_in_another_proposal_is_not_asked_about_again(answer: st
     assert "more" in types(proposed(grown, V1, (decision,)))
 
 
+def test_an_answer_is_to_what_was_asked_and_not_to_what_the_config_answered_then() -> None:
+    current = on(proposed(schema(a="int64", b="int64"))).version
+    new = schema(a="int32", b="text")
+    approval = answered(proposed(new, current, retyped="reject"), "approved")
+
+    verdict = held(proposed(new, current, (approval,), retyped="hold"))
+
+    assert [c.column for c in load_changes(verdict.hold.detail)] == ["b"]
+
+
 def test_the_latest_answer_counts() -> None:
     decisions = (answered(QUESTION, "rejected"), answered(QUESTION, "approved"))
     assert types(proposed(RETYPED, V1, decisions))["amount"] == "text"
@@ -301,6 +311,16 @@ def test_a_changed_key_is_always_held() -> None:
     assert (approved.target.key, approved.version.version) == (("id", "amount"), 2)
     rejected = on(proposed(new, V1, (answered(question, "rejected"),)))
     assert (rejected.target.key, rejected.version) == (("id",), V1)
+
+
+def test_an_approved_key_brings_its_new_column_that_the_config_ignores() -> None:
+    new = schema("id", "region", id="int64", amount="int32", region="text", note="text")
+    approval = answered(proposed(new, V1, added="ignore"), "approved")
+
+    verdict = on(proposed(new, V1, (approval,), added="ignore"))
+
+    assert verdict.target.key == ("id", "region")
+    assert types(verdict) == {"id": "int64", "amount": "int32", "region": "text"}
 
 
 def test_a_key_whose_column_is_gone_cannot_be_rejected() -> None:
