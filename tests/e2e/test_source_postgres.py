@@ -219,6 +219,59 @@ def test_rows_that_another_database_stamps_have_longer_to_arrive(table: Shop) ->
         table.server.execute("SELECT pg_drop_replication_slot('reconciler_test')")
 
 
+def test_rows_of_another_servers_tables_have_longer_to_arrive(shop: Shop) -> None:
+    far = shop.server.new_database("far")
+    shop.server.execute("CREATE TABLE t (id int, updated_at timestamptz)", database=far)
+    shop.run(
+        "CREATE EXTENSION postgres_fdw",
+        "CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw "
+        f"OPTIONS (host '127.0.0.1', port '{shop.server.port}', dbname '{far}')",
+        "CREATE USER MAPPING FOR postgres SERVER far OPTIONS (user 'postgres')",
+        "CREATE TABLE every (id int, updated_at timestamptz) PARTITION BY RANGE (id)",
+        "CREATE FOREIGN TABLE t PARTITION OF every DEFAULT SERVER far",
+        "CREATE VIEW v AS SELECT * FROM every",
+        "INSERT INTO t VALUES (1, now() - interval '1 min'), (2, now() - interval '5 s')",
+    )
+    for stream in ("public.t", "public.every", "public.v"):
+        taken = shop.take(BY_TIME, stream=stream)
+        assert taken.column("id") == [1]
+        assert taken.note("another server stamps the rows of a foreign table")
+
+
+@pytest.mark.parametrize("stream", ["public.m", "public.v"])
+def test_a_materialized_view_is_read_up_to_its_newest_row(table: Shop, stream: str) -> None:
+    table.run(
+        "CREATE MATERIALIZED VIEW m AS SELECT * FROM t",
+        "CREATE VIEW v AS SELECT * FROM m",
+    )
+    first = table.take(AT_ONCE, stream=stream)
+    assert not first.has_news
+    table.run("INSERT INTO t VALUES (1, now()), (9, 'infinity')", "REFRESH MATERIALIZED VIEW m")
+    table.run("INSERT INTO t VALUES (2)")
+    second = table.take(AT_ONCE, first, stream)
+    assert second.column("id") == [1]
+    table.run("REFRESH MATERIALIZED VIEW m")
+    third = table.take(AT_ONCE, second, stream)
+    assert third.column("id") == [2]
+    assert third.note("is read up to its newest")
+    assert not table.take(AT_ONCE, third, stream).has_news
+
+
+def test_the_newest_day_of_a_materialized_view_waits_for_the_next(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int, day date)",
+        "CREATE MATERIALIZED VIEW m AS SELECT * FROM t",
+        "INSERT INTO t VALUES (1, '2020-01-01'), (2, '2020-01-02')",
+        "REFRESH MATERIALIZED VIEW m",
+    )
+    settings = StreamSettings(cursor=("day",))
+    first = shop.take(settings, stream="public.m")
+    assert first.column("id") == [1]
+    shop.run("INSERT INTO t VALUES (3, '2020-01-02'), (4, '2020-01-03')")
+    shop.run("REFRESH MATERIALIZED VIEW m")
+    assert sorted(shop.take(settings, first, "public.m").column("id")) == [2, 3]
+
+
 def test_a_writer_that_holds_the_bound_for_longer_than_max_wait_is_a_failure(table: Shop) -> None:
     table.run("INSERT INTO t (id) VALUES (1)", "SELECT pg_sleep(0.01)")
     late = table.another()

@@ -21,6 +21,7 @@ from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
     CURSOR,
     MISFIT,
+    QUERY,
     Bound,
     Column,
     Query,
@@ -145,9 +146,7 @@ class Postgres:
             text = settings.query.strip().rstrip(";")
             source = f"({text}\n) AS reconciler_query"  # it may end with a comment
             columns = self._columns(source, frozenset())
-            return Relation(
-                source, "the query", columns, misfit=postgres_columns.array_misfit(columns)
-            )
+            return Relation(source, QUERY, columns, misfit=postgres_columns.array_misfit(columns))
         found = self.session.rows(
             "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.reltuples::int8 "
             "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "

@@ -14,7 +14,14 @@ from typing import Any
 from catalog.records import ErrorClass
 from reconciler.connectors.ports import ConnectorError, Stopped
 from reconciler.connectors.sources import moments, postgres_columns
-from reconciler.connectors.sources.relation import Bound, Wanted, quote
+from reconciler.connectors.sources.relation import (
+    QUERY,
+    Bound,
+    Relation,
+    Wanted,
+    quote,
+    quote_text,
+)
 from reconciler.connectors.sources.session import Session
 
 BY_CLOCK = frozenset({"timestamp", "naive_timestamp", "date"})
@@ -34,6 +41,25 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_is_in_recover
                                  - (clock_timestamp() AT TIME ZONE 'UTC'))) * 1000000)::int8
 FROM pg_settings z WHERE z.name = 'TimeZone'
 """
+_ORIGINS = """
+WITH RECURSIVE below (oid, relkind) AS (
+  SELECT oid, relkind FROM pg_class WHERE oid = {table}::regclass
+  UNION
+  SELECT c.oid, c.relkind FROM below b
+  CROSS JOIN LATERAL (
+    SELECT inhrelid FROM pg_inherits WHERE inhparent = b.oid
+    UNION ALL
+    SELECT d.refobjid FROM pg_rewrite r
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                    AND d.refclassid = 'pg_class'::regclass
+    WHERE r.ev_class = b.oid AND r.ev_type = '1'
+  ) AS part (oid)
+  JOIN pg_class c ON c.oid = part.oid
+  WHERE b.relkind <> 'm'
+)
+SELECT coalesce(bool_or(relkind = 'f'), false), coalesce(bool_or(relkind = 'm'), false) FROM below
+"""
+"""Whether rows come out of foreign tables or materialized views, also below views or partitions."""
 _OPEN = """
 SELECT pid::int8, (extract(epoch FROM xact_start) * 1000000)::int8, coalesce(state, ''),
        backend_xid IS NOT NULL, coalesce(usename::text, '')
@@ -120,29 +146,63 @@ def _refuse_other_order(session: Session, name: str) -> None:
 def _by_time(session: Session, wanted: Wanted) -> Bound:
     settings = wanted.settings
     clock = _Clock(*session.rows(_CLOCK)[0])
+    foreign, materialized = _origins(session, wanted.relation)
     alone = clock.replica or settings.stamped_by == "application"
+    late = alone or clock.subscribes or foreign
     settle = settings.settle
     if settle is None:
-        settle = SETTLE_BY_CLOCK_ALONE if alone or clock.subscribes else SETTLE
+        settle = SETTLE_BY_CLOCK_ALONE if late else SETTLE
     found: tuple[int, list[str], str] = clock.now, [], ""
     micros, notes, stuck = found if alone else _below_open(session, clock, wanted)
-    if alone or clock.subscribes:
-        notes.append(
-            f"{_why_late(clock)}: rows that appear more than {settle:g} s late are passed over"
-        )
+    if late:
+        why = _why_late(clock, foreign=foreign)
+        notes.append(f"{why}: rows that appear more than {settle:g} s late are passed over")
     micros -= round(settle * moments.SECOND)
     value, far, zone_note = _in_column(wanted.column.tag, micros, clock)
     name = quote(wanted.column.name)
     notes += zone_note
+    if materialized:
+        newest = _past_newest(session, wanted, far)
+        value = None if newest is None else min(value, newest)
+        notes.append(
+            "a materialized view shows rows when it is refreshed, and is read up to its newest: "
+            "rows of transactions that were open then are passed over"
+        )
     now = _in_column(wanted.column.tag, clock.now, clock)[0]
     return Bound(value, far=f"{name} > {far}", notes=tuple(notes), stuck=stuck, clock=now)
 
 
-def _why_late(clock: _Clock) -> str:
+def _origins(session: Session, relation: Relation) -> tuple[bool, bool]:
+    """Whether foreign tables, and whether materialized views, are read; of a query nobody knows."""
+    if relation.identity == QUERY:
+        return False, False
+    foreign, materialized = session.rows(_ORIGINS.format(table=quote_text(relation.source)))[0]
+    return foreign, materialized
+
+
+def _past_newest(session: Session, wanted: Wanted, present: str) -> Any:
+    """The place behind the newest row: what was stamped since the view was refreshed is not in it
+    yet, whatever the clock says. None: there is no row. Of dates the newest, whose day goes on.
+    """
+    name = quote(wanted.column.name)
+    day = wanted.column.tag == "date"
+    newest = f"max({name})::text" if day else f"(extract(epoch FROM max({name})) * 1000000)::int8"
+    found = session.value(
+        f"SELECT {newest} FROM {wanted.relation.source} "
+        f"WHERE {name} >= '0001-01-01' AND {name} <= {present}"
+    )
+    if found is None:
+        return None
+    return postgres_columns.parse_value("date", found) if day else found + 1
+
+
+def _why_late(clock: _Clock, *, foreign: bool) -> str:
     if clock.replica:
         return "this is a replica"
     if clock.subscribes:
         return "this database takes rows from another one, which stamps them"
+    if foreign:
+        return "another server stamps the rows of a foreign table"
     return "the application stamps the rows"
 
 

@@ -18,6 +18,8 @@ CURSOR = "__reconciler_cursor"
 """The stored form of the cursor's value, where the column itself was parsed."""
 MISFIT = "__reconciler_misfit"
 """Not NULL: why the database's value has no place in its column."""
+QUERY = "the query"
+"""The identity of a relation that is no table or view."""
 
 
 def quote(name: str) -> str:

@@ -20,7 +20,7 @@ from reconciler.connectors.ports import (
     Secrets,
 )
 from reconciler.connectors.sources import postgres, sqlite
-from reconciler.connectors.sources.relation import Dialect, Relation, quote
+from reconciler.connectors.sources.relation import QUERY, Dialect, Relation, quote
 from reconciler.connectors.sources.session import Session
 from reconciler.connectors.sources.sql_plan import cursor_column, plan
 from reconciler.connectors.sources.sql_read import SqlRead
@@ -125,7 +125,7 @@ class SqlSource:
 
 def _index(stream: str, relation: Relation, column: str) -> str:
     """The statement, as both databases take it, that makes the index; none for a query's rows."""
-    if relation.identity == "the query":
+    if relation.identity == QUERY:
         return ""
     name = quote(f"{stream.rpartition('.')[2]}_{column}")
     # SQLite wants a name, and its schema before that one alone.

@@ -23,6 +23,7 @@ from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
     CURSOR,
     MISFIT,
+    QUERY,
     Bound,
     Column,
     Query,
@@ -128,7 +129,7 @@ class Sqlite:
         self.session.run(f"DROP VIEW IF EXISTS temp.{view}")
         self.session.run(f"CREATE TEMP VIEW {view} AS {text}")
         columns, _ = self._columns(f"temp.{view}", view, strict=False)
-        return Relation(f"temp.{view}", "the query", columns, misfit=misfit(columns))
+        return Relation(f"temp.{view}", QUERY, columns, misfit=misfit(columns))
 
     def _table(self, stream: str) -> Relation:
         found = self.session.rows(f"PRAGMA main.table_list({quote_text(stream)})")
