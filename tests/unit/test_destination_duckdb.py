@@ -431,6 +431,12 @@ def test_rejected_rows_go_beside_the_table_with_the_batch(
     ]
 
 
+def test_a_table_named_as_rows_set_aside_of_another_is_held(destination: DuckdbDestination) -> None:
+    with pytest.raises(NeedsAnswer, match="set aside would go") as held:
+        destination.stage(request(1, table="orders__Rejected"))
+    assert held.value.choices == ("retry",)
+
+
 def test_a_file_that_is_no_database_is_refused(path: Path, destination: DuckdbDestination) -> None:
     path.write_bytes(b"not a database" * 400)
     with pytest.raises(ConnectorError, match="is not a DuckDB database") as refused:
@@ -453,6 +459,16 @@ def test_two_schemas_of_one_file_do_not_see_each_other(path: Path) -> None:
         marker = destination.marker(OWNER, TABLE)
         assert marker is not None
         assert marker.seq == seq
+
+
+def test_names_that_differ_in_the_case_of_other_letters_are_two(path: Path) -> None:
+    for schema in ("Ä", "ä"):
+        destination = DuckdbDestination(path, schema)
+        for table, number in (("Öl", 1), ("öl", 2)):
+            columns = pa.schema([(f"c{number}", pa.int64())])
+            load(destination, request(1, table=table, schema=columns), [{f"c{number}": number}])
+        assert rows(path, "c1", f'"{schema}"."Öl"') == [1]
+        assert rows(path, "c2", f'"{schema}"."öl"') == [2]
 
 
 def test_a_receipt_of_another_destination_is_refused(path: Path) -> None:

@@ -360,6 +360,14 @@ def test_rejected_rows_go_beside_the_table_with_the_batch(
     ]
 
 
+def test_a_table_named_as_rows_set_aside_of_another_is_held(
+    destination: ParquetDestination,
+) -> None:
+    with pytest.raises(NeedsAnswer, match="set aside would go") as held:
+        destination.stage(request(1, table="orders__Rejected"))
+    assert held.value.choices == ("retry",)
+
+
 # -- names and partitions ------------------------------------------------------------------------
 
 NAMES = ["a/b", "..", ".", "", 'it\'s "q"', "😀", "x" * 300, "ü" * 90, "a%2Fb", "name", "~", "%~"]

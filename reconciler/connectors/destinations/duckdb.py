@@ -26,7 +26,7 @@ from reconciler.connectors.destinations.duckdb_types import refuse_equal_names
 from reconciler.connectors.destinations.files import DISK, Files, disk_errors
 from reconciler.connectors.destinations.order import elsewhere, follows
 from reconciler.connectors.destinations.stage import FileStage
-from reconciler.connectors.destinations.staging import Staging, verify
+from reconciler.connectors.destinations.staging import Staging, refuse_name, verify
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
     BatchName,
@@ -121,6 +121,7 @@ class DuckdbDestination:
 
     def stage(self, request: StageRequest) -> Stage:
         """Begin a batch. Raises ``NeedsAnswer`` where the table is somebody else's."""
+        refuse_name(request.table)
         refuse_equal_names(request.arrow, request.table)
         if request.mode is Mode.MERGE and not request.schema.key:
             raise ConnectorError(

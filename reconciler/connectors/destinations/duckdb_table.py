@@ -20,7 +20,7 @@ from reconciler.connectors.destinations.duckdb_types import (
     sql_type,
 )
 from reconciler.connectors.destinations.rows import stored_schema
-from reconciler.connectors.destinations.staging import rejected_schema
+from reconciler.connectors.destinations.staging import REJECTED, rejected_schema
 from reconciler.connectors.ports import ArrowSchema, ConnectorError, Marker, Owner, Receipt
 
 MARKERS = "_reconciler_markers"
@@ -68,11 +68,11 @@ class OpenSchema:
     def tables(self) -> tuple[str, ...]:
         """Folded names of tables and views."""
         rows = self._connection.execute(
-            "SELECT table_name FROM information_schema.tables "
-            "WHERE table_catalog = current_database() AND lower(table_schema) = lower(?)",
-            [self._schema],
+            "SELECT table_schema, table_name FROM information_schema.tables "
+            "WHERE table_catalog = current_database()"
         ).fetchall()
-        return tuple(sorted(fold(row[0]) for row in rows))
+        # Not lower() of SQL, to which Ä is ä: to the names of tables and schemas they are two.
+        return tuple(sorted(fold(t) for schema, t in rows if fold(schema) == fold(self._schema)))
 
     def has_rows(self, table: str) -> bool:
         sql = f"SELECT EXISTS (SELECT 1 FROM {self.name(table)})"
@@ -174,12 +174,12 @@ class OpenSchema:
 
     def _columns(self, table: str) -> dict[str, str]:
         rows = self._connection.execute(
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE "
-            "database_name = current_database() AND lower(schema_name) = lower(?) "
-            "AND lower(table_name) = lower(?)",
-            [self._schema, table],
+            "SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns() WHERE "
+            "database_name = current_database() AND lower(table_name) = lower(?)",
+            [table],
         ).fetchall()
-        return {fold(name): kind for name, kind in rows}
+        wanted = fold(self._schema), fold(table)
+        return {fold(name): kind for s, t, name, kind in rows if (fold(s), fold(t)) == wanted}
 
     def load(self, receipt: Receipt, paths: Sequence[Path]) -> None:
         """Bring the batch's rows into the table in the way of its mode."""
@@ -227,7 +227,7 @@ class OpenSchema:
     def set_aside(self, receipt: Receipt, paths: Sequence[Path]) -> None:
         """Add the rows that the batch rejected to ``<table>__rejected`` (C6)."""
         arrow = rejected_schema(to_arrow(receipt.schema))
-        table = f"{receipt.table}__rejected"
+        table = f"{receipt.table}{REJECTED}"
         self.prepare(table, arrow)
         self._insert(table, arrow, _reading(paths))
 

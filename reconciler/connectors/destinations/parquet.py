@@ -36,7 +36,7 @@ from reconciler.connectors.destinations.parquet_table import (
 )
 from reconciler.connectors.destinations.partitions import Partitioning
 from reconciler.connectors.destinations.stage import FileStage
-from reconciler.connectors.destinations.staging import Staging, verify
+from reconciler.connectors.destinations.staging import REJECTED, Staging, refuse_name, verify
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
     BatchName,
@@ -118,6 +118,7 @@ class ParquetDestination:
                 f"a parquet destination cannot {request.mode.value} (table {request.table!r}): "
                 'set mode = "append" (the view shows the latest row per key) or "replace"',
             )
+        refuse_name(request.table)
         folder = self._folder(request.table)
         partitioning = None
         if request.settings.partition_by:
@@ -152,7 +153,7 @@ class ParquetDestination:
             state = self._folder(table).state()
             moved = (
                 (table, self._targets(receipt, state)),
-                (f"{table}__rejected", self._rejected_targets(receipt, state)),
+                (f"{table}{REJECTED}", self._rejected_targets(receipt, state)),
             )
             for name, targets in moved:
                 for target in targets:  # named for the next publish, so none of an earlier one
@@ -294,7 +295,7 @@ class ParquetDestination:
         """Move the rows set aside into ``<table>__rejected`` (C6)."""
         if not receipt.rejected:
             return
-        base = self.path / encode_name(f"{receipt.table}__rejected")
+        base = self.path / encode_name(f"{receipt.table}{REJECTED}")
         targets = self._rejected_targets(receipt, state)
         self._move(receipt, targets, base)
         sync_up(self._files, base, self.path)

@@ -19,7 +19,7 @@ import msgspec
 import pyarrow as pa
 
 from catalog.records import Cursor, ErrorClass, HoldKind
-from reconciler.config.desired import Mode
+from reconciler.config.desired import Mode, fold
 from reconciler.connectors.destinations.files import (
     Files,
     make_dirs,
@@ -43,6 +43,8 @@ from reconciler.connectors.ports import (
 )
 
 ENDING = ".staged"
+REJECTED = "__rejected"
+"""After a table's name: the table of its rows that were set aside."""
 _SEALED = "sealed.json"
 _NAME = "name"
 
@@ -166,6 +168,17 @@ def check_keys(key: Sequence[str], batch: RecordBatch, table: str) -> None:
                 f"in the key column {name!r}; fill them at the source, or choose another `key`",
                 ("retry", "refresh"),
             )
+
+
+def refuse_name(table: str) -> None:
+    """A table named as another one's rows set aside would be mixed up with them: held."""
+    if fold(table).endswith(REJECTED):
+        raise NeedsAnswer(
+            HoldKind.DESTINATION,
+            f"table {table!r} is where rows of {table[: -len(REJECTED)]!r} that are set aside "
+            "would go; give the stream another `table`",
+            ("retry",),
+        )
 
 
 REJECTED_COLUMNS = (("place", pa.string()), ("reason", pa.string()), ("raw", pa.string()))
