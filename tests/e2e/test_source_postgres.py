@@ -907,3 +907,29 @@ def test_a_server_in_another_zone_bounds_a_column_without_one_by_the_earlier(sho
     taken = shop.take(BY_TIME)
     assert taken.column("id") == [2]
     assert "America/New_York" in taken.note("has no zone")
+
+
+@pytest.mark.parametrize("whose", ["DATABASE shop", "ROLE writer"])
+def test_a_zone_that_the_reader_does_not_have_bounds_a_column_without_one(
+    shop: Shop, whose: str
+) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamp NOT NULL DEFAULT now())",
+        "GRANT SELECT, INSERT ON t TO PUBLIC",
+        "CREATE ROLE reader LOGIN",
+        "CREATE ROLE writer LOGIN",
+        "ALTER ROLE reader SET TimeZone = 'UTC'",
+        f"ALTER {whose} SET TimeZone = 'America/New_York'",
+        "INSERT INTO t VALUES (0, (now() AT TIME ZONE 'UTC') - interval '1 day')",
+    )
+    source = shop.open(user="reader")
+    try:
+        first = take(source, STREAM, AT_ONCE, None)
+        with shop.server.connect("writer", "shop") as writer:
+            writer.execute("INSERT INTO t (id) VALUES (1)")
+        second = take(source, STREAM, AT_ONCE, first.cursor)
+        assert second.column("id") == [1]
+        assert "America/New_York" in second.note("has no zone")
+    finally:
+        source.close()
+        shop.run("DROP OWNED BY reader, writer", "DROP ROLE reader, writer")

@@ -33,14 +33,27 @@ _POLL_SECONDS = 0.02
 # Not the clock as it was when the bound was found: rows are stamped until the snapshot is taken.
 _PRESENT = "statement_timestamp()"
 _CLOCK = """
+WITH zone (name) AS (
+  SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'
+  UNION
+  SELECT substr(setting, 10) FROM pg_db_role_setting s
+  CROSS JOIN LATERAL unnest(s.setconfig) AS setting
+  WHERE setting ~* '^TimeZone=[a-z<]' AND setting !~ '[ '']'
+    AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+), east (name, micros) AS (
+  SELECT name, (round(extract(epoch FROM (clock_timestamp() AT TIME ZONE name)
+                                       - (clock_timestamp() AT TIME ZONE 'UTC'))) * 1000000)::int8
+  FROM zone
+)
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_is_in_recovery(),
        pg_has_role('pg_read_all_stats', 'USAGE'),
        EXISTS (SELECT FROM pg_subscription_rel),
-       z.reset_val::text,
-       (round(extract(epoch FROM (clock_timestamp() AT TIME ZONE z.reset_val)
-                                 - (clock_timestamp() AT TIME ZONE 'UTC'))) * 1000000)::int8
-FROM pg_settings z WHERE z.name = 'TimeZone'
+       string_agg(name, ', ' ORDER BY micros) FILTER (
+         WHERE micros <> 0 OR upper(name) NOT IN ('UTC', 'ETC/UTC', 'GMT')),
+       least(min(micros), 0), greatest(max(micros), 0)
+FROM east
 """
+"""The zones are the server's, and those set for databases and roles: who writes has one of them."""
 _ORIGINS = """
 WITH RECURSIVE below (oid, relkind) AS (
   SELECT oid, relkind FROM pg_class WHERE oid = {table}::regclass
@@ -91,9 +104,11 @@ class _Clock:
     sees_others: bool
     subscribes: bool
     """Rows come from another database by logical replication, with the times it gave them."""
-    zone: str
-    offset: int
-    """Of the server's zone, in microseconds east of UTC."""
+    zones: str | None
+    """Other than UTC, that sessions have unless they set another."""
+    behind: int
+    ahead: int
+    """How far UTC and those zones lie apart from UTC, in microseconds."""
 
 
 def find(session: Session, wanted: Wanted) -> Bound:
@@ -210,18 +225,18 @@ def _in_column(tag: str, micros: int, clock: _Clock) -> tuple[Any, str, list[str
     """The bound as a value of the column, how far the clock is when rows are counted, notes."""
     if tag == "timestamp":
         return micros, _PRESENT, []
-    # Whichever of UTC and the server's own zone is behind, so that neither reading is passed.
-    behind, ahead = min(0, clock.offset), max(0, clock.offset)
+    # Whichever is behind of UTC and the zones of those who write, so that no reading is passed.
     notes = []
-    if clock.offset or clock.zone.upper() not in ("UTC", "ETC/UTC", "GMT"):
+    if clock.zones:
         notes.append(
-            f"the column has no zone: its bound is the earlier of UTC and the server's own zone "
-            f"({clock.zone}); where clocks go back an hour, rows of that hour may be passed over"
+            "the column has no zone: its bound is the earliest of UTC and the zones set for the "
+            f"server, the database and its roles ({clock.zones}); where clocks go back an hour, "
+            "rows of that hour may be passed over"
         )
     else:
         notes.append("the column has no zone: it is compared with the clock in UTC")
-    local = micros + behind
-    present = f"({_PRESENT} AT TIME ZONE 'UTC' + interval '{ahead} microseconds')"
+    local = micros + clock.behind
+    present = f"({_PRESENT} AT TIME ZONE 'UTC' + interval '{clock.ahead} microseconds')"
     if tag == "naive_timestamp":
         return local, present, notes
     notes.append("a date is read once its day is over")
