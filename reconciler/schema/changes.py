@@ -55,6 +55,8 @@ def compare(old: Schema, new: Schema) -> tuple[Change, ...]:
     for was in old.fields:
         word = proposed.get(was.name)
         if word is None:
+            if was.aside:
+                continue  # it is ours: the source never had it to drop
             found.append(Change("dropped", was.name, old=was.type))
         elif (kind := _type_change(was.type, word)) is not None:
             found.append(Change(kind, was.name, was.type, word))

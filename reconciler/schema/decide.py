@@ -7,7 +7,7 @@ it (see ``types.common``); what the source dropped stays and becomes NULL.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -88,16 +88,14 @@ def decide(
     known = load(current.body)
     proposed, theirs = _named_as_known(known, proposed)
     proposal = Proposal(stream, version, known, proposed, tuple(decisions))
-    # Columns that hold what was kept aside are ours: the source never had them to drop.
-    changes = tuple(c for c in compare(known, proposed) if not _kept_aside(c, known))
-    answers = answer(changes, policy, proposal)
+    answers = answer(compare(known, proposed), policy, proposal)
     held = tuple(c for c, answered in answers.items() if answered.settled == "hold")
     if held:
         return HoldOn(_hold(proposal, held, now))
     target, rules = _shape(known, proposed, answers)
     columns = tuple(replace(rule, source=theirs.get(rule.source, rule.source)) for rule in rules)
     made = policy_decisions(proposal, answers, policy, now)
-    if compare(known, target) == ():
+    if target == known:
         return GoOn(current, known, columns, made)
     grown = SchemaVersion(version + 1, fingerprint(target), dump(target), now)
     return GoOn(grown, target, columns, made)
@@ -181,6 +179,7 @@ def _shape(
     Every column of the target may be NULL: rows from before it was added have no value for it.
     """
     target = {f.name: f.type for f in known.fields}
+    asides = {f.name for f in known.fields if f.aside and proposed.field(f.name) is None}
     settled = {change.column: (change, given.settled) for change, given in answers.items()}
     rekeyed = any(c.kind == "key_changed" and a.settled == "evolve" for c, a in answers.items())
     key = proposed.key if rekeyed else known.key
@@ -190,9 +189,11 @@ def _shape(
         if change is None:
             rules.append(_into(field, target))
         elif answer == "new_column":
-            aside = _aside_name(field, target, proposed)
-            target[aside] = field.type
-            rules.append(ColumnRule(field.name, aside, "as_is"))
+            taken = {f.name for f in proposed.fields} | (target.keys() - asides)
+            aside = _aside_name(field, target, taken)
+            target.setdefault(aside, field.type)
+            asides.add(aside)
+            rules.append(replace(_into(replace(field, name=aside), target), source=field.name))
         elif answer == "evolve" or (field.name in key and change.kind == "added"):
             # A column of a key that was approved comes with it, whatever is said of new ones.
             target[field.name] = (
@@ -203,7 +204,8 @@ def _shape(
             rules.append(ColumnRule(field.name, "", "ignore"))
         else:
             rules.append(_into(field, target))
-    return Schema(tuple(Field(n, t) for n, t in target.items()), key), tuple(rules)
+    fields = tuple(Field(n, t, aside=n in asides) for n, t in target.items())
+    return Schema(fields, key), tuple(rules)
 
 
 def _into(field: Field, target: Mapping[str, str]) -> ColumnRule:
@@ -215,25 +217,14 @@ def _suffix(word: str) -> str:
     return "__" + re.sub(r"\W+", "_", word).strip("_")
 
 
-def _aside_name(field: Field, target: Mapping[str, str], proposed: Schema) -> str:
+def _aside_name(field: Field, target: Mapping[str, str], taken: Collection[str]) -> str:
     """Where values of another type go: ``amount__text``; with a number where that is taken."""
     plain = field.name + _suffix(field.type)
-    theirs = {f.name.casefold() for f in proposed.fields}
+    folded = {other.casefold() for other in taken}
     name, number = plain, 2
-    while name.casefold() in theirs or (name in target and not same(target[name], field.type)):
+    while name.casefold() in folded or (name in target and not same(target[name], field.type)):
         name, number = f"{plain}_{number}", number + 1
     return name
-
-
-def _kept_aside(change: Change, known: Schema) -> bool:
-    if change.kind != "dropped":
-        return False
-    plain = re.sub(r"_\d+$", "", change.column)
-    suffix = _suffix(change.old)
-    return any(
-        name.endswith(suffix) and known.field(name.removesuffix(suffix)) is not None
-        for name in (change.column, plain)
-    )
 
 
 # -- asking --------------------------------------------------------------------------------------

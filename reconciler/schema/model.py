@@ -22,6 +22,8 @@ class Field:
     name: str
     type: str
     nullable: bool = True
+    aside: bool = False
+    """It holds values of another column, of another type (``new_column``): the source has none."""
 
 
 @dataclass(frozen=True, slots=True)

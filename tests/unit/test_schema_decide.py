@@ -171,6 +171,29 @@ def test_a_place_beside_that_is_taken_gets_a_number() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["amount__text", "Amount__TEXT"])
+def test_a_place_beside_is_not_a_column_that_the_source_had(name: str) -> None:
+    current = on(proposed(schema(amount="int32", **{name: "text"}))).version
+    new = schema(amount="text")
+
+    asked = held(proposed(new, current, retyped="new_column", dropped="hold"))
+    assert f"{name!r} (text) is gone" in asked.hold.reason
+
+    first = on(proposed(new, current, retyped="new_column"))
+    assert rules(first) == [("amount", "amount__text_2", "as_is")]
+    decisions = first.decisions
+    again = on(proposed(new, first.version, decisions, retyped="new_column", dropped="hold"))
+    assert again.version is first.version
+    assert rules(again) == rules(first)
+
+
+def test_a_place_beside_that_the_source_takes_over_is_a_column_of_its_own() -> None:
+    current = on(proposed(schema(amount="int32"))).version
+    beside = on(proposed(schema(amount="text"), current, retyped="new_column")).version
+    theirs = on(proposed(schema(amount="int32", amount__text="text"), beside)).version
+    assert "is gone" in held(proposed(schema(amount="int32"), theirs, dropped="hold")).hold.reason
+
+
 def test_a_key_column_is_never_put_beside() -> None:
     new = schema("id", id="text", amount="int32")
     assert "'id' retyped" in held(proposed(new, V1, retyped="new_column")).hold.reason
