@@ -225,6 +225,30 @@ def test_a_copy_is_not_read_twice_where_all_files_are_read(inbox: Inbox, refresh
     assert not take(inbox.source, "in", settings, ledger=mark.files).has_news
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_log_that_grew_before_it_was_rotated_is_held(inbox: Inbox, copied: bool) -> None:
+    log = inbox.put("log.csv", "id\n1\n2\n")
+    inbox.take()
+    inbox.put("log.csv", "id\n1\n2\n3\n")
+    if copied:
+        inbox.put("log.csv.1.csv", log.read_bytes())
+        time.sleep(0.3)
+        inbox.put("log.csv", "id\n", age=0.0)
+    else:
+        log.rename(inbox.folder / "log.csv.1.csv")
+    with pytest.raises(NeedsAnswer, match=r"'log.csv.1.csv' \(as 'log.csv'\) changed after being"):
+        inbox.take(replace(CSV, settle=0.2 if copied else None))
+
+
+def test_a_new_file_in_the_inode_of_one_that_is_gone_is_new(inbox: Inbox) -> None:
+    for name, content in (("a.csv", "id\n"), ("b.csv", "id\n1\n"), ("c.csv", "id\n2\n3\n")):
+        file = inbox.put("file.tmp", content)
+        file.rename(inbox.folder / name)
+        taken = inbox.take()
+        (inbox.folder / name).rename(inbox.folder / "file.tmp")
+    assert taken.column("id") == ["2", "3"]
+
+
 def test_a_file_that_was_only_touched_is_not_read_again(inbox: Inbox) -> None:
     path = inbox.put("a.csv", "id\n1\n")
     inbox.take()

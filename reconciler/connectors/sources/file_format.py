@@ -92,17 +92,27 @@ def kind_of(path: str, settings: StreamSettings) -> str:
     return _ENDINGS.get(Path(path.removesuffix(".gz")).suffix.lower(), "")
 
 
+def is_header(file: Found, size: int, settings: StreamSettings) -> bool:
+    """Whether its first ``size`` bytes are the line that names a CSV file's columns, and no row."""
+    if kind_of(file.path, settings) != "csv" or is_packed(file) or size > BLOCK:
+        return False
+    with file.full.open("rb") as raw:
+        return raw.read(size).count(b"\n") < 2
+
+
 def is_packed(file: Found) -> bool:
     """Whether it is read through gzip, by its name."""
     return file.path.endswith(".gz")
 
 
-def content_hash(file: Found) -> Generator[int, None, str]:
-    """Hash a file's bytes, yielding how many were read."""
+def content_hash(file: Found, size: int | None = None) -> Generator[int, None, str]:
+    """Hash a file's bytes, or the first ``size`` of them, yielding how many were read."""
     digest = hashlib.blake2b(digest_size=32)
+    left = file.size if size is None else size
     with file.full.open("rb", buffering=0) as raw:
-        while chunk := raw.read(BLOCK):
+        while chunk := raw.read(BLOCK if size is None else min(BLOCK, left)):
             digest.update(chunk)
+            left -= len(chunk)
             yield len(chunk)
     return digest.hexdigest()
 

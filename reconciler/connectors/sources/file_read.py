@@ -34,6 +34,7 @@ from reconciler.connectors.sources.file_format import (
     Format,
     HashedFile,
     content_hash,
+    is_header,
     kind_of,
 )
 from reconciler.connectors.sources.file_jsonl import JsonLines
@@ -68,6 +69,20 @@ class _Known:
     of: str
     """By which name."""
     mark: Mark
+
+
+def _rotated(work: Work) -> tuple[dict[int, list[FileEntry]], list[FileEntry]]:
+    """Of what was read: that which no longer lies at its path, by inode, and that whose file is
+    shorter now, as where a log is copied away and begun anew.
+    """
+    same = {file.path for file in work.files.same}
+    moved: dict[int, list[FileEntry]] = {}
+    for entry in work.ledger.values():
+        if entry.path not in same:
+            moved.setdefault(entry.inode, []).append(entry)
+    changed = (*work.files.unsettled, *work.files.touched)
+    now = [(work.ledger.get(file.path), file.size) for file in changed]
+    return moved, [entry for entry, size in now if entry is not None and size < entry.size]
 
 
 _READERS: dict[str, Callable[[StreamSettings], Format]] = {
@@ -158,6 +173,7 @@ class FilesRead:
         self.notes: tuple[str, ...] = ()
         self._waits, self._why = 0, ""
         self._entries: list[FileEntry] = []
+        self._moved, self._cut_down = _rotated(work)
         self._note_unsettled(work.files)
 
     def _note_unsettled(self, files: FileSet) -> None:
@@ -221,7 +237,7 @@ class FilesRead:
         files, ledger = self._work.files, self._work.ledger
         todo: _Todo = []
         known: list[tuple[_Known, Described]] = []
-        changed: list[Found] = []
+        changed: list[str] = []
         wanted = [*files.new, *files.touched, *(files.same if self._work.whole else ())]
         sizes = Counter(f.size for f in wanted)
         sizes.update({entry.size for entry in ledger.values()})
@@ -231,8 +247,10 @@ class FilesRead:
                 before = None
                 if file.path in ledger or sizes[file.size] > 1:
                     before = yield from self._read_before(file, seen)
-                    if before is None and file.path in ledger:
-                        changed.append(file)
+                read_as = file.path if file.path in ledger else (yield from self._grown(file))
+                if before is None and read_as:
+                    as_what = "" if read_as == file.path else f" (as {read_as!r})"
+                    changed.append(f"{file.path!r}{as_what}")
                 described = yield from self._moving(self._formats.of(file).describe(file))
             except Cut as cut:
                 self._leave(file, str(cut))
@@ -264,6 +282,20 @@ class FilesRead:
             return self._known(file, other, content, forgotten=(other,))
         self._note(f"{file.path!r} has the content of {other!r}, and is not read again")
         return self._known(file, other, content)
+
+    def _grown(self, file: Found) -> Generator[ReadItem, None, str]:
+        """By which name the beginning of this new file was read: of a log that was written to after
+        that, and then rotated. Rows that are merged may come again.
+        """
+        if self._settings.mode is not Mode.APPEND:
+            return ""
+        entries: list[FileEntry] = [*self._moved.get(file.inode, ()), *self._cut_down]
+        for entry in entries:
+            if entry.size >= file.size or is_header(file, entry.size, self._settings):
+                continue
+            if (yield from self._moving(content_hash(file, entry.size))) == entry.hash:
+                return entry.path
+        return ""
 
     def _known(self, file: Found, of: str, content: str, forgotten: tuple[str, ...] = ()) -> _Known:
         entries = (file.entry(content, self._work.ledger.get(of)),)
@@ -304,12 +336,12 @@ class FilesRead:
         if self._request.stopped():
             raise Stopped
 
-    def _refuse_changed(self, changed: Sequence[Found]) -> None:
+    def _refuse_changed(self, changed: Sequence[str]) -> None:
         """Files that were read and have other content now are a person's to judge."""
         rereads = self._settings.changed == "reread" and self._settings.mode is Mode.MERGE
         if not changed or rereads:
             return
-        names = ", ".join(repr(f.path) for f in changed[:_NAMED])
+        names = ", ".join(changed[:_NAMED])
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise NeedsAnswer(
             HoldKind.FILES_CHANGED,
