@@ -305,6 +305,20 @@ def test_a_cursor_that_mixes_forms_of_time_is_refused(shop: Shop) -> None:
         shop.take("t", BY_TIME)
 
 
+@pytest.mark.parametrize("value", ["1790000000", "1790000000.5", "'11/30/2026 10:00'"])
+def test_a_form_of_time_that_comes_to_lie_below_the_cursor_is_refused(
+    shop: Shop, value: str
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("INSERT INTO t VALUES (1, NULL), (2, '2026-01-01 10:00:00')")
+    settings = StreamSettings(cursor=("updated_at",), null_cursor="skip")
+    first = shop.take("t", settings)
+    assert first.column("id") == [2]
+    shop.app.execute(f"INSERT INTO t VALUES (3, {value})")
+    with pytest.raises(ConnectorError, match="mixes ways to write a time"):
+        shop.take("t", settings, first)
+
+
 def test_epoch_numbers_in_a_datetime_cursor_are_refused_with_what_to_do(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
     shop.app.execute("INSERT INTO t VALUES (1, 1767225600)")

@@ -240,6 +240,11 @@ class Sqlite:
             others = f"{operand} >= {day[0]} AND {operand} < {day[1]}"
             if self.session.rows(f"SELECT 1 FROM {source} WHERE {others} LIMIT 1"):
                 raise self._mixed_forms(column.name)
+        least = self.session.value(
+            f"SELECT {operand} FROM {source} WHERE {operand} IS NOT NULL ORDER BY {operand} LIMIT 1"
+        )
+        if not (isinstance(least, str) and _TIME_TEXT.fullmatch(least)):
+            raise self._mixed_forms(column.name)  # before all times, where no read would find it
         self._form = _SAME_FORM.replace("SEPARATOR", separator or "[T ]")
         notes = [f"cursor {column.name!r} is compared as the text that is stored, with UTC"]
         if settings.stamped_by == "application":
