@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -366,6 +367,36 @@ def test_a_table_named_as_rows_set_aside_of_another_is_held(
     with pytest.raises(NeedsAnswer, match="set aside would go") as held:
         destination.stage(request(1, table="orders__Rejected"))
     assert held.value.choices == ("retry",)
+
+
+def test_whole_numbers_that_the_view_would_round_are_refused_before_anything_is_staged(
+    destination: ParquetDestination,
+) -> None:
+    whole = pa.schema([("id", pa.int64()), ("n", pa.int64())])
+    floats = pa.schema([("id", pa.int64()), ("n", pa.float64())])
+    load(destination, request(1, schema=whole), [{"id": 1, "n": 2**53}, {"id": 2, "n": None}])
+    destination.stage(request(2, schema=floats)).abort()
+    load(destination, request(2, schema=whole), [{"id": 3, "n": 2**53 + 1}])
+
+    with pytest.raises(ConnectorError, match="'n' of table 'orders' is int64") as refused:
+        destination.stage(request(3, schema=floats))
+
+    assert refused.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
+    load(destination, request(3, mode=Mode.REPLACE, schema=floats), [{"id": 1, "n": 0.5}])
+
+
+def test_instants_that_became_text_are_in_utc_whatever_the_readers_zone(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    noon = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+    for seq, kind, value in ((1, pa.timestamp("us", "UTC"), noon), (2, pa.string(), "later")):
+        schema = pa.schema([("id", pa.int64()), ("seen", kind)])
+        load(destination, request(seq, schema=schema), [{"id": seq, "seen": value}])
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'America/New_York'")
+        connection.execute((lake / "orders" / "_view.sql").read_text())
+        found = connection.execute("SELECT seen FROM orders ORDER BY id").fetchall()
+    assert found == [("2026-01-01 12:00:00+00",), ("later",)]
 
 
 # -- names and partitions ------------------------------------------------------------------------

@@ -128,8 +128,11 @@ _SIMPLE: dict[str, Callable[[str], bool]] = {
 
 def as_text(column: str, kind: str) -> str:
     """An expression for the text of a column, quoted, of the SQL type ``kind``: lists and structs
-    are JSON, as they are when they arrive in a column of text.
+    are JSON, as they are when they arrive in a column of text; an instant is in UTC.
     """
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        zone = f"CASE WHEN isfinite({column}) THEN '+00' ELSE '' END"
+        return f"CAST(timezone('UTC', {column}) AS VARCHAR) || {zone}"
     nested = kind.startswith("STRUCT") or kind.endswith("]")
     return f"CAST({f'to_json({column})' if nested else column} AS VARCHAR)"
 

@@ -127,6 +127,8 @@ class ParquetDestination:
             marker = folder.marker()
             if marker is None:
                 refuse_foreign(folder, _cut_off(folder))
+            elif request.mode is Mode.APPEND:
+                folder.refuse_rounding(request.schema)
             return FileStage(self._staging, request, self, partitioning, marker)
 
     def sealed(self, receipt: Receipt) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from catalog.records import Cursor, ErrorClass, HoldKind
 from reconciler.config.desired import Mode, fold
@@ -37,6 +39,7 @@ from reconciler.connectors.ports import (
     StagedFile,
 )
 from reconciler.schema.model import Field, Schema
+from reconciler.schema.types import is_integer, parse
 
 STATE = "_reconciler.json"
 VIEW = "_view.sql"
@@ -45,7 +48,7 @@ _MANIFEST = re.compile(r"_files-\d+\.json(\.new)?")
 
 @dataclass(frozen=True, slots=True)
 class Era:
-    """Files in which a column that is text now has a type that DuckDB would read that text as."""
+    """Files in which a column that is text now has a type that DuckDB would not show as text."""
 
     publishes: int
     """They are of publishes up to this one, and after that of the era before."""
@@ -133,6 +136,24 @@ class TableFolder:
                 found.append(relative)
         return sorted(found)
 
+    def refuse_rounding(self, new: Schema) -> None:
+        """Raises ``ConnectorError`` where the view would round whole numbers that are there, since
+        their column is one of floats now."""
+        state = self.state()
+        assert state is not None
+        for field in new.fields:
+            old = state.schema.field(field.name)
+            if old and is_integer(parse(old.type)) and field.type.startswith("float"):
+                paths = [self.path / name for name in self.manifest(state)]
+                if any(_rounds(path, field) for path in paths if self.files.size(path)):
+                    raise ConnectorError(
+                        ErrorClass.SCHEMA_INCOMPATIBLE,
+                        f"column {field.name!r} of table {self.table!r} is {old.type} and holds "
+                        f"numbers with more digits than {field.type}, which the source has now, "
+                        "keeps. `refresh` the stream to set such rows aside, if need be after "
+                        'naming another type in `columns`, such as "text"',
+                    )
+
     def write(self, state: TableState, files: Sequence[str]) -> None:
         """Move the marker, durably."""
         write_atomic(self.files, self.path / state.manifest, msgspec.json.encode(files))
@@ -152,6 +173,21 @@ class TableFolder:
             return
         sql = view_sql(path or self.path, self.table, self.manifest(state), state)
         write_atomic(self.files, view, (head + sql).encode())
+
+
+def _rounds(path: Path, field: Field) -> bool:
+    """Whether a file has whole numbers in this column that a float does not keep."""
+    with pq.ParquetFile(path) as file:
+        if field.name not in file.schema_arrow.names:
+            return False
+        column = file.read([field.name]).column(0)
+    if not pa.types.is_integer(column.type):
+        return False
+    floats = column.cast(arrow_type(field.type), safe=False)
+    try:
+        return not floats.cast(column.type).equals(column)
+    except pa.ArrowInvalid:  # 2**64, of the largest one
+        return True
 
 
 def manifest_name(publishes: int) -> str:
@@ -279,11 +315,11 @@ def _publish_of(name: str) -> int:
 
 def _in_words(old: Schema, new: Schema) -> dict[str, Field]:
     """The columns, quoted, that have become text and whose old values DuckDB does not take for it:
-    it would read the new ones as what the old ones were."""
+    it would read the new ones as what the old ones were, or show instants in the reader's zone."""
     texts = {field.name for field in new.fields if field.type == "text"}
     return {
         quote_name(field.name): field
         for field in old.fields
         if field.name in texts
-        and (field.type in ("uuid", "json", "binary") or field.type.startswith(("list", "struct")))
+        and field.type.startswith(("uuid", "json", "binary", "timestamp", "list", "struct"))
     }
