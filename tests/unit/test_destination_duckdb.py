@@ -383,6 +383,18 @@ def test_a_constraint_that_a_row_breaks_is_named_and_does_not_mend_itself(
     assert refused.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
 
 
+@pytest.mark.parametrize("column", ["id", "name"])
+def test_an_index_that_keeps_a_column_from_its_type_does_not_mend_itself(
+    destination: DuckdbDestination, path: Path, column: str
+) -> None:
+    load(destination, request(1, schema=pa.schema([("id", pa.int64()), ("name", pa.int32())])), [])
+    change(path, f"CREATE INDEX theirs ON raw.orders ({column})")
+    receipt = seal(destination, request(2), orders(1))
+    with pytest.raises(ConnectorError, match="drop the index") as refused:
+        destination.publish([receipt])
+    assert refused.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
+
+
 def test_columns_that_differ_in_case_alone_are_refused(destination: DuckdbDestination) -> None:
     with pytest.raises(ConnectorError, match="upper from lower") as refused:
         destination.stage(request(1, schema=pa.schema([("Id", pa.int64()), ("ID", pa.int64())])))
@@ -397,6 +409,16 @@ def test_a_null_in_a_key_is_held(destination: DuckdbDestination) -> None:
     assert held.value.kind is HoldKind.NULL_KEY
     stage.abort()
     assert destination.staged("cat-1", "shop") == []
+
+
+def test_a_key_that_has_shown_no_value_comes_with_a_refresh_without_rows(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    schema = pa.schema([("id", pa.null()), ("name", pa.string())])
+    wanted = request(1, mode=Mode.REPLACE, refreshed=Mode.MERGE, key=("id",), schema=schema)
+    load(destination, wanted, [])
+    load(destination, request(2, mode=Mode.MERGE, key=("id",)), orders(1))
+    assert rows(path) == [(1, "n1")]
 
 
 @pytest.mark.parametrize("may_empty", [True, False])

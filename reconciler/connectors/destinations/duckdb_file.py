@@ -223,6 +223,9 @@ def translated(error: duckdb.Error, path: Path) -> ConnectorError:
         return ConnectorError(
             ErrorClass.PERMANENT, f"{path} is not a DuckDB database; name another `path`"
         )
+    if text.endswith(("depends on it!", "depend on it.")):
+        hint = "; drop the index that somebody made for the table, and make it anew after a run"
+        return ConnectorError(ErrorClass.SCHEMA_INCOMPATIBLE, f"{path}: {text}{hint}")
     if isinstance(error, duckdb.OutOfMemoryException) or "failed to pin block" in text:
         return OutOfMemory(ErrorClass.TRANSIENT, f"{path}: {text}")
     kinds: tuple[tuple[Any, ErrorClass, str], ...] = (

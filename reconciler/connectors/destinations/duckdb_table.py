@@ -185,7 +185,7 @@ class OpenSchema:
         """Bring the batch's rows into the table in the way of its mode."""
         arrow = stored_schema(to_arrow(receipt.schema))
         self.prepare(receipt.table, arrow, anew=receipt.mode is Mode.REPLACE)
-        if not paths:
+        if not receipt.rows:
             return
         rows = _reading(paths)
         if receipt.key:
