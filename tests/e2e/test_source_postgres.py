@@ -805,6 +805,24 @@ def test_a_bound_that_an_open_transaction_puts_before_the_cursor_is_no_clock_set
     assert found.idle == ""
 
 
+def test_what_a_read_may_not_see_of_a_table_is_said(table: Shop) -> None:
+    table.run(
+        "CREATE TABLE empty ()",
+        "CREATE ROLE reader LOGIN",
+        "GRANT SELECT ON t TO reader",
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+    )
+    source = table.open(user="reader")
+    try:
+        assert take(source, STREAM, BY_TIME).note("row-level security")
+    finally:
+        source.close()
+        table.run("DROP OWNED BY reader", "DROP ROLE reader")
+    assert not [note for note in table.take(BY_TIME).notes if "row-level" in note]
+    whole = StreamSettings(mode=Mode.REPLACE)
+    assert table.take(whole, stream="public.empty").note("has no columns")
+
+
 def test_a_missing_table_or_column_is_permanent_and_names_the_nearest(table: Shop) -> None:
     with pytest.raises(ConnectorError, match=r"did you mean 'public\.t'") as no:
         table.take(BY_TIME, stream="public.tt")

@@ -111,6 +111,18 @@ def _with_password(url: str, password: str | None) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:{url_quote(password, safe='')}@{host}"))
 
 
+def _unseen(columns: tuple[Column, ...], *, secured: bool) -> tuple[str, ...]:
+    notes = []
+    if secured:
+        notes.append(
+            "row-level security decides which rows this role sees: what it shows later is passed "
+            "over where the cursor is beyond it by then"
+        )
+    if not columns:
+        notes.append("the table has no columns: its rows hold nothing, and none arrives")
+    return tuple(notes)
+
+
 class Postgres:
     """The dialect of PostgreSQL, 12 and later."""
 
@@ -148,7 +160,8 @@ class Postgres:
             columns = self._columns(source, frozenset())
             return Relation(source, QUERY, columns, misfit=postgres_columns.array_misfit(columns))
         found = self.session.rows(
-            "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.reltuples::int8 "
+            "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.reltuples::int8, "
+            "row_security_active(c.oid) "
             "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND "
             f"(n.nspname || '.' || c.relname = {quote_text(stream)} "
@@ -156,7 +169,7 @@ class Postgres:
         )
         if not found:
             raise no_such("table", stream, self.streams(views=True), self.session.name)
-        oid, schema, table, rows = found[0]
+        oid, schema, table, rows, secured = found[0]
         shape = self.session.rows(_SHAPE.format(oid=oid))
         source = f"{quote(schema)}.{quote(table)}"
         columns = self._columns(
@@ -169,6 +182,7 @@ class Postgres:
             key=tuple(name for kind, name, _, _ in shape if kind == "key"),
             indexed=self._indexed(columns, shape),
             rows=rows if rows >= 0 else None,
+            notes=_unseen(columns, secured=secured),
             misfit=postgres_columns.array_misfit(columns),
         )
 

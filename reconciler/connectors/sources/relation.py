@@ -63,6 +63,8 @@ class Relation:
     """Columns that lead an index in the order in which positions are compared."""
     rows: int | None = None
     """About how many; None: nobody knows without counting."""
+    notes: tuple[str, ...] = ()
+    """What of its rows a read may not see."""
     misfit: str = ""
     """An expression for ``MISFIT``; empty: every value fits its column."""
 

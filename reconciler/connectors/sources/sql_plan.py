@@ -89,7 +89,9 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
     column = cursor_column(relation, settings)
     key = settings.key or relation.key
     _check(dialect, relation, column, settings, key)
-    notes = tuple(c.note for c in relation.columns if c.note and not _overridden(c, settings))
+    notes = relation.notes + tuple(
+        c.note for c in relation.columns if c.note and not _overridden(c, settings)
+    )
     closed = column is not None and dialect.closed(column)
     body = definition(dialect.identity(), relation, column, key, settings, closed=closed)
     if request.cursor is not None and not (column is None and settings.mode is Mode.REPLACE):

@@ -214,7 +214,9 @@ class Sqlite:
                 break
         note = (
             f"cursor {name!r} is exact while SQLite assigns it in rising order, inside the "
-            f"transaction that writes the row; a Unix time of the last {settle:g} s waits"
+            "transaction that writes the row (without AUTOINCREMENT the numbers of deleted newest "
+            "rows are given again, and such rows are passed over); "
+            f"a Unix time of the last {settle:g} s waits"
         )
         value = None if top is None else int(top)
         return Bound(value, far=f"{operand} >= {_NO_INTEGER}", notes=(note,))
