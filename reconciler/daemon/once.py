@@ -70,7 +70,9 @@ async def run_here(
                 run = await session.runs.carry_out(conduct)
             finally:
                 tasks.cancel_scope.cancel()
-        with suppress(CatalogError):  # where no daemon ever is, nobody else sees to it
+        # Where no daemon ever is, nobody else sees to it. A failure is no failure of the run, which
+        # is closed; the next one tries again.
+        with suppress(CatalogError):
             await retain(session, project, portions=1)
     if run is None:
         raise NotFound(f"run {claimed.lease.epoch} was taken over by another holder")

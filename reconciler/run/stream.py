@@ -158,7 +158,7 @@ class StreamRun:
         destination = self._lane.destination(self._order.destination)
         marker = self._settle()
         hold = self._state.hold
-        if hold is not None and hold.kind in _OF_DESTINATION:
+        if hold is not None and hold.kind in _OF_DESTINATION and (marker or not _is_foreign(hold)):
             raise self._mismatch(marker).fits_again()
         if hold is not None:  # not recorded again: it may have been answered meanwhile
             return self._result(Outcome.HELD, hold.reason)
@@ -508,6 +508,12 @@ class StreamRun:
     def _forget_connections(self) -> None:
         self._lane.forget(self._order.source)
         self._lane.forget(self._order.destination)
+
+
+def _is_foreign(hold: Hold) -> bool:
+    """It is about a table without a marker, which somebody else made: all that a marker gives rise
+    to says so in its detail. That there is still none does not make the table ours."""
+    return hold.kind is HoldKind.DESTINATION and not hold.detail
 
 
 class _ByVerdict(NeedsAnswer):

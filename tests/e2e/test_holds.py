@@ -468,6 +468,7 @@ def test_a_table_without_a_marker_is_held_and_can_be_adopted(
     project.add(0, 50)
     hold = project.held()
     assert "cursor adopt" in hold["choices"]
+    assert project.held() == hold
     project.answer("cursor adopt")
     assert project.rows() == [*project.source_rows("orders"), (1000, "theirs")]
     _later_rows_arrive(project)

@@ -74,8 +74,16 @@ def test_a_destination_that_fits_again_still_waits_for_a_person(kind: HoldKind) 
     assert found.choices == ("retry", "refresh")
     assert detail(found)["seq"] == 3
     assert found.reason == ("table 'orders' fits the catalog again, at batch 3: `retry` goes on")
-    fresh = held(World().run(hold=Hold(kind, "gone", 7, ())))
+    about = "" if kind is HoldKind.LOST_BATCH else found.detail
+    fresh = held(World().run(hold=Hold(kind, "gone", 7, (), detail=about)))
     assert "at batch 0" in fresh.reason
+
+
+def test_a_table_that_somebody_else_made_does_not_fit_because_it_has_no_marker() -> None:
+    foreign = Hold(HoldKind.DESTINATION, "somebody else made it", 7, ("cursor adopt", "retry"))
+    result = World().run(hold=foreign)
+    assert (result.outcome, result.reason) == (Outcome.HELD, "somebody else made it")
+    assert result.hold is None  # what is recorded stays, with its choices
 
 
 def test_a_schema_that_is_held_ends_the_stream_before_anything_is_staged() -> None:
