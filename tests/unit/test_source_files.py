@@ -226,18 +226,24 @@ def test_a_copy_is_not_read_twice_where_all_files_are_read(inbox: Inbox, refresh
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_a_log_that_grew_before_it_was_rotated_is_held(inbox: Inbox, copied: bool) -> None:
+def test_a_log_that_grew_before_it_was_rotated_is_held(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
     log = inbox.put("log.csv", "id\n1\n2\n")
     inbox.take()
     inbox.put("log.csv", "id\n1\n2\n3\n")
+    settings = CSV
     if copied:
-        inbox.put("log.csv.1.csv", log.read_bytes())
-        time.sleep(0.3)
-        inbox.put("log.csv", "id\n", age=0.0)
+        rotated = inbox.put("log.csv.1.csv", log.read_bytes()).stat().st_ctime_ns
+        while log.stat().st_ctime_ns <= rotated:  # the kernel's clock has steps
+            inbox.put("log.csv", "id\n", age=0.0)
+        settings = replace(CSV, settle=2.0)  # the copy has settled just now, and the log has not
+        now = SimpleNamespace(time_ns=lambda: rotated + 2 * 10**9)
+        monkeypatch.setattr(file_set, "time", now)
     else:
         log.rename(inbox.folder / "log.csv.1.csv")
     with pytest.raises(NeedsAnswer, match=r"'log.csv.1.csv' \(as 'log.csv'\) changed after being"):
-        inbox.take(replace(CSV, settle=0.2 if copied else None))
+        inbox.take(settings)
 
 
 def test_a_new_file_in_the_inode_of_one_that_is_gone_is_new(inbox: Inbox) -> None:
