@@ -83,7 +83,13 @@ def apply_edit(by: str, why: str, action: EditAction, at: Standing, now: Micros)
         NotFound, Leased, Stale, Unpublished: as ``Catalog.edit`` says; nothing is changed.
     """
     match action:
-        case Pause() | Resume() | RequestRun() | CancelRun():
+        case CancelRun():
+            run = _run_to_cancel(action, at)
+            pipeline, interrupted = replace(at.pipeline, cancel=run.epoch), None
+            if at.pipeline.lapsed:  # nobody is there to be asked
+                pipeline, interrupted = _take_lapsed(by, at, now)
+            stream, decision = None, None
+        case Pause() | Resume() | RequestRun():
             pipeline = _edit_pipeline(by, why, action, at, now)
             stream, interrupted, decision = None, None, None
         case AnswerSchema():
@@ -183,7 +189,7 @@ def action_name(action: EditAction) -> str:
 
 
 def _edit_pipeline(
-    by: str, why: str, action: Pause | Resume | RequestRun | CancelRun, at: Standing, now: Micros
+    by: str, why: str, action: Pause | Resume | RequestRun, at: Standing, now: Micros
 ) -> PipelineState:
     pipeline = at.pipeline
     match action:
@@ -198,12 +204,14 @@ def _edit_pipeline(
             if not pipeline.version:
                 raise NotFound(f"the catalog has no pipeline {pipeline.name!r} to resume")
             return replace(pipeline, paused=None, parked=None, failures=0)
-        case CancelRun():
-            run = at.open_run
-            if run is None or action.epoch not in (0, run.epoch):
-                which = f"run {action.epoch}" if action.epoch else "run"
-                raise NotFound(f"pipeline {pipeline.name!r} has no open {which} to cancel")
-            return replace(pipeline, cancel=run.epoch)
+
+
+def _run_to_cancel(action: CancelRun, at: Standing) -> Run:
+    run = at.open_run
+    if run is None or action.epoch not in (0, run.epoch):
+        which = f"run {action.epoch}" if action.epoch else "run"
+        raise NotFound(f"pipeline {action.pipeline!r} has no open {which} to cancel")
+    return run
 
 
 def _answer(

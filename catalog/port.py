@@ -236,7 +236,8 @@ class Catalog(Protocol):
           ``parked`` and, unless it is for some streams, the wait for a retry; an earlier unanswered
           request is replaced.
         - ``Resume``: clears ``paused`` and ``parked``, sets ``failures`` to 0.
-        - ``CancelRun``: ``NotFound`` when no run (of that epoch) is open.
+        - ``CancelRun``: ``NotFound`` when no run (of that epoch) is open. Where its lease lapsed
+          the run ends with it, as ``interrupted``: nobody is there to end it.
         - ``AnswerSchema``: ``NotFound`` without a schema hold, ``Stale`` when the hold's
           fingerprint is another; records a ``Decision`` and ends the hold.
         - ``Refresh``, ``SetCursor``, ``Adopt``, ``Release``: ``NotFound`` for an unknown stream

@@ -262,7 +262,7 @@ class TestStreamEdits:
         await world.finish(lease)
         await world.edit(action)
 
-    @pytest.mark.parametrize("action", STREAM_EDITS, ids=named)
+    @pytest.mark.parametrize("action", [*STREAM_EDITS, CancelRun("shop")], ids=named)
     async def test_an_edit_takes_a_lapsed_lease_away(
         self, world: World, action: EditAction
     ) -> None:

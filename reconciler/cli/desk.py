@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from catalog.port import Catalog
 from catalog.records import Micros, PipelineState
 from reconciler.cli import output
+from reconciler.cli.failure import Exit, Failure
 from reconciler.cli.target import Target, unmatched
 
 if TYPE_CHECKING:
@@ -131,8 +132,9 @@ async def all_states(catalog: Catalog) -> dict[str, PipelineState]:
 
 
 async def known_pipelines(place: Place, catalog: Catalog) -> set[str]:
-    """Names that the config or the catalog knows."""
-    return set(place.load().pipelines) | set(await all_states(catalog))
+    """Names that the config or the catalog knows; not those that renamed pipelines had."""
+    states = await all_states(catalog)
+    return {*place.load().pipelines, *(name for name, s in states.items() if not s.is_vacant)}
 
 
 async def must_know(place: Place, catalog: Catalog, target: Target) -> PipelineState:
@@ -141,8 +143,10 @@ async def must_know(place: Place, catalog: Catalog, target: Target) -> PipelineS
     The config is read only for a pipeline that the catalog has never seen.
     """
     state = await catalog.pipeline(target.pipeline)
-    if state.version == 0:
+    if state.version == 0 or state.is_vacant:
         known = await known_pipelines(place, catalog)
         if target.pipeline not in known:
+            if state.paused is not None:
+                raise Failure(f'"{target.pipeline}" was renamed: {state.paused.why}.', Exit.NOTHING)
             raise unmatched("pipeline", target.pipeline, known)
     return state

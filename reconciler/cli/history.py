@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -262,27 +263,37 @@ def logs(
     json: options.Json = False,
 ) -> int:
     """Print what a run's worker printed. Most runs print nothing and leave no log."""
-    from reconciler.daemon import runlogs
-
     place = desk.find(config)
     target = parse_pipeline(pipeline)
-    desk.with_catalog(place, lambda catalog: desk.must_know(place, catalog, target))
-    if run is None:
-        folder = runlogs.path(place.state_dir, pipeline, 0).parent
-        kept = [int(f.stem) for f in folder.glob("*.log") if f.stem.isdigit()]
-        if not kept:
-            raise Failure(
-                f"No run of {pipeline} printed anything.",
-                Exit.NOTHING,
-                f"How it ended: reconciler show {pipeline}",
-            )
-        run = max(kept)
-    path = runlogs.path(place.state_dir, pipeline, run)
-    if not path.exists():
+    found = desk.with_catalog(place, lambda catalog: _log(place, catalog, target, run))
+    if found is None and run is not None:
         raise Failure(f"Run {run} of {pipeline} printed nothing.", Exit.NOTHING)
+    if found is None:
+        raise Failure(
+            f"No run of {pipeline} printed anything.",
+            Exit.NOTHING,
+            f"How it ended: reconciler show {pipeline}",
+        )
+    run, path = found
     text = path.read_text(errors="replace")
     if json:
         output.emit({"pipeline": pipeline, "id": run, "path": str(path), "text": text})
     else:
         output.print_line(text.rstrip("\n"))
     return Exit.GOOD
+
+
+async def _log(
+    place: Place, catalog: Catalog, target: Target, number: int | None
+) -> tuple[int, Path] | None:
+    """The newest log of the pipeline's, or that of run ``number``, also by a name it had before."""
+    from reconciler.daemon import runlogs
+
+    await desk.must_know(place, catalog, target)
+    for epoch, path in runlogs.newest_first(place.state_dir):
+        if number in (None, epoch):
+            run = await catalog.run(epoch)
+            # One that was folded into a later run is not known any more.
+            if target.pipeline == (run.pipeline if run else path.parent.name):
+                return epoch, path
+    return None

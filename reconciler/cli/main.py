@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Never raises and never shows a traceback, unless ``RECONCILER_DEBUG=1`` asks for it.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    _open_what_is_closed()
     try:
         code = copy_context().run(_dispatch, args)
         sys.stdout.flush()
@@ -39,6 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _failed(error)
     return code
+
+
+def _open_what_is_closed() -> None:
+    """Standard streams that whoever started this left closed. Else the next file that is opened
+    gets the number of one, and has what is printed in it."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _refuse_no_text(args: list[str]) -> None:

@@ -143,11 +143,22 @@ def _tell(place: Place, run: Run) -> None:
             output.print_line(run.reason)
         return
     if run.rows or run.rejected:
-        from reconciler.cli.arrival import tell_arrival
-
-        tell_arrival(place.load(), run)
+        _tell_arrival(place, run)
     if run.outcome is not Outcome.SUCCEEDED:
         _tell_trouble(run)
+
+
+def _tell_arrival(place: Place, run: Run) -> None:
+    from reconciler.cli.arrival import tell_arrival
+    from reconciler.config import ConfigError
+
+    try:
+        project = place.load()
+    except ConfigError:  # of an edit that the daemon has not taken up: where it is, nobody knows
+        if run.outcome is Outcome.SUCCEEDED:
+            output.print_line(run.reason)
+    else:
+        tell_arrival(project, run)
 
 
 def _tell_trouble(run: Run) -> None:

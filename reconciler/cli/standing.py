@@ -121,8 +121,8 @@ def _word(pipeline: Pipeline | None, state: PipelineState, action: Action | None
 
 
 def _next_at(action: Action, now: Micros) -> Micros | None:
-    from reconciler.plan.plan import Dispatch, Wait
+    from reconciler.plan.plan import Code, Dispatch, Wait
 
-    if isinstance(action, Wait):
-        return action.until
+    if isinstance(action, Wait):  # the end of another's lease is no run
+        return None if action.reason.code is Code.LEASED else action.until
     return now if isinstance(action, Dispatch) else None

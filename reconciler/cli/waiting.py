@@ -118,10 +118,25 @@ class _Wait:
     async def _explain(self, state: PipelineState) -> None:
         """Nothing started: say why. Only now is the whole config worth reading."""
         from reconciler.cli.standing import plan_one
+        from reconciler.config import ConfigError
+        from reconciler.plan.plan import Code
 
-        project = self.place.load()
+        try:
+            project = self.place.load()
+        except ConfigError:
+            self.progress.say(
+                "Waiting. The config as it lies there has a mistake (reconciler check); the daemon "
+                "goes on with the one that it has."
+            )
+            return
         states = await desk.all_states(self.catalog)
         action = plan_one(project, state, states, desk.now_us())
+        if action.reason.code is Code.ORPHANED:
+            raise Failure(
+                f"{state.name} is {action.reason.text}. The request stays, for when it is.",
+                Exit.NOTHING,
+                "What is in it: reconciler config show",
+            )
         self.progress.say(f"Waiting: {action.reason.text}")
 
 

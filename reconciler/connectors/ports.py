@@ -24,6 +24,10 @@ else:
     RecordBatch = ArrowSchema = Any
 
 
+NOTED_FILE_BYTES = 200
+"""What noting a file takes in a message at most, beside its path."""
+
+
 class ConnectorError(Exception):
     """A failure with its class: what happens next follows from it, not from the text.
 

@@ -240,6 +240,9 @@ class Loop:
                 # Only now: a reload while we waited may have changed or removed it.
                 if (pipeline := self.project.pipelines.get(name)) is not None:
                     self._decide(pipeline, state)
+                elif state.cancel and state.cancel == state.epoch:
+                    # Its run goes on, which the config was without, or with by another name.
+                    self._runs.stop(name, Outcome.CANCELLED, "a person asked for it to end")
             if await self._claim(tasks):
                 self._recovered()
         except CatalogError as error:
@@ -367,6 +370,8 @@ class Loop:
         delay = None if asked else max(claimed.run.started_at - due, 0) / _MICROS
         self._runs.teller.began(claimed, delay)
         conduct = self._runs.begin(claimed, project)
+        if self.draining:  # told to stop while the catalog was asked: its trigger stays
+            conduct.stop(Outcome.INTERRUPTED, "the daemon was told to stop")
         tasks.start_soon(self._conduct, conduct, name=f"run {claimed.lease.epoch}")
 
     async def _conduct(self, conduct: Conduct) -> None:

@@ -22,6 +22,7 @@ from catalog.records import (
 )
 from reconciler.config import keep
 from reconciler.config.desired import Project
+from reconciler.daemon.leftovers import end_left_open
 from reconciler.daemon.renaming import take_over
 from reconciler.daemon.retention import retain
 from reconciler.daemon.runs import limits
@@ -73,6 +74,7 @@ async def run_here(
         # Where no daemon ever is, nobody else sees to it. A failure is no failure of the run, which
         # is closed; the next one tries again.
         with suppress(CatalogError):
+            await end_left_open(session.catalog, project, session.keeper.holder.id)
             await retain(session, project, portions=1)
     if run is None:
         raise NotFound(f"run {claimed.lease.epoch} was taken over by another holder")

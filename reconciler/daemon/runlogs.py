@@ -11,6 +11,13 @@ def path(state_dir: Path, pipeline: str, epoch: int) -> Path:
     return state_dir / "logs" / pipeline / f"{epoch}.log"
 
 
+def newest_first(state_dir: Path) -> list[tuple[int, Path]]:
+    """All that are kept, with the numbers of their runs. The folder is named as the pipeline was
+    then: whose run it is, the catalog knows."""
+    found = [(f.stem, f) for f in (state_dir / "logs").glob("*/*.log")]
+    return sorted(((int(n), f) for n, f in found if n.isascii() and n.isdigit()), reverse=True)
+
+
 def keep(
     state_dir: Path, pipeline: str, epoch: int, printed: bytes, redact: Callable[[str], str]
 ) -> None:

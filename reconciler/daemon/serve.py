@@ -150,6 +150,7 @@ class _Daemon:
             "rivals": loop.watch_rivals,
             "reload": reloader.watch,
             "retention": lambda: upkeep.retain(session, loop),
+            "left open": lambda: upkeep.end_runs_left_open(session, loop),
             "workers": lambda: upkeep.trim_workers(session),
             "lag": lambda: upkeep.watch_lag(self._metrics),
             "watchdog": lambda: self._feed_watchdog(loop),
@@ -194,7 +195,8 @@ class _Daemon:
         interval = watchdog_interval()
         while True:
             await anyio.sleep(min(interval / 3, 5.0) if interval else 5.0)
-            if interval and time.monotonic() - loop.beat_at < LOOP_PATIENCE:
+            # Told to stop it turns no more, and the runs have their grace, however long.
+            if interval and (loop.draining or time.monotonic() - loop.beat_at < LOOP_PATIENCE):
                 notify("WATCHDOG=1")
 
 

@@ -1,13 +1,15 @@
-"""What is done now and then: retention, idle workers, logs of old runs, numbers for the scrape."""
+"""What is done now and then: retention, idle workers, runs left open, numbers for the scrape."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import anyio
 
 from catalog.errors import CatalogError
 from reconciler.daemon import retention
+from reconciler.daemon.leftovers import end_left_open
 from reconciler.daemon.loop import Loop
 from reconciler.daemon.session import Session
 from reconciler.plan.schedule import forget_zones
@@ -18,6 +20,8 @@ from reconciler.telemetry.metrics import Metrics
 RETAIN_EVERY = 600.0
 """Seconds between two rounds of retention."""
 _TRIM_EVERY = 60.0
+LEFT_OPEN_EVERY = 60.0
+"""Seconds between two looks for runs that nobody ends."""
 _LAG_EVERY = 0.5
 LAG_SAID = 1.0
 """Seconds by which the loop must be late to be worth a line in the log."""
@@ -34,6 +38,14 @@ async def retain(session: Session, loop: Loop) -> None:
             continue  # reported by those who need the catalog; the next round tries again
         if gone:
             logs.get_logger().info(Event.CATALOG_RETAINED, rows=gone)
+
+
+async def end_runs_left_open(session: Session, loop: Loop) -> None:
+    """End what killed daemons left open where nothing runs any more, for ever."""
+    while True:
+        await anyio.sleep(LEFT_OPEN_EVERY)
+        with suppress(CatalogError):  # as above
+            await end_left_open(session.catalog, loop.project, session.keeper.holder.id)
 
 
 async def trim_workers(session: Session) -> None:

@@ -37,7 +37,9 @@ class Views:
             self._reasons.pop(pipeline.name, None)
         else:
             self._reasons[pipeline.name] = action.reason.text
-        next_run: Micros | None = action.until if isinstance(action, Wait) else None
+        # The end of another's lease is when to look again, and no run.
+        leased = action.reason.code is Code.LEASED
+        next_run: Micros | None = action.until if isinstance(action, Wait) and not leased else None
         self._views[pipeline.name] = PipelineView(
             pipeline.name,
             _state(pipeline, state, action, running=running),
@@ -46,6 +48,7 @@ class Views:
             pipeline.fresh_within,
             next_run,
             state.failures,
+            len(held_streams(pipeline, state)),
         )
 
     def keep_only(self, names: Collection[str]) -> None:

@@ -29,6 +29,8 @@ RUNS_PER_WORKER = 5_000
 """Then it is replaced: a leak in some library stays small."""
 STARTING_AT_ONCE = max(1, (os.cpu_count() or 1) // 2)
 """More would only keep each other, and the runs under way, off the processors."""
+_FORCED_AFTER = 200
+"""Looks, of 5 ms each, at a process that is to end by itself."""
 LOG_LIMIT = 1024 * 1024
 """Bytes kept of what one run printed: its end, where the reason is."""
 
@@ -79,12 +81,15 @@ class Worker:
         return self._process.poll() is None
 
     async def send(self, message: m.ToWorker) -> None:
-        """Raises ``WorkerGone``."""
-        try:
-            self._writer.write(m.frame(message))
-            await self._writer.drain()
-        except OSError:
-            raise await self._gone() from None
+        """Raises ``WorkerGone``.
+
+        Whether it is read is not waited for: a worker that hangs would keep who speaks to it, and
+        that is also who renews the leases of all runs. What is not read stays in memory, and is
+        little: each answer was asked for.
+        """
+        if self._writer.is_closing():
+            raise await self._gone()
+        self._writer.write(m.frame(message))
 
     async def receive(self) -> m.ToDaemon:
         """The next message. Raises ``WorkerGone``; a worker that sends rubbish is ended first.
@@ -131,15 +136,16 @@ class Worker:
         return LeaseRanOut() if self._process.returncode == m.LEASE_OVER_EXIT else WorkerGone(how)
 
     async def how_it_ended(self) -> str:
-        """Wait for the exit, which is due, and put it into words."""
+        """Wait for the exit, which is due, and put it into words. One that does not come is forced;
+        where not even the kernel can (a disk that does not answer), it keeps nobody but its run.
+        """
         with anyio.CancelScope(shield=True):
-            for _ in range(200):
-                if self._process.poll() is not None:
-                    break
+            waited = 0
+            while self.alive:
+                if waited == _FORCED_AFTER:
+                    self.kill()
+                waited += 1
                 await anyio.sleep(0.005)
-            else:
-                self.kill()
-                self._process.wait()
         return _ending(self._process.returncode, oom=_oom_kills() > self._oom_kills)
 
     async def aclose(self) -> None:

@@ -31,6 +31,7 @@ from reconciler.config.desired import Mode, StreamSettings, table_name
 from reconciler.connectors import arrow
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
+    NOTED_FILE_BYTES,
     BatchName,
     ConnectorError,
     Destination,
@@ -59,6 +60,9 @@ SEAL_BYTES = 64 * 1024 * 1024
 """An ordered read is sealed at the first mark past so many staged bytes ..."""
 SEAL_SECONDS = 30.0
 """... or after so long, so that a slow source's rows are not kept back."""
+NOTED_BYTES = 16 * 1024 * 1024
+"""... or once it notes so much of files without rows to speak of, as where a folder was renamed: a
+commit is one message, and one transaction."""
 _OF_DESTINATION = (HoldKind.DESTINATION, HoldKind.LOST_BATCH)
 """Holds that are looked at anew with each run: an answer is to what is there now."""
 
@@ -92,9 +96,12 @@ class _Pending:
     mark: Mark | None = None
     files: list[FileEntry] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
+    noted_bytes: int = 0
 
     def note(self, mark: Mark) -> None:
         self.mark = mark
+        paths = (*(entry.path for entry in mark.files), *mark.forgotten)
+        self.noted_bytes += sum(NOTED_FILE_BYTES + len(path.encode()) for path in paths)
         self.files += mark.files
         self.forgotten += mark.forgotten
 
@@ -324,7 +331,8 @@ class StreamRun:
     @staticmethod
     def _enough(pending: _Pending) -> bool:
         old = time.monotonic() - pending.opened_at > SEAL_SECONDS
-        return pending.worth_a_commit and (pending.stage.bytes >= SEAL_BYTES or old)
+        much = pending.stage.bytes >= SEAL_BYTES or pending.noted_bytes >= NOTED_BYTES
+        return pending.worth_a_commit and (much or old)
 
     def _replaces(self) -> bool:
         return self._refresh or self._settings.mode is Mode.REPLACE

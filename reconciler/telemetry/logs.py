@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
@@ -35,6 +36,10 @@ LEVELS: Final[Mapping[str, int]] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+READER_MS = 1_000
+"""Milliseconds for who reads the log to make room in its pipe."""
+_PIECE = 4_096
+"""Bytes that a pipe takes at once when it takes any."""
 _secrets: dict[str, bytes] = {}
 
 
@@ -87,20 +92,37 @@ def configure(level: Level = "info", form: Form = "auto", stream: BinaryIO | Non
 
 
 class _Unfailing:
-    """A stream whose reader may be gone and whose disk may be full: such a line is lost, and
-    nothing else. A log line must never be the reason that something else fails."""
+    """A stream whose reader may be gone or stand still, and whose disk may be full: such a line is
+    lost, and nothing else. A log line must never be the reason that something else fails, nor waits
+    for long: it is the event loop that writes it."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
+        self._room: select.poll | None = None
+        with contextlib.suppress(OSError):  # no file: it takes all
+            fd = out.fileno()
+            self._room = select.poll()
+            self._room.register(fd, select.POLLOUT)
+        self._stuck = False
+        """Its reader stood still at the last line."""
 
     def write(self, line: bytes) -> int:
         with contextlib.suppress(OSError):
-            self._out.write(line)
+            for at in range(0, len(line), _PIECE):
+                if not self._has_room():
+                    break
+                self._out.write(line[at : at + _PIECE])
+                self._out.flush()
         return len(line)
 
+    def _has_room(self) -> bool:
+        """Who stands still is waited for once; only when there is room again it counts as going."""
+        if self._room is not None:
+            self._stuck = not self._room.poll(0 if self._stuck else READER_MS)
+        return not self._stuck
+
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._out.flush()
+        """Each piece was."""
 
 
 def _wants_colour(out: BinaryIO) -> bool:

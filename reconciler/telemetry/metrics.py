@@ -63,6 +63,8 @@ class PipelineView:
     """Seconds."""
     next_run_at: Micros | None = None
     failures: int = 0
+    held: int = 0
+    """Streams that wait for a person's answer, also while the others are being run."""
 
 
 _OUTCOMES: Final = tuple(outcome.value for outcome in Outcome)
@@ -307,6 +309,12 @@ def _gauge_families(labels: Sequence[str], views: Sequence[PipelineView]) -> Ite
         for label, view in zip(labels, views, strict=True)
     )
     yield name, "gauge", "Failed runs since the last that did not fail.", lines
+    name = "reconciler_pipeline_held_streams"
+    lines = (
+        f"reconciler_pipeline_held_streams{{{label}}} {view.held}\n"
+        for label, view in zip(labels, views, strict=True)
+    )
+    yield name, "gauge", "Streams that wait for a person's answer.", lines
     for part, text, read in _TIMES:
         name = f"reconciler_pipeline_{part}_seconds"
         yield name, "gauge", text, _value_lines(name, labels, views, read)

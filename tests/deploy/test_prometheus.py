@@ -48,5 +48,5 @@ def test_alerts_use_metrics_that_exist() -> None:
 
 def test_alerts_name_only_states_that_exist() -> None:
     text = (DEPLOY / "alerts.yml").read_text()
-    (states,) = re.findall(r'state=~"([^"]+)"', text)
-    assert set(states.split("|")) <= {state.value for state in State}
+    states = re.findall(r'state="(\w+)"|"state", "(\w+)"', text)
+    assert {"".join(found) for found in states} == {State.PARKED, State.HELD}

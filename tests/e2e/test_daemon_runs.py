@@ -6,15 +6,19 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from reconciler.daemon.serve import LOOP_PATIENCE
 from tests.crash.test_kill_points import _DUCKDB, _row
 from tests.crash.test_stale_holder import _gone, _stopped, _workers
 from tests.e2e.world import Daemon, World, eventually
+from tests.patience import PATIENCE
 
 _PAUSED = {"RECONCILER_TEST_PAUSE_AT": "worker.before_seal"}
 
@@ -169,3 +173,53 @@ def test_a_broken_table_does_not_keep_the_others_from_running(world: World) -> N
     world.do("retry", "p.missing")
     eventually(lambda: world.duckdb_rows("missing") == [(1, "there now")], "and it, once mended")
     assert daemon.stop() == 0
+
+
+def test_a_run_whose_pipeline_left_the_config_can_be_cancelled(world: World) -> None:
+    daemon = world.start(**_PAUSED)
+    worker = _paused_worker(daemon)
+    world.save(world.config.read_text().partition("[pipelines.")[0])
+    daemon.wait_for("config_reloaded")
+    world.do("cancel", "p")
+    daemon.finished("p", "cancelled")
+    eventually(lambda: _gone(worker), "the worker is gone")
+    assert daemon.stop() == 0
+
+
+def test_a_daemon_that_is_told_to_stop_while_it_claims_begins_nothing(world: World) -> None:
+    daemon = world.start(**_PAUSED)
+    _paused_worker(daemon)
+    world.do("cancel", "p")
+    daemon.finished("p", "cancelled")
+    other = sqlite3.connect(world.folder / "state" / "catalog.db", isolation_level=None)
+    other.execute("begin immediate")
+    time.sleep(1.5)  # the next run is due by now, and its claim waits for this one to let go
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for("daemon_draining")
+    other.execute("rollback")
+    other.close()
+    assert daemon.died() == 0
+    outcomes = [run["outcome"] for run in json.loads(world.do("runs", "p", "--json"))]
+    assert outcomes == ["interrupted", "cancelled"]
+
+
+@pytest.mark.slow
+def test_the_service_manager_hears_of_a_daemon_as_long_as_its_runs_have_their_grace(
+    world: World,
+) -> None:
+    world.write_config(_DUCKDB, lease_ttl="5m", grace="1m")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(world.folder / "notify"))
+        manager.settimeout(PATIENCE)
+        daemon = world.start(
+            **_PAUSED, NOTIFY_SOCKET=str(world.folder / "notify"), WATCHDOG_USEC="2000000"
+        )
+        _paused_worker(daemon)
+        daemon.process.send_signal(signal.SIGTERM)
+        while manager.recv(100) != b"STOPPING=1":
+            pass
+        until = time.monotonic() + LOOP_PATIENCE + 3
+        while time.monotonic() < until:
+            manager.recv(100)
+        manager.settimeout(3)
+        assert manager.recv(100) == b"WATCHDOG=1"

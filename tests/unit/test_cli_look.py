@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from catalog.port import Catalog, new_operation_id
-from catalog.records import Outcome, Pause
+from catalog.records import Outcome, Pause, Rename
 from reconciler.cli.failure import Exit
 from reconciler.config import keep, load
 from reconciler.daemon import runlogs
@@ -79,6 +79,7 @@ def test_status_shows_a_run_under_way_and_a_daemon(shop: Shop) -> None:
         status = shop.cli("status", "--json").json
     assert status["daemon_up"] is True
     assert status["pipelines"][0]["state"] == "running"
+    assert status["pipelines"][0]["next_at"] is None, "the end of its lease is no run"
 
 
 def test_status_of_a_pipeline_shows_its_streams_and_how_to_answer_a_hold(shop: Shop) -> None:
@@ -295,6 +296,25 @@ def test_logs_prints_what_a_run_printed(shop: Shop) -> None:
     assert shop.cli("logs", "shop", "--json").json["id"] == 20
     assert shop.cli("logs", "shop", "--run", "4").code == Exit.NOTHING
     assert shop.cli("logs", "stock").code == Exit.NOTHING
+
+
+def test_logs_of_a_renamed_pipeline_go_along_and_are_nobody_elses(shop: Shop) -> None:
+    run = shop.on(ran)
+    runlogs.keep(shop.folder / "state", "shop", run.epoch, b"by its old name\n", str)
+    shop.on(lambda c: c.edit(new_operation_id(), "ann", "", Rename("orders", "shop")))
+    for number in ((), ("--run", str(run.epoch))):
+        assert shop.cli("logs", "orders", *number).out == "by its old name\n"
+        assert shop.cli("logs", "shop", *number).code == Exit.NOTHING
+
+
+def test_a_name_that_a_pipeline_had_is_told_its_new_one(shop: Shop) -> None:
+    shop.on(lambda catalog: ran(catalog, "old"))
+    shop.on(lambda c: c.edit(new_operation_id(), "ann", "", Rename("new", "old")))
+    with shop.daemon_lock():
+        for verb in ("status", "why", "pause", "run", "retry"):
+            result = shop.cli(verb, "old")
+            assert result.code == Exit.NOTHING
+            assert "'new'" in result.err
 
 
 # -- leases --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -207,3 +208,21 @@ def test_a_plain_run_loads_neither_parser_nor_rich_nor_models() -> None:
         timeout=PATIENCE,
     )
     assert shown.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", ">&-"])
+def test_what_would_be_printed_where_a_stream_is_closed_is_lost_and_nothing_else(
+    shop: Shop, closed: str
+) -> None:
+    for args, code in ((("status",), Exit.GOOD), (("show", "1"), Exit.NOTHING)):
+        config = ("--config", f"{shop.folder}/config.toml")
+        command = shlex.join((sys.executable, "-m", "reconciler", *args, *config))
+        done = subprocess.run(
+            ["sh", "-c", f"exec {command} {closed}"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == code
+        assert ("project shop" in done.stdout) == (closed == "2>&-" and code is Exit.GOOD)

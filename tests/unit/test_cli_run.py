@@ -153,6 +153,24 @@ def test_what_arrived_is_said_with_where_and_how_to_look(
     assert "from raw.orders limit 5" in result.out
 
 
+def test_a_config_that_was_spoilt_meanwhile_is_no_failure_of_the_run(
+    shop: Shop, said: Said
+) -> None:
+    config = shop.folder / "config.toml"
+    config.write_text(config.read_text() + "schedul = 1\n")
+
+    async def work(catalog: Catalog) -> None:
+        await asyncio.to_thread(said.event.wait, PATIENCE)
+        claimed = await claim(catalog)
+        await commit(catalog, claimed, at=20)
+        result = StreamResult("orders", Outcome.SUCCEEDED, rows=3)
+        await finish(catalog, claimed, Outcome.SUCCEEDED, result, reason="3 rows in 1 stream")
+
+    result = run_with(shop, work)
+    assert (result.code, result.out.splitlines()[1:]) == (Exit.GOOD, ["3 rows in 1 stream"])
+    assert "has a mistake" in said.text
+
+
 def test_a_parquet_table_is_said_to_be_where_its_folder_is() -> None:
     lake = Connection("lake", "parquet", {"path": str(Path.cwd() / "lake")})
     assert "lake/a%20b/**/*.parquet" in look_command(lake, "a b")
@@ -218,6 +236,14 @@ def test_a_run_that_does_not_start_is_explained(shop: Shop, said: Said) -> None:
 
     assert run_with(shop, work).code == Exit.GOOD
     assert "Waiting: asked for by" in said.text
+
+
+def test_a_pipeline_that_is_not_in_the_config_is_not_waited_for(shop: Shop, said: Said) -> None:
+    shop.on(lambda catalog: ran(catalog, "old"))
+    with shop.daemon_lock():
+        result = shop.cli("run", "old")
+    assert result.code == Exit.NOTHING
+    assert "old is not in the config" in result.err
 
 
 def test_a_paused_pipeline_is_refused_with_code_3(shop: Shop) -> None:

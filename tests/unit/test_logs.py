@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,3 +186,17 @@ def test_a_line_that_cannot_be_written_is_lost_and_nothing_else() -> None:
     logs.configure(stream=Gone())
     logs.get_logger().info(Event.RUN_FINISHED, pipeline="shop")
     logging.getLogger("library").warning("said")
+
+
+def test_a_reader_that_stands_still_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop writes these lines: it would stand still with who reads them."""
+    monkeypatch.setattr(logs, "READER_MS", 10)
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as stream, os.fdopen(reader, "rb") as other:
+        logs.configure(stream=stream)
+        for number in range(3_000):
+            logs.get_logger().info(Event.RUN_FINISHED, run=number)
+        while select.select([reader], [], [], 0)[0]:
+            os.read(reader, 65_536)
+        logs.get_logger().info(Event.RUN_FINISHED, run="again")
+        assert b'"again"' in other.readline()

@@ -80,6 +80,12 @@ def test_only_the_current_state_has_a_series() -> None:
     assert value(metrics, "pipeline_state", pipeline="p", state="parked") is None
 
 
+def test_a_stream_stays_held_while_the_others_are_run() -> None:
+    metrics = Metrics("1")
+    metrics.observe_pipelines(lambda: [PipelineView("p", State.RUNNING, held=2)])
+    assert value(metrics, "pipeline_held_streams", pipeline="p") == 2
+
+
 def test_runs_and_rows_are_counted_by_pipeline() -> None:
     metrics = full()
     for outcome in Outcome:

@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from catalog.records import FileEntry
 from reconciler.run import messages as m
 from reconciler.run.pool import LOG_LIMIT, Worker, WorkerGone, WorkerPool, printed_to
 from tests.patience import PATIENCE
@@ -149,3 +151,41 @@ async def test_a_variable_that_a_reload_names_as_a_secret_is_in_no_worker_that_s
         assert await pool.acquire() is worker, "it never had it"
     finally:
         await pool.aclose()
+
+
+async def test_a_worker_that_hangs_keeps_nobody_who_speaks_to_it(pool: WorkerPool) -> None:
+    """Such as who renews all leases, and tells each worker."""
+    worker = await pool.acquire()
+    os.kill(worker.pid, signal.SIGSTOP)
+    files = tuple(FileEntry(f"{n}.csv", n, 1, 1, 1, "h" * 64) for n in range(20_000))
+    with anyio.fail_after(PATIENCE):
+        await worker.send(m.Ledger(1, files))  # more than the line holds
+        await worker.send(m.Deadline(1))
+        await pool.release(worker, healthy=False)
+
+
+class _InTheKernel:
+    """A process that no signal ends as long as a disk does not answer."""
+
+    def __init__(self, process: Any) -> None:
+        self.pid, self.returncode, self._process = process.pid, None, process
+        self.answered = False
+
+    def poll(self) -> int | None:
+        return self._process.poll() if self.answered else None
+
+    def wait(self) -> int:
+        raise AssertionError("all would wait with who waits here")
+
+
+async def test_a_worker_that_cannot_be_killed_keeps_only_who_waits_for_its_end(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await pool.acquire()
+    stuck = _InTheKernel(worker._process)
+    monkeypatch.setattr(worker, "_process", stuck)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(pool.release, worker, healthy=False))
+        await anyio.sleep(1.5)  # longer than it is given to end by itself
+        stuck.answered = True
+    assert pool.busy == 0

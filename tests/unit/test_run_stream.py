@@ -15,11 +15,13 @@ from catalog.records import (
     Batch,
     Commit,
     ErrorClass,
+    FileEntry,
     Outcome,
     StreamResult,
 )
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import (
+    NOTED_FILE_BYTES,
     BatchName,
     ConnectorError,
     Progress,
@@ -298,6 +300,29 @@ def test_an_ordered_read_is_committed_once_rows_have_waited_for_long(
     )
     world.run()
     assert [(b.rows, b.cursor) for b, _ in world.commits] == [(1, cursor(2)), (1, cursor(3))]
+
+
+def test_an_ordered_read_is_committed_once_it_notes_many_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a folder of them was renamed: a commit is one message."""
+    monkeypatch.setattr(module, "NOTED_BYTES", 2 * NOTED_FILE_BYTES)
+    files = [replace(FILE, path=f"{n}.csv") for n in range(5)]
+    marks = [mark(n, files=(file,)) for n, file in enumerate(files)]
+    world = World(FakeRead(*marks, ordered=True))
+    world.run()
+    assert [batch.files for batch, _ in world.commits] == [
+        tuple(files[:2]),
+        tuple(files[2:4]),
+        tuple(files[4:]),
+    ]
+
+
+def test_no_file_is_noted_in_more_than_is_counted() -> None:
+    large, longest = 2**63 - 1, "ä" * 5_000
+    file = FileEntry(longest, large, large, large, large, "f" * 64, large, large)
+    taken = len(msgspec.msgpack.encode(file))
+    assert taken <= NOTED_FILE_BYTES + len(longest.encode())
 
 
 def test_an_unordered_read_is_one_batch_however_large() -> None:

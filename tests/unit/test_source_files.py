@@ -29,7 +29,7 @@ from reconciler.connectors.ports import (
     Stopped,
 )
 from reconciler.connectors.registry import open_source
-from reconciler.connectors.sources import file_csv, file_set
+from reconciler.connectors.sources import file_csv, file_read, file_set
 from reconciler.connectors.sources.file_format import BLOCK
 from tests.replacing import replace
 from tests.source_kit import Taken, take
@@ -709,3 +709,15 @@ def test_what_parquet_holds_and_its_type_has_no_place_for_is_set_aside(inbox: In
         "column 'l': 'a list<text> of bytes' is no UTF-8 text",
         "column 't': -1 us is no time of a day",
     ]
+
+
+def test_more_files_than_one_commit_can_note_are_refused_before_they_are_read(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.csv", "b.csv"):
+        inbox.put(name, f"id\n{name}\n")
+    monkeypatch.setattr(file_read, "WHOLE_BYTES", 300)
+    with pytest.raises(ConnectorError, match="2 files are more than it can note") as caught:
+        inbox.take(replace(CSV, mode=Mode.REPLACE))
+    assert caught.value.error is ErrorClass.PERMANENT
+    assert inbox.take().column("id") == ["a.csv", "b.csv"], "one by one they can"

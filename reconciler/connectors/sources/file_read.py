@@ -16,6 +16,7 @@ from catalog.records import Cursor, ErrorClass, FileEntry, HoldKind
 from reconciler.config.desired import Mode, StreamSettings, fold
 from reconciler.connectors import arrow
 from reconciler.connectors.ports import (
+    NOTED_FILE_BYTES,
     ConnectorError,
     Mark,
     NeedsAnswer,
@@ -42,6 +43,8 @@ from reconciler.connectors.sources.file_parquet import Parquet
 from reconciler.connectors.sources.file_set import FileSet, Found
 from reconciler.schema import types
 
+WHOLE_BYTES = 60 * 1024 * 1024
+"""What a commit, which is one message, can note of files."""
 _NAMED = 5
 _GONE = "it went away meanwhile"
 _UNREADABLE = (OSError, EOFError, zlib.error)
@@ -239,6 +242,8 @@ class FilesRead:
         known: list[tuple[_Known, Described]] = []
         changed: list[str] = []
         wanted = [*files.new, *files.touched, *(files.same if self._work.whole else ())]
+        if self._work.whole:
+            _refuse_too_many(wanted)
         sizes = Counter(f.size for f in wanted)
         sizes.update({entry.size for entry in ledger.values()})
         seen = {entry.hash: entry.path for entry in ledger.values()}
@@ -409,6 +414,17 @@ class FilesRead:
                     "they cannot be merged: mend the file, or choose another key",
                     ("retry", "refresh"),
                 )
+
+
+def _refuse_too_many(files: Sequence[Found]) -> None:
+    """Before hours are spent on reading what cannot be committed at once, as it has to be."""
+    if sum(NOTED_FILE_BYTES + len(file.path.encode()) for file in files) > WHOLE_BYTES:
+        raise ConnectorError(
+            ErrorClass.PERMANENT,
+            f"a read of all files, as `refresh` and mode `replace` do, is one commit, and "
+            f"{len(files):,} files are more than it can note: part them among streams, each with a "
+            "`path` of its own",
+        )
 
 
 def _unreadable(file: Found, error: Exception) -> ConnectorError:

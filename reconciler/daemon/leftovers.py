@@ -1,0 +1,26 @@
+"""Open runs that no claim will ever end: their holder stopped, and their pipeline was put aside, or
+is not in the config any more. They would stay open for ever, and what exports ended runs in their
+order waits for them.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from catalog.errors import NotFound
+from catalog.port import Catalog, new_operation_id
+from catalog.records import CancelRun, RunQuery
+from reconciler.config.desired import Project
+
+_AT_ONCE = 1_000
+
+
+async def end_left_open(catalog: Catalog, project: Project, by: str) -> None:
+    """End them as interrupted: what they answered stands. Raises ``CatalogError``."""
+    for run in await catalog.runs(RunQuery(open_only=True, limit=_AT_ONCE)):
+        state = await catalog.pipeline(run.pipeline)
+        aside = state.paused or state.parked or run.pipeline not in project.pipelines
+        if aside and state.lapsed and state.epoch == run.epoch:
+            why = f"its holder {run.holder} stopped, and nothing else would end it"
+            with suppress(NotFound):  # another process did it meanwhile
+                await catalog.edit(new_operation_id(), by, why, CancelRun(run.pipeline, run.epoch))
