@@ -212,6 +212,11 @@ class Source(Protocol):
         """The streams that match ``select`` (globs, ``!`` takes away), and those named."""
         ...
 
+    def streams(self, select: Sequence[str]) -> list[str]:
+        """The names alone of those that match: none is looked into, so that one which is locked or
+        just dropped keeps no other from being read."""
+        ...
+
     def read(self, request: ReadRequest) -> Read:
         """Fix the bound, then open the read. Raises ``ConnectorError``, ``NeedsAnswer``."""
         ...

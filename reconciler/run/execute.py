@@ -58,7 +58,7 @@ def _work(order: m.RunOrder, source: Source) -> Iterator[tuple[str, StreamSettin
     names = dict.fromkeys(order.named)
     if order.select:
         # Those named are not looked at here: one that is not there fails alone, when it is read.
-        names |= dict.fromkeys(s.name for s in source.discover(order.select, {}))
+        names |= dict.fromkeys(source.streams(order.select))
     for name in names:
         if order.only and name not in order.only:
             continue

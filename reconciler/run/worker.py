@@ -48,9 +48,8 @@ def _inspect(order: m.InspectOrder, connections: Connections) -> m.Inspected:
         source = connections.source(order.connection)
         if order.discover:
             return m.Inspected(streams=tuple(source.discover(order.select, order.named)))
-        found = source.discover(order.select, {}) if order.select else []
-        streams = {stream.name: order.defaults for stream in found}
-        findings = tuple(source.check({**streams, **order.named}))
+        found = source.streams(order.select) if order.select else []
+        findings = tuple(source.check({**dict.fromkeys(found, order.defaults), **order.named}))
         if order.select and not found:
             patterns = ", ".join(order.select)
             findings += (Finding("warning", f"no stream matches `select` ({patterns}) yet"),)

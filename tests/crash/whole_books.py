@@ -59,6 +59,9 @@ class Shelf:
     ) -> list[FoundStream]:
         return []
 
+    def streams(self, select: Sequence[str]) -> list[str]:
+        return []
+
     def read(self, request: ReadRequest) -> ShelfRead:
         return ShelfRead(self, request)
 

@@ -6,7 +6,7 @@ import datetime as dt
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +19,13 @@ from msgspec.structs import replace
 from catalog import position
 from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
-from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Secrets, Source, Stopped
+from reconciler.connectors.ports import (
+    ConnectorError,
+    NeedsAnswer,
+    Secrets,
+    Source,
+    Stopped,
+)
 from reconciler.connectors.registry import open_source
 from reconciler.connectors.sources import postgres
 from reconciler.connectors.sources.postgres import Postgres
@@ -951,3 +957,202 @@ def test_a_zone_that_the_reader_does_not_have_bounds_a_column_without_one(
     finally:
         source.close()
         shop.run("DROP OWNED BY reader, writer", "DROP ROLE reader, writer")
+
+
+# -- what changes at the source while it is read, and between two reads -----------------------
+
+
+def _in_background(read: Callable[[], Taken]) -> tuple[threading.Thread, list[Taken | Exception]]:
+    ended: list[Taken | Exception] = []
+
+    def keep() -> None:
+        try:
+            ended.append(read())
+        except ConnectorError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    return thread, ended
+
+
+def _wait_until(shop: Shop, what: str) -> None:
+    """Until a session of ours is seen so."""
+    ours = "application_name = 'reconciler'"
+    while not shop.value(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {what}"):
+        time.sleep(0.01)
+
+
+def test_rows_of_a_partition_that_is_written_anew_while_a_read_begins_are_not_passed_over(
+    shop: Shop,
+) -> None:
+    """In a snapshot taken before, it has no rows."""
+    shop.run(
+        "CREATE TABLE t (id int, updated_at timestamptz NOT NULL DEFAULT now()) "
+        "PARTITION BY LIST (id)",
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1)",
+        "CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2)",
+        "CREATE INDEX ON t (updated_at)",
+        "INSERT INTO t VALUES (1)",
+        "INSERT INTO t VALUES (2)",
+    )
+    settings = StreamSettings(cursor=("updated_at",), key=("id",), settle=0.0)
+    admin = shop.another()
+    admin.execute("ALTER TABLE t1 SET UNLOGGED")
+    thread, ended = _in_background(lambda: shop.take(settings))
+    _wait_until(shop, "wait_event_type = 'Lock'")
+    admin.commit()
+    thread.join()
+    (error,) = ended
+    assert isinstance(error, ConnectorError)
+    assert (error.error, "written anew" in str(error)) == (ErrorClass.TRANSIENT, True)
+    assert sorted(shop.take(settings).column("id")) == [1, 2]
+
+
+def test_a_column_that_comes_while_a_read_begins_is_not_left_out(table: Shop) -> None:
+    """Here the transaction that the read waits for brings it, and rows that have it."""
+    table.run("CREATE ROLE reader LOGIN", "GRANT SELECT ON t TO reader")
+    source = table.open("reader")
+    late = table.another()
+    late.execute("INSERT INTO t VALUES (1, '2026-01-01Z')")
+
+    def alter_when_it_waits() -> bool:
+        if late.info.transaction_status:
+            late.execute("ALTER TABLE t ADD note text DEFAULT 'kept'")
+            late.commit()
+        return False
+
+    try:
+        with pytest.raises(ConnectorError, match="was altered") as caught:
+            take(source, STREAM, AT_ONCE, stopped=alter_when_it_waits)
+        assert caught.value.error is ErrorClass.TRANSIENT
+        assert take(source, STREAM, AT_ONCE).column("note") == ["kept"]
+    finally:
+        source.close()
+        table.run("DROP OWNED BY reader", "DROP ROLE reader")
+
+
+def test_a_table_that_is_locked_keeps_no_other_from_being_read(table: Shop) -> None:
+    table.run(
+        "CREATE ROLE reader LOGIN",
+        "ALTER ROLE reader SET lock_timeout = '50ms'",
+        "CREATE TABLE other (id int PRIMARY KEY)",
+        "GRANT SELECT ON t, other TO reader",
+    )
+    source = table.open("reader")
+    admin = table.another()
+    admin.execute("LOCK TABLE t")
+    try:
+        assert source.streams(["public.*"]) == ["public.other", STREAM]
+        with pytest.raises(ConnectorError, match="another session has locked the table") as caught:
+            take(source, STREAM, BY_TIME)
+        assert caught.value.error is ErrorClass.TRANSIENT
+        assert take(source, "public.other", StreamSettings(mode=Mode.REPLACE)).whole
+    finally:
+        admin.rollback()
+        source.close()
+        table.run("DROP OWNED BY reader", "DROP ROLE reader")
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "wider", "second"),
+    [
+        ("int", "1", "bigint", "3000000000"),
+        ("numeric(4,1)", "1.5", "numeric(10,4)", "1.5001"),
+        ("varchar(1)", "a", "text", "ab"),
+    ],
+)
+def test_a_cursor_whose_column_takes_a_wider_type_goes_on(
+    shop: Shop, kind: str, first: str, wider: str, second: str
+) -> None:
+    settings = StreamSettings(cursor=("c",))
+    shop.run(f"CREATE TABLE t (c {kind} PRIMARY KEY)", f"INSERT INTO t VALUES ('{first}')")
+    before = shop.take(settings)
+    shop.run(f"ALTER TABLE t ALTER c TYPE {wider}", f"INSERT INTO t VALUES ('{second}')")
+    after = shop.take(settings, before)
+    assert [str(value) for value in after.column("c")] == [second]
+    assert (before.cursor and after.cursor) is not None
+    shop.run("ALTER TABLE t ALTER c TYPE uuid USING gen_random_uuid()")
+    with pytest.raises(NeedsAnswer, match="the cursor's type was"):
+        shop.take(settings, after)
+
+
+def test_a_table_made_anew_and_a_view_defined_anew_are_told(table: Shop) -> None:
+    table.run(
+        "CREATE VIEW v AS SELECT * FROM t WHERE id < 3",
+        "INSERT INTO t VALUES (1, '2026-01-01Z'), (5, '2026-01-01Z')",
+    )
+    views = StreamSettings(cursor=("updated_at",), key=("id",))
+    seen, viewed = table.take(BY_TIME), table.take(views, stream="public.v")
+    table.run(
+        "ALTER TABLE t ADD note text",
+        "CREATE OR REPLACE VIEW v AS SELECT id, updated_at FROM t WHERE id < 6",
+    )
+    assert not [note for note in table.take(BY_TIME, seen).notes if "anew" in note]
+    again = table.take(views, viewed, stream="public.v")
+    assert again.note("the view has another definition")
+    table.run("DROP TABLE t CASCADE", "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz)")
+    assert table.take(BY_TIME, seen).note("the table was made anew")
+    table.run("INSERT INTO t VALUES (7, now())")
+    later = table.take(AT_ONCE, seen)
+    assert (later.column("id"), bool(later.note("made anew"))) == ([7], True)
+
+
+def test_a_number_without_a_size_is_read_in_its_own_order(shop: Shop) -> None:
+    """It arrives as text, whose order is another one: marks would stand before what was read."""
+    shop.run(
+        "CREATE TABLE t (n numeric PRIMARY KEY, pad text DEFAULT repeat('x', 200))",
+        "INSERT INTO t SELECT g FROM generate_series(1, 100000) g",
+    )
+    taken = shop.take(StreamSettings(cursor=("n",)))
+    assert len(taken.marks) > 1
+    assert [int(n) for n in taken.column("n")] == list(range(1, 100_001))
+
+
+def test_what_a_key_includes_is_no_part_of_it(shop: Shop) -> None:
+    shop.run("CREATE TABLE t (id int, note text, PRIMARY KEY (id) INCLUDE (note))")
+    (found,) = shop.source.discover(["public.t"], {})
+    assert found.schema.key == ("id",)
+
+
+def test_a_name_of_two_tables_is_refused_and_one_that_a_schema_has_goes_before(shop: Shop) -> None:
+    shop.run(
+        "CREATE SCHEMA a",
+        'CREATE SCHEMA "a.b"',
+        "CREATE TABLE a.c (id int)",
+        'CREATE TABLE public."a.c" (id text)',
+        'CREATE TABLE a."b.d" (id int)',
+        'CREATE TABLE "a.b".d (id int)',
+    )
+    whole = StreamSettings(mode=Mode.REPLACE)
+    assert shop.take(whole, stream="a.c").schema.field("id").type == pa.int32()
+    assert shop.take(whole, stream="public.a.c").schema.field("id").type == pa.string()
+    with pytest.raises(ConnectorError, match=r'names "a"\."b\.d" and "a\.b"\."d"'):
+        shop.take(whole, stream="a.b.d")
+
+
+def test_a_role_with_all_its_connections_taken_is_tried_again(table: Shop) -> None:
+    table.run("CREATE ROLE few LOGIN CONNECTION LIMIT 0")
+    source = table.open("few")
+    with pytest.raises(ConnectorError, match="too many connections for role") as caught:
+        take(source, STREAM, BY_TIME)
+    table.run("DROP ROLE few")
+    assert caught.value.error is ErrorClass.TRANSIENT
+
+
+def test_a_server_named_behind_the_question_mark_is_another_source(table: Shop) -> None:
+    def at(host: str) -> Source:
+        url = f"postgresql://postgres@/{table.database}?host={host}&port={table.server.port}"
+        return open_source("shop", "sql", {"url": url}, Secrets({}))
+
+    table.run("INSERT INTO t VALUES (1, '2026-01-01Z')")
+    one, other = at("127.0.0.1"), at("localhost")
+    try:
+        first = take(one, STREAM, BY_TIME)
+        assert first.column("id") == [1]
+        with pytest.raises(NeedsAnswer, match="the source was 'postgresql://127"):
+            take(other, STREAM, BY_TIME, first.cursor)
+        assert not take(table.source, STREAM, BY_TIME, first.cursor).has_news
+    finally:
+        one.close()
+        other.close()

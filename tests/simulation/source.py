@@ -120,6 +120,9 @@ class SimSource:
     ) -> list[FoundStream]:
         return []
 
+    def streams(self, select: Sequence[str]) -> list[str]:
+        return []
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from catalog.records import CursorKind, HoldKind
+from catalog.records import Cursor, CursorKind, HoldKind
 from reconciler.config.desired import StreamSettings
 from reconciler.connectors.ports import NeedsAnswer
 from reconciler.connectors.sources.relation import Column, Relation
@@ -40,7 +40,35 @@ def definition(
     if column is not None:
         parts["column"], parts["type"] = column.name, column.type
         parts["interval"] = "(]" if closed else "[)"
+        if relation.made:
+            parts["made"] = relation.made
     return canonical(parts)
+
+
+def go_on(stream: str, cursor: Cursor, now: str, kind: CursorKind, tag: str) -> tuple[str, bool]:
+    """The definition to go on with, and whether the table is another one than it was then.
+
+    That of the cursor stays where its column has another type by now whose values are compared as
+    those of the old one are (``int`` and ``bigint``). Else ``NeedsAnswer``, as ``refuse_another``.
+    """
+    if tag and tag == cursor.position.tag:
+        old, new = _parts(cursor.definition), _parts(now)
+        if old and _essence(old) == _essence(new):
+            return cursor.definition, "made" in old and old["made"] != new.get("made")
+    refuse_another(stream, cursor.definition, now, kind, tag)
+    return now, False
+
+
+def _parts(text: str) -> dict[str, object]:
+    try:
+        parts = json.loads(text)
+    except ValueError:
+        return {}
+    return parts if isinstance(parts, dict) else {}
+
+
+def _essence(parts: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in parts.items() if name not in ("type", "made")}
 
 
 def canonical(parts: dict[str, object]) -> str:
@@ -70,15 +98,12 @@ def refuse_another(stream: str, stored: str, now: str, kind: CursorKind, tag: st
 
 
 def _differences(stored: str, now: str) -> list[str]:
-    try:
-        old, new = json.loads(stored), json.loads(now)
-    except ValueError:
-        return [f"{stored!r} is now {now!r}"]
-    if not isinstance(old, dict):
+    old, new = _parts(stored), _parts(now)
+    if not (old and new):
         return [f"{stored!r} is now {now!r}"]
     return [
         f"{_WORDS.get(name, name)} was {_shown(old.get(name))}, is {_shown(new.get(name))}"
-        for name in sorted(old.keys() | new.keys())
+        for name in sorted((old.keys() | new.keys()) - {"made"})
         if old.get(name) != new.get(name)
     ]
 

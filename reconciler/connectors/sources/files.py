@@ -78,6 +78,12 @@ class Files:
             result.append(FoundStream(stream, to_schema(schema, settings.key)))
         return result
 
+    def streams(self, select: Sequence[str]) -> list[str]:
+        """A folder selects none."""
+        del select
+        must_be_there(self._root, self._name)
+        return []
+
     def read(self, request: ReadRequest) -> Read:
         """Compare the folder with the ledger. Raises ``NeedsAnswer`` for files that changed."""
         settings = request.settings

@@ -90,6 +90,11 @@ class History:
                 raise self._no_such(stream)
         return [FoundStream(STREAM, to_schema(SCHEMA, KEY), ("epoch",), ("epoch",))]
 
+    def streams(self, select: Sequence[str]) -> list[str]:
+        """The one that there is."""
+        del select
+        return [STREAM]
+
     def read(self, request: ReadRequest) -> Read:
         """Runs after the cursor, up to the newest before which none is open."""
         if request.stream != STREAM:

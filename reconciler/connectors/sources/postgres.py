@@ -7,15 +7,15 @@ from collections.abc import Generator
 from contextlib import closing
 from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from urllib.parse import quote as url_quote
-from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 
-from catalog.records import Micros
+from catalog.records import ErrorClass, Micros
 from reconciler.config.desired import StreamSettings
 from reconciler.connectors.arrow import Misfits
-from reconciler.connectors.ports import Finding
+from reconciler.connectors.ports import ConnectorError, Finding
 from reconciler.connectors.sources import moments, postgres_bound, postgres_columns
 from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
@@ -38,14 +38,32 @@ uses it would wait for minutes; to connect anew takes milliseconds."""
 _MAX_AGE = 300.0
 """Seconds. The name may lead to another server by now, and settings of role or database hold for
 new connections alone."""
+_PATIENT = (
+    "SELECT set_config('lock_timeout', '60s', false) WHERE current_setting('lock_timeout') = '0'"
+)
+"""So long a read waits for a table that is locked; then it fails alone, and the other streams come.
+What the role has set stands."""
 _BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(8 * 1024 * 1024)}
+_REWRITTEN = """
+SELECT EXISTS (
+  SELECT FROM pg_locks l
+  JOIN pg_class c ON c.oid = l.relation
+  WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND c.relkind IN ('r', 'm') AND c.relfilenode <> 0  -- as of the mapped catalogs
+    AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)
+)
+"""
+"""Whether a table that we have locked was written anew after the snapshot, in which it has no rows
+then: by TRUNCATE, and by each ALTER TABLE that rewrites. Catalogs are read in the snapshot, and the
+function looks at what is true now."""
 _HIDDEN = "'pg_catalog', 'information_schema'"
 _SHAPE = """
 SELECT 'key' AS kind, a.attname::text, true AS usable, k.n
 FROM pg_index i
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-WHERE i.indrelid = {oid} AND i.indisprimary
+WHERE i.indrelid = {oid} AND i.indisprimary AND k.n <= i.indnkeyatts
   AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
                   WHERE h.inhparent = {oid} AND p.relkind <> 'p')
 UNION ALL
@@ -88,6 +106,7 @@ class Server:
                 "application_name = 'reconciler'",
             ):
                 cursor.execute(f"SET {setting}")
+            cursor.execute(_PATIENT)
             cursor.execute("SELECT getdatabaseencoding()::text")
             if cursor.fetchall() != [("SQL_ASCII",)]:  # whose texts are looked at one by one
                 cursor.execute("SET client_encoding = 'UTF8'")
@@ -111,6 +130,24 @@ def _with_password(url: str, password: str | None) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:{url_quote(password, safe='')}@{host}"))
 
 
+def _identity(url: str) -> str:
+    """Where the database lives, and its name: what follows ``?`` goes before what stands before."""
+    parts = urlsplit(url)
+    said = dict(parse_qsl(parts.query))
+    host = said.get("host") or said.get("hostaddr") or parts.hostname or "local"
+    port = said.get("port") or parts.port or 5432
+    path = "/" + url_quote(said["dbname"]) if "dbname" in said else parts.path
+    service = f"?service={said['service']}" if "service" in said else ""
+    return f"postgresql://{host}:{port}{path}{service}"
+
+
+def _ambiguous(stream: str, tables: list[str]) -> ConnectorError:
+    return ConnectorError(
+        ErrorClass.PERMANENT,
+        f"{stream!r} names {' and '.join(sorted(tables))}: read each by a `query` of its own",
+    )
+
+
 def _unseen(columns: tuple[Column, ...], *, secured: bool) -> tuple[str, ...]:
     notes = []
     if secured:
@@ -128,9 +165,7 @@ class Postgres:
 
     def __init__(self, session: Session, url: str) -> None:
         self.session = session
-        parts = urlsplit(url)
-        host = parts.hostname or "local"
-        self._identity = f"postgresql://{host}:{parts.port or 5432}{parts.path}"
+        self._identity = _identity(url)
         self._nameless: set[str] = set()
         """Types that the driver does not know on a new connection either."""
 
@@ -161,7 +196,8 @@ class Postgres:
             return Relation(source, QUERY, columns, misfit=postgres_columns.array_misfit(columns))
         found = self.session.rows(
             "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.reltuples::int8, "
-            "row_security_active(c.oid) "
+            "row_security_active(c.oid), "
+            "c.oid || CASE c.relkind WHEN 'v' THEN ' ' || md5(pg_get_viewdef(c.oid)) ELSE '' END "
             "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND "
             f"(n.nspname || '.' || c.relname = {quote_text(stream)} "
@@ -169,7 +205,10 @@ class Postgres:
         )
         if not found:
             raise no_such("table", stream, self.streams(views=True), self.session.name)
-        oid, schema, table, rows, secured = found[0]
+        named = [row for row in found if f"{row[1]}.{row[2]}" == stream] or found
+        if len(named) > 1:
+            raise _ambiguous(stream, [f"{quote(row[1])}.{quote(row[2])}" for row in named])
+        oid, schema, table, rows, secured, made = named[0]
         shape = self.session.rows(_SHAPE.format(oid=oid))
         source = f"{quote(schema)}.{quote(table)}"
         columns = self._columns(
@@ -182,6 +221,7 @@ class Postgres:
             key=tuple(name for kind, name, _, _ in shape if kind == "key"),
             indexed=self._indexed(columns, shape),
             rows=rows if rows >= 0 else None,
+            made=made,
             notes=_unseen(columns, secured=secured),
             misfit=postgres_columns.array_misfit(columns),
         )
@@ -212,6 +252,17 @@ class Postgres:
 
     def begin(self) -> None:
         self.session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    def is_as_seen(self, relation: Relation, where: str) -> bool:
+        # To plan a statement locks each partition that it reads; what stood in the way has ended.
+        self.session.run(f"SELECT 1 FROM {relation.source} {where} LIMIT 0")
+        if self.session.value(_REWRITTEN):
+            return False
+        now = self.session.schema(f"SELECT * FROM {relation.source}")
+        required = {c.name for c in relation.columns if not c.nullable}
+        return relation.columns == tuple(
+            postgres_columns.column(field, field.name in required) for field in now
+        )
 
     def end(self) -> None:
         self.session.roll_back()
@@ -245,7 +296,8 @@ class Postgres:
         statement = f"SELECT {', '.join(selected)} FROM {relation.source} {query.where}"
         if column is None or not query.ordered:
             return statement
-        return f"{statement} ORDER BY {self.operand(column)}"
+        # By the table's column, and not by the text of its name that a number may be selected as.
+        return f"{statement} ORDER BY {relation.source}.{self.operand(column)}"
 
     def behind(self, column: Column, value: Any, lookback: float) -> Any:
         match column.tag:

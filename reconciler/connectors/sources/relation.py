@@ -63,6 +63,8 @@ class Relation:
     """Columns that lead an index in the order in which positions are compared."""
     rows: int | None = None
     """About how many; None: nobody knows without counting."""
+    made: str = ""
+    """Another one where the table was made anew, or the view is another one; empty: not known."""
     notes: tuple[str, ...] = ()
     """What of its rows a read may not see."""
     misfit: str = ""
@@ -127,6 +129,11 @@ class Dialect(Protocol):
 
     def begin(self) -> None:
         """Open the snapshot that the rest of the read sees."""
+        ...
+
+    def is_as_seen(self, relation: Relation, where: str) -> bool:
+        """Whether what the snapshot shows of these rows is what was there when it was taken, in the
+        columns that the table had when it was looked at. Once true it stays true."""
         ...
 
     def end(self) -> None: ...

@@ -28,6 +28,8 @@ _AUTH = (
     "pg_hba.conf",
     "role ",
 )
+_FULL = ("too many connections", "too many clients", "connection slots are reserved")
+"""Some of these name a role."""
 _PERMANENT_CONNECT = ("database ", "invalid connection option", "invalid URI", "invalid port")
 _PERMANENT_SQLITE = (
     "no such table",
@@ -192,6 +194,8 @@ class Session:
     def _clean(self, text: str) -> str:
         text = _DRIVER.sub("", _LINE.sub("", _QUERY_WAS.sub("", text)))
         text = _IS_IT_UP.sub("; is the server running", text)
+        if "lock timeout" in text:
+            text += ": another session has locked the table, as ALTER TABLE or LOCK TABLE does"
         text = self._hiding.redact(text)
         text = _URL_PASSWORD.sub(r"\1:***@", text)
         if self._file and "readonly database" in text:
@@ -206,6 +210,8 @@ class Session:
 
 def _connect_class(text: str) -> ErrorClass:
     fatal = text.partition("FATAL:")[2]
+    if any(words in fatal for words in _FULL):
+        return ErrorClass.TRANSIENT
     if any(word in fatal for word in _AUTH):
         return ErrorClass.AUTH_EXPIRED
     if any(word in fatal or word in text for word in _PERMANENT_CONNECT if word != "database "):
@@ -219,7 +225,7 @@ def error_class(state: str, text: str) -> ErrorClass:
     """The class of a failed statement, by SQLSTATE, or by its words where there is none."""
     if state in ("28P01", "28000"):
         return ErrorClass.AUTH_EXPIRED
-    if state[:2] in ("08", "40", "53", "55", "57", "58", "72", "XX") or state == "25006":
+    if state[:2] in ("08", "25", "40", "53", "55", "57", "58", "72", "XX"):
         return ErrorClass.TRANSIENT
     if state:
         return ErrorClass.PERMANENT

@@ -79,10 +79,16 @@ class SqlSource:
         self, select: Sequence[str], named: Mapping[str, StreamSettings]
     ) -> list[FoundStream]:
         """Tables that match ``select``, and the tables, views and queries named."""
+        names = dict.fromkeys((*self.streams(select), *named))
         try:
-            names = [n for n in self._dialect.streams(views=False) if selected(n, select)]
-            names += [n for n in named if n not in names]
             return [self._found(name, named.get(name, StreamSettings())) for name in names]
+        finally:
+            self._dialect.session.leave_idle()
+
+    def streams(self, select: Sequence[str]) -> list[str]:
+        """The names of tables that match ``select``."""
+        try:
+            return [n for n in self._dialect.streams(views=False) if selected(n, select)]
         finally:  # no stream may be read after this, and the next look come in an hour
             self._dialect.session.leave_idle()
 

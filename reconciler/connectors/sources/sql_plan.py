@@ -14,7 +14,7 @@ from catalog.records import Cursor, CursorKind, ErrorClass, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors import arrow
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, ReadRequest
-from reconciler.connectors.sources.definition import definition, refuse_another
+from reconciler.connectors.sources.definition import definition, go_on
 from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
     Bound,
@@ -24,6 +24,12 @@ from reconciler.connectors.sources.relation import (
     Relation,
     Wanted,
     quote,
+)
+
+_ANEW = (
+    "the table was made anew (or its database was), or the view has another definition, since the "
+    "cursor began: rows that have come since with a place before the cursor are not read until "
+    "`refresh`"
 )
 
 
@@ -96,7 +102,8 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
     body = definition(dialect.identity(), relation, column, key, settings, closed=closed)
     if request.cursor is not None and not (column is None and settings.mode is Mode.REPLACE):
         tag = "" if column is None else column.tag
-        refuse_another(request.stream, request.cursor.definition, body, CursorKind.MONOTONIC, tag)
+        body, anew = go_on(request.stream, request.cursor, body, CursorKind.MONOTONIC, tag)
+        notes += (_ANEW,) if anew else ()
     base = Plan(
         relation=relation,
         column=column,
@@ -163,6 +170,7 @@ def _check(
 
 def _whole(dialect: Dialect, base: Plan, notes: tuple[str, ...]) -> Plan:
     dialect.begin()
+    _refuse_altered(dialect, base.relation, "")
     now = position.encode("snapshot", time.time_ns() // 1_000)
     return replace(
         base,
@@ -190,8 +198,15 @@ def _incremental(
             ("null_cursor = skip", "null_cursor = reread", "retry"),
         )
     reread = bool(nulls) and settings.null_cursor == "reread"
+    queries = []
+    if news:
+        queries.append(Query(base.relation, column, f"WHERE {span.read}", base.ordered))
+    if reread:
+        queries.append(Query(base.relation, column, f"WHERE {quote(column.name)} IS NULL"))
+    for where in [query.where for query in queries] or ([""] if base.whole else []):
+        _refuse_altered(dialect, base.relation, where)
     idle = ""
-    if not (news or reread):
+    if not queries:
         idle = _fallen_back(dialect, base, column, last, bound)
         dialect.end()
         if bound.stuck:
@@ -200,11 +215,6 @@ def _incremental(
                 f"{base.relation.identity}: nothing can be read: held back for longer than "
                 f"max_wait ({settings.max_wait:g} s) by {bound.stuck}; end it, or have it commit",
             )
-    queries = []
-    if news:
-        queries.append(Query(base.relation, column, f"WHERE {span.read}", base.ordered))
-    if reread:
-        queries.append(Query(base.relation, column, f"WHERE {quote(column.name)} IS NULL"))
     cursor = request.cursor
     if bound.value is not None and (last is None or bound.value > last):
         place = position.encode(column.tag, bound.value)
@@ -218,6 +228,15 @@ def _incremental(
         notes=notes + bound.notes + _warnings(column, base, far) + ((idle,) if idle else ()),
         counts={"null_cursor": 0 if reread else nulls, "beyond_bound": far},
     )
+
+
+def _refuse_altered(dialect: Dialect, relation: Relation, where: str) -> None:
+    if not dialect.is_as_seen(relation, where):
+        raise ConnectorError(
+            ErrorClass.TRANSIENT,
+            f"{relation.identity} was altered, emptied or written anew while its read began: the "
+            "next one sees it as it is then",
+        )
 
 
 def _fallen_back(dialect: Dialect, base: Plan, column: Column, last: Any, bound: Bound) -> str:

@@ -292,6 +292,10 @@ class Sqlite:
     def begin(self) -> None:
         self.session.run("BEGIN")
 
+    def is_as_seen(self, relation: Relation, where: str) -> bool:
+        del relation, where
+        return bool(self.session.value("PRAGMA schema_version") == self._known_at[1])
+
     def end(self) -> None:
         self.session.roll_back()
 
