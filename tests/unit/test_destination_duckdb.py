@@ -181,7 +181,8 @@ def test_several_receipts_are_published_in_one_call(
 
 
 def test_a_batch_that_does_not_follow_is_refused(destination: DuckdbDestination) -> None:
-    receipt = seal(destination, request(2), orders(1))
+    load(destination, request(1), orders(1))
+    receipt = seal(destination, request(3), orders(1))
     with pytest.raises(ConnectorError, match="does not follow") as refused:
         destination.publish([receipt])
     assert refused.value.error is ErrorClass.PERMANENT
@@ -240,6 +241,27 @@ def test_a_key_that_is_text_in_a_table_taken_over_is_compared_as_text(
     assert rows(path) == [("01", "a"), ("1", "new"), ("x", "c")]
 
 
+def test_whole_numbers_are_not_rounded_into_floats_of_a_table_taken_over(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    number = 2**53
+    change(path, "CREATE SCHEMA raw", "CREATE TABLE raw.orders (id DOUBLE, name VARCHAR)")
+    change(path, f"INSERT INTO raw.orders VALUES ({number}, 'theirs')")
+    destination.adopt(OWNER, TABLE, 0, 1, None)
+    wanted = request(1, mode=Mode.MERGE, key=["id"])
+    with pytest.raises(ConnectorError, match="more digits") as failed:
+        load(destination, wanted, orders(number + 1))
+    assert failed.value.error is ErrorClass.SCHEMA_INCOMPATIBLE
+    assert rows(path, "name") == ["theirs"]
+    load(destination, request(1, epoch=2, mode=Mode.MERGE, key=["id"]), orders(number))
+    assert rows(path, "name") == [f"n{number}"]
+
+
+def test_the_table_of_markers_is_no_place_for_rows(destination: DuckdbDestination) -> None:
+    with pytest.raises(NeedsAnswer, match="another `table`"):
+        destination.stage(request(1, table="_Reconciler_Markers"))
+
+
 def test_a_newer_run_with_an_old_number_is_held(destination: DuckdbDestination) -> None:
     load(destination, request(1, epoch=1), orders(1))
     load(destination, request(2, epoch=1), orders(2))
@@ -279,6 +301,27 @@ def test_an_emptied_table_is_noticed(
     change(path, statement)
     marker = destination.marker(OWNER, TABLE)
     assert marker is None or (marker.seq, marker.has_rows) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "DELETE FROM raw.orders",
+        "DROP TABLE raw.orders",
+        "ALTER TABLE raw.orders RENAME TO kept",
+    ],
+)
+def test_a_table_that_loses_its_rows_while_a_run_is_under_way_is_held(
+    destination: DuckdbDestination, path: Path, how: str
+) -> None:
+    load(destination, request(1), orders(1))
+    receipt = seal(destination, request(2), orders(2))
+    change(path, how)
+    with pytest.raises(NeedsAnswer, match="emptied, dropped or renamed") as held:
+        destination.publish([receipt])
+    assert held.value.choices == ("refresh",)
+    load(destination, request(3, epoch=2, mode=Mode.REPLACE), orders(1, 2, 3))
+    assert rows(path, "id") == [1, 2, 3]
 
 
 def test_a_restored_database_is_noticed(destination: DuckdbDestination, path: Path) -> None:

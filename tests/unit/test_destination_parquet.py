@@ -35,10 +35,10 @@ from tests.destination_kit import (
 )
 
 
-def write_foreign(path: Path, value: int) -> None:
+def write_foreign(path: Path, *values: int) -> None:
     """A data file that no batch brought."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"id": [value]}), path)
+    pq.write_table(pa.table({"id": values}), path)
 
 
 def flip(path: Path) -> None:
@@ -114,6 +114,70 @@ def test_a_replacement_takes_the_place_of_an_append_that_was_cut_off(
     assert glob_ids(lake) == view_rows(lake / TABLE) == [8, 9]
 
 
+@pytest.mark.parametrize("mode", [Mode.APPEND, Mode.REPLACE])
+def test_files_of_others_that_are_named_by_hours_are_not_taken_for_ours(
+    destination: ParquetDestination, lake: Path, mode: Mode
+) -> None:
+    write_foreign(lake / TABLE / "2026-01-31-13.parquet", 1)
+    with pytest.raises(NeedsAnswer, match="somebody else"):
+        destination.stage(request(1, mode=mode))
+
+
+@pytest.mark.parametrize("name", ["2026-01-31.parquet", "2026-01-31-13.parquet", "part-0.parquet"])
+def test_files_of_any_name_that_were_adopted_are_rows_and_older_than_all_that_come(
+    destination: ParquetDestination, lake: Path, name: str
+) -> None:
+    write_foreign(lake / TABLE / name, 1, 2)
+    destination.adopt(OWNER, TABLE, 0, 1, None)
+    assert view_rows(lake / TABLE) == [1, 2]
+    load(destination, request(1, key=["id"]), orders(2, 3))
+    assert view_rows(lake / TABLE, "id, name") == [(1, None), (2, "n2"), (3, "n3")]
+    load(destination, request(2, epoch=2, mode=Mode.REPLACE), orders(4))
+    assert glob_ids(lake) == view_rows(lake / TABLE) == [4]
+
+
+def test_a_table_without_its_manifest_is_said_so_before_anything_is_committed(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    load(destination, request(1), orders(1))
+    manifest = lake / TABLE / "_files-1.json"
+    manifest.write_text("[")
+    with pytest.raises(ConnectorError, match="is damaged"):
+        load(destination, request(2), orders(2))
+    manifest.unlink()
+    with pytest.raises(ConnectorError, match="it; or remove") as failed:
+        destination.stage(request(3))
+    assert failed.value.error is ErrorClass.PERMANENT
+    (lake / TABLE / "_reconciler.json").unlink()
+    destination.adopt(OWNER, TABLE, 2, 1, None)
+    assert view_rows(lake / TABLE) == [1, 2]
+
+
+def test_a_table_that_loses_its_files_while_a_run_is_under_way_is_held(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    load(destination, request(1), orders(1))
+    receipt = seal(destination, request(2), orders(2))
+    next((lake / TABLE).glob("*.parquet")).unlink()
+    with pytest.raises(NeedsAnswer, match="emptied, dropped or renamed"):
+        destination.publish([receipt])
+    shutil.rmtree(lake / TABLE)
+    with pytest.raises(NeedsAnswer, match="emptied, dropped or renamed"):
+        destination.publish([receipt])
+
+
+def test_a_folder_that_is_a_link_is_not_replaced(
+    destination: ParquetDestination, lake: Path, tmp_path: Path
+) -> None:
+    load(destination, request(1), orders(1))
+    (lake / TABLE).rename(tmp_path / "elsewhere")
+    (lake / TABLE).symlink_to(tmp_path / "elsewhere")
+    load(destination, request(2), orders(2))
+    with pytest.raises(ConnectorError, match="is a link"):
+        destination.stage(request(3, mode=Mode.REPLACE))
+    assert view_rows(lake / TABLE) == [1, 2]
+
+
 def test_what_is_discarded_goes_with_what_was_moved_already(
     destination: ParquetDestination, lake: Path
 ) -> None:
@@ -155,7 +219,8 @@ def test_publishing_again_changes_nothing(destination: ParquetDestination, lake:
 
 
 def test_a_batch_that_does_not_follow_is_refused(destination: ParquetDestination) -> None:
-    receipt = seal(destination, request(2), orders(1))
+    load(destination, request(1), orders(1))
+    receipt = seal(destination, request(3), orders(1))
     with pytest.raises(ConnectorError, match="does not follow") as refused:
         destination.publish([receipt])
     assert refused.value.error is ErrorClass.PERMANENT

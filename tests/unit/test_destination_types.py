@@ -18,7 +18,7 @@ from reconciler.connectors.destinations.duckdb import DuckdbDestination
 from reconciler.connectors.destinations.duckdb_file import DuckdbFile
 from reconciler.connectors.destinations.parquet import ParquetDestination
 from reconciler.connectors.ports import ConnectorError
-from tests.destination_kit import TABLE, load, request, view_rows
+from tests.destination_kit import OWNER, TABLE, load, request, view_rows
 
 JSON = pa.json_(pa.string())
 ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
@@ -174,9 +174,11 @@ def test_a_column_of_any_type_becomes_text_with_its_rows(tmp_path: Path, name: s
     assert old == AS_TEXT.get(name, old)
 
 
+@pytest.mark.parametrize("adopted", [False, True])
 def test_a_time_that_becomes_text_is_in_no_zone_of_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, adopted: bool
 ) -> None:
+    """``adopted``: a table that has text for it from the beginning."""
     connect = DuckdbFile._connect_now
 
     def in_new_york(self: DuckdbFile, *args: Any, **named: Any) -> duckdb.DuckDBPyConnection:
@@ -187,6 +189,10 @@ def test_a_time_that_becomes_text_is_in_no_zone_of_the_machine(
     monkeypatch.setattr(DuckdbFile, "_connect_now", in_new_york)
     destination = DuckdbDestination(tmp_path / "x.duckdb")
     noon = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
+    if adopted:
+        with duckdb.connect(str(destination.path)) as connection:
+            connection.execute(f"CREATE TABLE {TABLE} (v VARCHAR)")
+        destination.adopt(OWNER, TABLE, 0, 1, None)
     schema, rows = typed_rows(pa.timestamp("us", "UTC"), [noon])
     load(destination, request(1, schema=schema), rows[:1])
     schema, rows = typed_rows(pa.string(), ["text"])

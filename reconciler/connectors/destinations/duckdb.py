@@ -21,7 +21,7 @@ from reconciler.connectors.destinations.duckdb_file import (
     Look,
     OutOfMemory,
 )
-from reconciler.connectors.destinations.duckdb_table import MarkerRow, OpenSchema
+from reconciler.connectors.destinations.duckdb_table import MARKERS, MarkerRow, OpenSchema
 from reconciler.connectors.destinations.duckdb_types import refuse_equal_names
 from reconciler.connectors.destinations.files import DISK, Files, disk_errors
 from reconciler.connectors.destinations.order import elsewhere, follows
@@ -121,7 +121,7 @@ class DuckdbDestination:
 
     def stage(self, request: StageRequest) -> Stage:
         """Begin a batch. Raises ``NeedsAnswer`` where the table is somebody else's."""
-        refuse_name(request.table)
+        refuse_name(request.table, (MARKERS,))
         refuse_equal_names(request.arrow, request.table)
         if request.mode is Mode.MERGE and not request.schema.key:
             raise ConnectorError(
@@ -207,10 +207,11 @@ class DuckdbDestination:
 
     def _publish(self, schema: OpenSchema, receipt: Receipt) -> None:
         schema.make()
-        old = schema.markers().get(fold(receipt.table))
-        if not follows(receipt, (old.owner, old.seq, old.epoch) if old else None):
+        tables, old = schema.tables(), schema.markers().get(fold(receipt.table))
+        seen = schema.seen(fold(receipt.table), old, tables) if old else None
+        if not follows(receipt, (seen.owner, seen.seq, seen.epoch) if seen else None):
             return
-        if old is None and fold(receipt.table) in schema.tables():
+        if old is None and fold(receipt.table) in tables:
             raise self._foreign(receipt.table)
         schema.load(receipt, self._paths(receipt, receipt.files))
         point("duckdb.publish.loaded")

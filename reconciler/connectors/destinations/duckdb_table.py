@@ -15,6 +15,7 @@ from reconciler.connectors.destinations.duckdb_file import Connection, Look
 from reconciler.connectors.destinations.duckdb_types import (
     as_text,
     holds,
+    is_float,
     quote_name,
     quote_text,
     sql_type,
@@ -143,6 +144,8 @@ class OpenSchema:
             return
         for name, kind in columns.items():
             have = there.get(fold(name))
+            if have != kind and "VARCHAR" in (have, kind):  # a time becomes text, here or below
+                self._connection.execute("SET TimeZone = 'UTC'")  # not this machine's
             if have is None:
                 change = f"ADD COLUMN {quote_name(name)} {kind}"
             elif holds(have, kind):
@@ -150,9 +153,8 @@ class OpenSchema:
             elif holds(kind, have) or kind == "VARCHAR":
                 change = f"ALTER COLUMN {quote_name(name)} SET DATA TYPE {kind}"
                 if kind == "VARCHAR":
-                    self._connection.execute("SET TimeZone = 'UTC'")  # not this machine's
                     change += f" USING {as_text(quote_name(name), have)}"
-                elif kind.rstrip("[]") in ("DOUBLE", "FLOAT"):
+                elif is_float(kind):
                     self._refuse_rounding(table, name, have, kind)
             else:
                 raise _no_common_type(table, name, have, kind)
@@ -160,17 +162,34 @@ class OpenSchema:
 
     def _refuse_rounding(self, table: str, column: str, have: str, kind: str) -> None:
         """Raises ``ConnectorError`` where whole numbers that are there would be rounded."""
-        name = quote_name(column)
-        same = f"TRY_CAST(CAST({name} AS {kind}) AS {have}) IS NOT DISTINCT FROM {name}"
-        sql = f"SELECT EXISTS (SELECT 1 FROM {self.name(table)} WHERE NOT {same})"
-        found = self._connection.execute(sql).fetchone()
-        if found and found[0]:
+        if self._rounds(quote_name(column), have, kind, f"FROM {self.name(table)}"):
             raise ConnectorError(
                 ErrorClass.SCHEMA_INCOMPATIBLE,
                 f"column {column!r} of table {table!r} is {have} and holds numbers with more digits"
                 f" than {kind}, which the batch brings, keeps. `refresh` the stream to set such "
                 'rows aside, if need be after naming another type in `columns`, such as "text"',
             )
+
+    def _refuse_rounded(self, table: str, arrow: ArrowSchema, rows: str) -> None:
+        """Raises ``ConnectorError`` where whole numbers of the batch would be rounded: the table
+        was taken over, and has floats for them."""
+        there = self._columns(table)
+        for i, field in enumerate(arrow):
+            have, kind = there[fold(field.name)], sql_type(field.type)
+            if is_float(have) and not is_float(kind) and self._rounds(f"c{i}", kind, have, rows):
+                raise ConnectorError(
+                    ErrorClass.SCHEMA_INCOMPATIBLE,
+                    f"column {field.name!r} of table {table!r} is {have}, and the batch brings "
+                    f"numbers with more digits than that keeps. `refresh` the stream to make the "
+                    f"table anew, or make the column {kind}",
+                )
+
+    def _rounds(self, column: str, whole: str, floats: str, rows: str) -> bool:
+        same = f"TRY_CAST(CAST({column} AS {floats}) AS {whole}) IS NOT DISTINCT FROM {column}"
+        found = self._connection.execute(
+            f"SELECT EXISTS (SELECT 1 {rows} WHERE NOT {same})"
+        ).fetchone()
+        return bool(found and found[0])
 
     def _columns(self, table: str) -> dict[str, str]:
         rows = self._connection.execute(
@@ -188,6 +207,7 @@ class OpenSchema:
         if not receipt.rows:
             return
         rows = _reading(paths)
+        self._refuse_rounded(receipt.table, arrow, rows)
         if receipt.key:
             rows += self._make_way(receipt, arrow, paths)
         self._insert(receipt.table, arrow, rows)

@@ -89,6 +89,11 @@ def holds(wide: str, narrow: str) -> bool:
     return _SIMPLE.get(wide, _nothing)(narrow)
 
 
+def is_float(kind: str) -> bool:
+    """Whether it is one of floats, or of lists of them."""
+    return kind.rstrip("[]") in ("DOUBLE", "FLOAT")
+
+
 def _members(struct: str) -> dict[str, str]:
     """The types of a struct's fields, by folded name."""
     import duckdb  # not for the lake, whose view needs the words alone

@@ -166,6 +166,9 @@ class Files:
     def is_dir(self, path: Path) -> bool:
         return path.is_dir()
 
+    def is_link(self, path: Path) -> bool:
+        return path.is_symlink()
+
     def listdir(self, path: Path) -> list[str]:
         """Names in the directory, sorted; empty if there is no such directory."""
         try:

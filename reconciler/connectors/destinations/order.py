@@ -12,8 +12,9 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int] | None) -> bool:
 
     ``marker``: owner, high-water seq, and the run of the batch published last; None: the table has
     no marker. A replacement is all there is, so it follows whatever an earlier run left. Raises
-    ``NeedsAnswer`` for another's table, for a number that was given twice and for a table that is
-    at another batch of the number before, ``ConnectorError`` (permanent) for a gap.
+    ``NeedsAnswer`` for another's table, for a number that was given twice, for a table that is at
+    another batch of the number before and for one that lost its rows since the run looked at it,
+    ``ConnectorError`` (permanent) for a gap.
     """
     name = receipt.name
     if marker is None:
@@ -45,6 +46,14 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int] | None) -> bool:
 def _in_order(receipt: Receipt, seq: int) -> bool:
     if receipt.name.seq == seq + 1:
         return True
+    if seq == 0:
+        raise NeedsAnswer(
+            HoldKind.DESTINATION,
+            f"table {receipt.table!r} has no rows of ours, and batch {receipt.name.seq} "
+            "comes after others: it was emptied, dropped or renamed while a run was under way; "
+            "`refresh` reads all again",
+            ("refresh",),  # it is committed, and bars every edit of the cursor until then (B5)
+        )
     raise ConnectorError(
         ErrorClass.PERMANENT,
         f"table {receipt.table!r} is at batch {seq}; batch {receipt.name.seq} does not follow it "

@@ -31,6 +31,7 @@ from reconciler.connectors.destinations.parquet_table import (
     TableState,
     manifest_name,
     next_state,
+    publish_of,
     refuse_foreign,
     target_name,
 )
@@ -125,6 +126,12 @@ class ParquetDestination:
             partitioning = Partitioning(request.settings.partition_by, request.arrow)
         with disk_errors():
             marker = folder.marker()
+            if request.mode is Mode.REPLACE and self._files.is_link(folder.path):
+                raise ConnectorError(
+                    ErrorClass.PERMANENT,
+                    f"{folder.path} is a link, whose place a replacement would take: move the "
+                    "table's folder there, or make `path` lead to where it is",
+                )
             if marker is None:
                 refuse_foreign(folder, _cut_off(folder))
             elif request.mode is Mode.APPEND:
@@ -183,9 +190,8 @@ class ParquetDestination:
 
     def _publish(self, receipt: Receipt) -> None:
         folder = self._folder(receipt.table)
-        state = folder.state()
-        done = (state.owner, state.seq, state.epoch) if state else None
-        if follows(receipt, done):
+        state, marker = folder.state(), folder.marker()
+        if follows(receipt, (marker.owner, marker.seq, marker.epoch) if marker else None):
             targets = self._targets(receipt, state)
             if receipt.mode is Mode.REPLACE:
                 self._replace(receipt, folder, state, targets)
@@ -343,7 +349,7 @@ class ParquetDestination:
                     continue
                 old = TableFolder(self._files, place / name, receipt.table)
                 if name != _swap_name(receipt):
-                    for file in filter(_is_ours, old.data_files()):
+                    for file in filter(publish_of, old.data_files()):
                         self._files.unlink(old.path / file)
                 self._empty(old, folder)
                 point("parquet.replace.emptied")
@@ -352,8 +358,9 @@ class ParquetDestination:
 
     def _empty(self, old: TableFolder, folder: TableFolder) -> None:
         state = old.state()
-        if state is not None and self._files.size(old.path / state.manifest) is not None:
-            known = old.manifest(state)
+        if state is not None:
+            there = self._files.size(old.path / state.manifest) is not None
+            known = old.manifest(state) if there else [*filter(publish_of, old.data_files())]
             for name in known:
                 self._files.unlink(old.path / name)
             # Gone for good before the manifest goes: what is left after that is not ours.
@@ -410,14 +417,8 @@ def _is_replaced(swap: str, receipt: Receipt) -> bool:
 
 def _cut_off(folder: TableFolder, publishes: int = 0) -> list[str]:
     """Files of an append that came after so many publishes: it is under way, or was cut off."""
-    names = filter(_is_ours, folder.data_files())
-    return [name for name in names if int(PurePosixPath(name).name.partition("-")[0]) > publishes]
-
-
-def _is_ours(name: str) -> bool:
-    """A file named as ``target_name`` names them."""
-    stem = PurePosixPath(name).name.removesuffix(".parquet").split("-")
-    return len(stem) == 4 and all(part.isdigit() for part in stem)
+    after = publishes + 1
+    return [name for name in folder.data_files() if publish_of(name, after) == after]
 
 
 def _differences(folder: TableFolder) -> Iterator[Finding]:

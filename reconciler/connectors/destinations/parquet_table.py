@@ -44,6 +44,7 @@ from reconciler.schema.types import is_integer, parse
 STATE = "_reconciler.json"
 VIEW = "_view.sql"
 _MANIFEST = re.compile(r"_files-\d+\.json(\.new)?")
+_OURS = re.compile(r"(\d{8,})-\d+-\d+-\d{5,}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +92,22 @@ class TableFolder:
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError as error:
-            raise ConnectorError(
-                ErrorClass.PERMANENT,
-                f"{self.path / STATE} is damaged ({error}): restore it; or remove it, and 'cursor "
-                "adopt' takes the files in the folder as the table's rows",
-            ) from error
+            raise self._damaged(STATE, f"is damaged ({error}): restore it; or remove it") from error
 
     def manifest(self, state: TableState) -> list[str]:
         """The published files, relative, in order of arrival."""
         if not state.manifest:
             return []
-        return msgspec.json.decode(self.files.read(self.path / state.manifest), type=list[str])
+        try:
+            return msgspec.json.decode(self.files.read(self.path / state.manifest), type=list[str])
+        except (FileNotFoundError, msgspec.MsgspecError) as error:
+            what = "is gone" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+            what += f", and with it which files are the table's: restore it; or remove {STATE}"
+            raise self._damaged(state.manifest, what) from error
+
+    def _damaged(self, name: str, what: str) -> ConnectorError:
+        then = "and 'cursor adopt' takes the files in the folder as the table's rows"
+        return ConnectorError(ErrorClass.PERMANENT, f"{self.path / name} {what}, {then}")
 
     def marker(self) -> Marker | None:
         """The marker. Its seq is 0 where every file that it speaks of is gone: an emptied table is
@@ -110,6 +116,8 @@ class TableFolder:
         state = self.state()
         if state is None:
             return None
+        if self.files.size(self.path / state.manifest) is None:
+            self.manifest(state)  # says so, before anything is committed that needs it
         emptied = state.has_rows and not self._any_file(state)
         return Marker(
             owner=state.owner,
@@ -271,10 +279,14 @@ def view_sql(folder: Path, table: str, files: Sequence[str], state: TableState) 
         rows = f"SELECT *, row_number() OVER () AS {row} FROM (\n{rows})"
     else:
         rows = _rows(folder, files, state, f"{options}, {row} = true")
+    number = f"split_part(parse_filename({file}), '-', 1)"
+    if adopted := [name for name in files if not publish_of(name, state.publishes)]:
+        paths = ", ".join(quote_text(str(folder / name)) for name in adopted)
+        number = f"CASE WHEN {file} IN ({paths}) THEN '' ELSE {number} END"  # before all of ours
     return (
         f"{head}SELECT * EXCLUDE ({file}, {row}) FROM (\n{rows}\n)\n"
         f"QUALIFY row_number() OVER (PARTITION BY {keys}\n"
-        f"  ORDER BY split_part(parse_filename({file}), '-', 1) DESC,\n"
+        f"  ORDER BY {number} DESC,\n"
         f"    _loaded_at DESC NULLS LAST, parse_filename({file}) DESC, {row} DESC) = 1;\n"
     )
 
@@ -288,7 +300,7 @@ def _rows(folder: Path, files: Sequence[str], state: TableState, options: str) -
     parts = []
     after = -1
     for era in (*state.eras, Era(state.publishes, state.schema)):
-        names = [name for name in files if after < _publish_of(name) <= era.publishes]
+        names = [n for n in files if after < publish_of(n, state.publishes) <= era.publishes]
         after = era.publishes
         if not names:
             continue
@@ -307,10 +319,13 @@ def _rows(folder: Path, files: Sequence[str], state: TableState, options: str) -
     return "\nUNION ALL BY NAME\n".join(parts)
 
 
-def _publish_of(name: str) -> int:
-    """Which publish brought a file; 0: it was there when the table was adopted."""
-    number = PurePosixPath(name).name.partition("-")[0]
-    return int(number) if number.isdigit() else 0
+def publish_of(name: str, last: int = 2**63) -> int:
+    """Which publish, up to the ``last`` one, brought a file; 0: none did, as by its name, which is
+    not as ``target_name`` makes it. It was there when the table was adopted.
+    """
+    found = _OURS.fullmatch(PurePosixPath(name).name)
+    number = int(found[1]) if found else 0
+    return number if number <= last else 0
 
 
 def _in_words(old: Schema, new: Schema) -> dict[str, Field]:

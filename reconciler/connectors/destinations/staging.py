@@ -9,7 +9,7 @@ path; one too long for that is cut, and the directory keeps the whole in a file 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,15 @@ def check_keys(key: Sequence[str], batch: RecordBatch, table: str) -> None:
             )
 
 
-def refuse_name(table: str) -> None:
-    """A table named as another one's rows set aside would be mixed up with them: held."""
+def refuse_name(table: str, ours: Collection[str] = ()) -> None:
+    """A table named as another one's rows set aside would be mixed up with them: held. So is one
+    that has the name of a table of ``ours``."""
+    if fold(table) in ours:
+        raise NeedsAnswer(
+            HoldKind.DESTINATION,
+            f"table {table!r} is where markers are kept; give the stream another `table`",
+            ("retry",),
+        )
     if fold(table).endswith(REJECTED):
         raise NeedsAnswer(
             HoldKind.DESTINATION,
