@@ -39,7 +39,8 @@ def tell_arrival(project: Project, run: Run) -> None:
         ],
     )
     if len(brought) > _SHOWN:
-        output.print_line(f"and {len(brought) - _SHOWN} more: reconciler show {run.epoch}")
+        rest = output.as_typed(f"reconciler show {run.epoch}")
+        output.print_line(f"and {len(brought) - _SHOWN} more: {rest}")
     if brought:
         most = max(brought, key=lambda s: s.rows)
         output.print_line("Look at it:")

@@ -26,8 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     _open_what_is_closed()
+    context = copy_context()
     try:
-        code = copy_context().run(_dispatch, args)
+        code = context.run(_dispatch, args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if isinstance(error, GeneratorExit | SystemExit):
             raise
-        return _failed(error)
+        return context.run(_failed, error)
     return code
 
 
@@ -124,5 +125,15 @@ def _failed(error: BaseException) -> int:
     )
     sys.stderr.write(f"reconciler: {tame(str(failure))}\n")
     if failure.hint:
-        sys.stderr.write(f"{tame(failure.hint)}\n")
+        sys.stderr.write(f"{tame(_as_typed(failure.hint))}\n")
     return failure.code
+
+
+def _as_typed(hint: str) -> str:
+    """What is to be typed, after a colon, is for the config that this command was about."""
+    said, colon, commands = hint.partition(": reconciler ")
+    if not colon:
+        return hint
+    from reconciler.cli.output import as_typed
+
+    return f"{said}: " + "; ".join(map(as_typed, f"reconciler {commands}".split("; ")))

@@ -289,6 +289,9 @@ def test_show_of_what_is_not_there_is_code_5(shop: Shop, what: str) -> None:
 
 
 def test_logs_prints_what_a_run_printed(shop: Shop) -> None:
+    with pytest.raises(FileNotFoundError):
+        runlogs.keep(shop.folder / "state", "shop", 1, b"while it is away", str)
+    (shop.folder / "state").mkdir()
     for epoch in (3, 20):
         runlogs.keep(shop.folder / "state", "shop", epoch, f"line of {epoch}\n".encode(), str)
     assert shop.cli("logs", "shop").out == "line of 20\n"

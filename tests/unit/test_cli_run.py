@@ -252,7 +252,7 @@ def test_a_paused_pipeline_is_refused_with_code_3(shop: Shop) -> None:
         result = shop.cli("run", "shop")
     assert result.code == Exit.HELD
     assert "paused by ann@host: move" in result.err
-    assert "reconciler resume shop" in result.err
+    assert f"reconciler resume shop --config {shop.folder}/config.toml\n" in result.err
     assert shop.on(lambda c: c.pipeline("shop")).request is None
 
 

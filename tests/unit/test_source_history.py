@@ -63,6 +63,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_each_finished_run_comes_once(project: Project) -> None:
+    project.visit(lambda catalog: catalog.stats())  # that of a project that never ran
     assert project.take().has_news is False
     one = project.begin("a")
     project.end(one)
@@ -108,3 +109,10 @@ def test_a_catalog_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConnectorError, match="connection 'own': the catalog"):
         take(source, "runs", APPEND)
     assert source.check({})[0].level == "problem"
+
+
+def test_a_catalog_that_was_moved_away_is_waited_for_and_none_is_made(tmp_path: Path) -> None:
+    away = Project(tmp_path / "state" / "catalog.db")
+    with pytest.raises(ConnectorError, match="nothing is at sqlite://"):
+        away.take()
+    assert not (tmp_path / "state").exists()

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from catalog import position
 from catalog.clock import SystemClock
-from catalog.errors import CatalogError
+from catalog.errors import CannotOpen, CatalogError
 from catalog.open import is_made, open_catalog
 from catalog.port import Catalog
 from catalog.records import Cursor, CursorKind, ErrorClass, Micros, Run, RunQuery
@@ -111,13 +111,17 @@ class History:
         return HistoryRead(self, body, after, bound, open_run, whole=whole)
 
     def ask(self, question: Callable[[Catalog], Awaitable[_Answer]]) -> _Answer:
-        """Open the catalog, ask, close it. Raises ``ConnectorError`` (transient)."""
+        """Open the catalog, ask, close it. Raises ``ConnectorError`` (transient), also where its
+        file is not there: one made here would stand in the way of what is to be put back.
+        """
 
         async def main() -> _Answer:
             async with open_catalog(self._url, clock=SystemClock()) as catalog:
                 return await question(catalog)
 
         try:
+            if not is_made(self._url):
+                raise CannotOpen(f"nothing is at {self._url}")
             return anyio.run(main)
         except CatalogError as error:
             raise ConnectorError(
