@@ -184,9 +184,12 @@ class Read(Protocol):
     """False: certain before reading that nothing is new; ``items`` yields at most a mark."""
     idle: str
     """Why nothing is new, where that may surprise a person; else empty."""
-    notes: tuple[str, ...]
-    """What this read assumes or cannot see, and what held its bound back (rule 8, C1, C2).
-    Complete once ``items`` has ended."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this read assumes or cannot see, and what held its bound back (rule 8, C1, C2).
+        Complete once ``items`` has ended."""
+        ...
 
     def items(self) -> Iterator[ReadItem]:
         """Rows and marks in order. Raises ``ConnectorError``, ``NeedsAnswer``, ``Stopped``."""

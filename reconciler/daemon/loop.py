@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import anyio
 import anyio.lowlevel
@@ -74,7 +74,7 @@ class Loop:
         self._wake = anyio.Event()
         self._backlog = Backlog()
         self._news: dict[str, int] = {}
-        self._downstream: dict[str, tuple[str, ...]] = {}
+        self._downstream: Mapping[str, Collection[str]] = {}
         self._leased_by: dict[str, set[str]] = {}
         self._rivals: set[str] = set()
         """Other holders seen; some may be dead, which their locks tell."""
@@ -145,11 +145,7 @@ class Loop:
 
     async def observe_all(self) -> None:
         """Read the whole catalog once, page by page, and put every pipeline on the agenda."""
-        upstreams = {up for p in self.project.pipelines.values() for up in p.after}
-        self._downstream = {
-            up: tuple(p.name for p in self.project.pipelines.values() if up in p.after)
-            for up in upstreams
-        }
+        self._downstream = downstream(self.project)
         unseen = set(self.project.pipelines)
         after = 0
         while page := await self._catalog.changed(after, _PAGE):
@@ -378,3 +374,12 @@ class Loop:
         name = conduct.lease.pipeline
         await self._runs.carry_out(conduct)
         self.look((name,))
+
+
+def downstream(project: Project) -> Mapping[str, Collection[str]]:
+    """By pipeline, those that come after it."""
+    found: dict[str, list[str]] = {}
+    for pipeline in project.pipelines.values():
+        for upstream in pipeline.after:
+            found.setdefault(upstream, []).append(pipeline.name)
+    return found

@@ -16,7 +16,7 @@ class Loud:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._log = logs.get_logger()
-        self._noted: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._noted: dict[str, dict[str, dict[str, None]]] = {}
 
     def began(self, claimed: Claimed, delay: float | None) -> None:
         self._metrics.run_started(claimed.lease.pipeline, delay)
@@ -66,9 +66,10 @@ class Loud:
     def _note(self, run: Run, done: Done) -> None:
         """Say what reads assume when it is new, not at every run; a run may be of some streams."""
         said = self._noted.setdefault(run.pipeline, {})
-        streams = (*(s.stream for s in run.streams), *(stream for stream, _ in done.notes))
-        for stream in dict.fromkeys(streams):
-            notes = tuple(note for of, note in done.notes if of == stream)
+        found: dict[str, dict[str, None]] = {result.stream: {} for result in run.streams}
+        for stream, note in done.notes:
+            found.setdefault(stream, {})[note] = None
+        for stream, notes in found.items():
             for note in notes:
                 if note not in said.get(stream, ()):
                     self._log.info(Event.RUN_NOTE, pipeline=run.pipeline, stream=stream, note=note)

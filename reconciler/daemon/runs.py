@@ -7,7 +7,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import anyio
@@ -164,11 +164,16 @@ def without_secrets(
     where the password ``postgres`` took the beginning of ``postgresql://`` out of it.
     """
 
+    @cache  # a thousand streams may be held at once, and each has a say in these words
+    def left() -> re.Pattern[str] | None:
+        words = "|".join(re.escape(word) for word in openly() if redact(word) != word)
+        return re.compile(rf"(?<![\w.-])({words})(?![\w.-])") if words else None
+
     def kept(detail: str) -> str:
-        left = "|".join(re.escape(word) for word in openly() if redact(word) != word)
-        if not left:
-            return redact(detail)
-        parts = re.split(rf"(?<![\w.-])({left})(?![\w.-])", detail)
+        without = redact(detail)
+        if without == detail or (words := left()) is None:
+            return without
+        parts = words.split(detail)
         return "".join(part if at % 2 else redact(part) for at, part in enumerate(parts))
 
     streams = tuple(

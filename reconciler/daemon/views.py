@@ -40,15 +40,16 @@ class Views:
         # The end of another's lease is when to look again, and no run.
         leased = action.reason.code is Code.LEASED
         next_run: Micros | None = action.until if isinstance(action, Wait) and not leased else None
+        held = len(held_streams(pipeline, state))
         self._views[pipeline.name] = PipelineView(
             pipeline.name,
-            _state(pipeline, state, action, running=running),
+            _state(state, action, running=running, held=held),
             state.last_success_at,
             state.data_at,
             pipeline.fresh_within,
             next_run,
             state.failures,
-            len(held_streams(pipeline, state)),
+            held,
         )
 
     def keep_only(self, names: Collection[str]) -> None:
@@ -57,14 +58,14 @@ class Views:
         self._reasons = {name: text for name, text in self._reasons.items() if name in names}
 
 
-def _state(pipeline: Pipeline, state: PipelineState, action: Action, *, running: bool) -> State:
+def _state(state: PipelineState, action: Action, *, running: bool, held: int) -> State:
     if running or (state.holder and not state.lapsed):
         return State.RUNNING
     if state.paused:
         return State.PAUSED
     if state.parked:
         return State.PARKED
-    if held_streams(pipeline, state):
+    if held:
         return State.HELD
     if isinstance(action, Dispatch) or state.retry_at is not None:
         return State.WAITING

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 from catalog.records import Candidate, Trigger, TriggerKind
 from reconciler.daemon.agenda import Agenda
 from reconciler.daemon.backlog import Backlog
+from reconciler.daemon.loop import downstream
+from tests.crash.whole_world import PIPELINE, PROJECT
 
 
 def _candidate(name: str, *, asked: bool = False, connection: str = "db") -> Candidate:
@@ -83,3 +88,15 @@ def test_what_is_not_due_any_more_is_not_dispatched() -> None:
     backlog.put(_candidate("a"), 1)
     backlog.drop("a")
     assert _names(backlog, 5) == []
+
+
+def test_a_long_line_of_pipelines_is_known_at_once() -> None:
+    """It is made on the loop, at the start and with each reload."""
+    names = [f"p{number}" for number in range(20_000)]
+    after = {name: (*names[max(at - 1, 0) : at], "p0") for at, name in enumerate(names)}
+    pipelines = {name: replace(PIPELINE, name=name, after=after[name]) for name in names}
+    begun = time.process_time()
+    found = downstream(replace(PROJECT, pipelines=pipelines))
+    assert time.process_time() - begun < 2
+    assert len(found["p0"]) == 20_001
+    assert list(found["p7"]) == ["p8"]

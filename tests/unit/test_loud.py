@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -98,3 +99,21 @@ def test_a_hold_that_nobody_answers_is_no_news(monkeypatch: pytest.MonkeyPatch) 
     _run(loud, _hold("no marker"), _hold("no marker"), last_reason="held")
     finished = [reason for event, reason in log.said if event == "run_finished"]
     assert finished == ["held"]
+
+
+def test_many_notes_do_not_keep_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What took seconds here took the leases of all runs."""
+    loud, log = Loud(Metrics("0")), Log()
+    monkeypatch.setattr(loud, "_log", log)
+    streams = [f"public.table_{number}" for number in range(5_000)]
+    notes = tuple((name, f"{name}: {what}") for name in streams for what in range(4))
+    notes += tuple(("inbox", f"file {number} waits") for number in range(20_000))
+    results = tuple(StreamResult(name, Outcome.NOTHING_NEW) for name in streams)
+    trigger = Trigger(TriggerKind.TICK, tick=1)
+    run = Run(2, "shop", "me", trigger, "", 0, (), 1, Outcome.NOTHING_NEW, streams=results)
+    claimed = Claimed(Lease("shop", 2, "me"), run, PipelineState("shop"), ())
+    for _ in range(2):
+        begun = time.process_time()
+        loud.ended(claimed, run, Finish(run.outcome or Outcome.FAILED, ""), Done((), {}, notes))
+        assert time.process_time() - begun < 2
+    assert len(log.noted) == len(notes)

@@ -721,3 +721,14 @@ def test_more_files_than_one_commit_can_note_are_refused_before_they_are_read(
         inbox.take(replace(CSV, mode=Mode.REPLACE))
     assert caught.value.error is ErrorClass.PERMANENT
     assert inbox.take().column("id") == ["a.csv", "b.csv"], "one by one they can"
+
+
+def test_of_many_files_that_are_left_for_later_the_first_are_named(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_read, "NOTES", 2)
+    for number in range(5):
+        inbox.put(f"{number}.csv", f"id\n{number}")
+    *named, more = inbox.take().notes
+    assert [note.partition(" is left")[0] for note in named] == ["'0.csv'", "'1.csv'"]
+    assert more == "and 3 more such notes"

@@ -45,6 +45,7 @@ from reconciler.schema import types
 
 WHOLE_BYTES = 60 * 1024 * 1024
 """What a commit, which is one message, can note of files."""
+NOTES = 100
 _NAMED = 5
 _GONE = "it went away meanwhile"
 _UNREADABLE = (OSError, EOFError, zlib.error)
@@ -173,7 +174,8 @@ class FilesRead:
         self.ordered = not work.whole
         self.has_news = work.has_news
         self.idle = ""
-        self.notes: tuple[str, ...] = ()
+        self._notes: list[str] = []
+        self._noted = 0
         self._waits, self._why = 0, ""
         self._entries: list[FileEntry] = []
         self._moved, self._cut_down = _rotated(work)
@@ -326,7 +328,16 @@ class FilesRead:
         self._wait(f"{file.path!r} is left for a later run: {why}")
 
     def _note(self, text: str) -> None:
-        self.notes = (*self.notes, text)
+        self._noted += 1
+        if self._noted <= NOTES:
+            self._notes.append(text)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The first of what is to be said of files, and how much more there is: each run says it
+        all, in one message, and of each new one a line is logged."""
+        more = self._noted - len(self._notes)
+        return (*self._notes, f"and {more} more such notes") if more else tuple(self._notes)
 
     def _wait(self, why: str) -> None:
         """Something is there and is not read, which would surprise if nothing else is."""
