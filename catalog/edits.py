@@ -165,7 +165,8 @@ def _rename(by: str, why: str, action: Rename, at: Standing, now: Micros) -> Edi
     )
     # Destinations are not to take another pipeline by the old name for this one, and who has not
     # heard of the new name yet is not to begin anew by the old one.
-    pause = Mark(by, now, f"it is {pipeline.name!r} now; 'resume' is for another one by this name")
+    told = f"it is {pipeline.name!r} now, and `renamed_from` in the config names it back"
+    pause = Mark(by, now, f"{told}; 'resume' is for another one by this name")
     origin = f"{old.name}~{old.version}"  # by one name versions only rise, so it never comes again
     vacated = PipelineState(old.name, version=old.version, paused=pause, origin=origin)
     edit = _audit(by, why, action, now, *_difference(former, pipeline, None))

@@ -101,9 +101,8 @@ def _here(place: Place, target: Target) -> Run:
     try:
         return asyncio.run(work())
     except IsPaused as error:
-        raise Failure(
-            str(error), Exit.HELD, f"First: reconciler resume {target.pipeline}"
-        ) from None
+        hint = "" if error.renamed else f"First: reconciler resume {target.pipeline}"
+        raise Failure(str(error), Exit.HELD, hint) from None
     except KeyboardInterrupt:
         output.note(f"\nThe run of {target} was ended. What it committed stays; go on with:")
         output.note("  " + output.as_typed(f"reconciler run {target.typed}"))

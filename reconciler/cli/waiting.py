@@ -146,5 +146,5 @@ def _refuse_paused(state: PipelineState) -> None:
         raise Failure(
             f"{state.name} is paused by {state.paused.by}{why}.",
             Exit.HELD,
-            f"First: reconciler resume {state.name}",
+            "" if state.is_vacant else f"First: reconciler resume {state.name}",
         )

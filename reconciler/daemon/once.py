@@ -36,7 +36,11 @@ _LOOK_EVERY = 0.2
 
 
 class IsPaused(Exception):
-    """A person paused the pipeline; running it is for after ``resume``."""
+    """The pipeline is paused; ``renamed``: by a renaming, which no ``resume`` is for."""
+
+    def __init__(self, text: str, *, renamed: bool) -> None:
+        super().__init__(text)
+        self.renamed = renamed
 
 
 async def run_here(
@@ -113,9 +117,10 @@ async def _claim(
     if not await take_over(session.catalog, settings):
         was = settings.renamed_from
         raise Leased(f"pipeline {name!r} cannot be run here now: a run of {was!r} is under way")
-    mark = (await session.catalog.pipeline(name)).paused
-    if mark is not None:
-        raise IsPaused(f"{name} is paused by {mark.by}{': ' if mark.why else ''}{mark.why}.")
+    state = await session.catalog.pipeline(name)
+    if (mark := state.paused) is not None:
+        said = f"{name} is paused by {mark.by}{': ' if mark.why else ''}{mark.why}."
+        raise IsPaused(said, renamed=state.is_vacant)
     request = new_operation_id()
     action = RequestRun(name, request, streams)
     await session.catalog.edit(new_operation_id(), by, "run from the command line", action)

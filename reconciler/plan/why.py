@@ -229,6 +229,8 @@ def _due(name: str, action: Dispatch, facts: Facts) -> _Cause:
 
 
 def _command(name: str, state: PipelineState, code: Code, held: tuple[HeldStream, ...]) -> str:
+    if state.is_vacant:  # to resume it would begin another one by a name that it had
+        return ""
     if code in (Code.PAUSED, Code.PARKED):
         return f"reconciler resume {name}"
     if code is Code.BACKING_OFF or state.last_outcome is Outcome.FAILED:

@@ -81,7 +81,7 @@ class Mismatch:
         )
 
     def foreign(self) -> NeedsAnswer:
-        """Its marker says that it belongs to another stream."""
+        """Its marker says that it belongs to another stream. First comes what harms nobody."""
         assert self.marker is not None
         owner = self.marker.owner
         whose = (
@@ -95,9 +95,9 @@ class Mismatch:
         if self.mode is Mode.APPEND:
             adopt += ", also what is there, which is there twice then"
         if self._appends_files or self._has_read_files:
-            return self._asks(f"{whose}, {adopt}", (ADOPT, RETRY))
+            return self._asks(f"{whose}, {adopt}", (RETRY, ADOPT))
         rewind = f"'{REWIND}' takes it over and goes on where it stands"
-        return self._asks(f"{whose}, {rewind}, {adopt}", (REWIND, ADOPT, RETRY))
+        return self._asks(f"{whose}, {rewind}, {adopt}", (RETRY, REWIND, ADOPT))
 
     @property
     def _seq(self) -> int:

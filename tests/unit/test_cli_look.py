@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from catalog.records import Outcome, Pause, Rename
 from reconciler.cli.failure import Exit
 from reconciler.config import keep, load
 from reconciler.daemon import runlogs
-from tests.cli_kit import Shop, claim, commit, failed, finish, held, make_shop, ran
+from reconciler.daemon.renaming import take_over
+from tests.cli_kit import CONFIG, Shop, claim, commit, failed, finish, held, make_shop, ran
 
 MORE = """
 [connections.more]
@@ -318,6 +320,24 @@ def test_a_name_that_a_pipeline_had_is_told_its_new_one(shop: Shop) -> None:
             result = shop.cli(verb, "old")
             assert result.code == Exit.NOTHING
             assert "'new'" in result.err
+
+
+def test_a_name_that_is_used_again_is_not_told_to_begin_anew(shop: Shop) -> None:
+    """As after an edit of the config was taken back: its tables belong to the new name."""
+    shop.on(ran)
+    shop.on(lambda c: c.edit(new_operation_id(), "ann", "", Rename("orders", "shop")))
+    for verb in ("why", "run"):
+        result = shop.cli(verb, "shop")
+        assert "it is 'orders' now, and `renamed_from` in the config names it back" in (
+            result.out + result.err
+        )
+        assert "reconciler resume shop" not in result.out + result.err
+    (shop.folder / "config.toml").write_text(
+        CONFIG.replace("[pipelines.shop]", '[pipelines.shop]\nrenamed_from = "orders"')
+    )
+    back = load(shop.folder / "config.toml", os.environ, secrets=False).pipelines["shop"]
+    shop.on(lambda catalog: take_over(catalog, back))
+    assert shop.cli("status", "shop", "--json").json["rows"] == 3
 
 
 # -- leases --------------------------------------------------------------------------------------

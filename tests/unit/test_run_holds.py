@@ -204,7 +204,7 @@ def test_another_owners_table_is_left_alone_until_a_person_takes_it_over() -> No
         f"{whose}, 'cursor rewind --to-destination' takes it over and goes on where it stands, "
         "'cursor adopt' takes it over and reads on from here"
     )
-    assert found.choices == ("cursor rewind --to-destination", "cursor adopt", "retry")
+    assert found.choices == ("retry", "cursor rewind --to-destination", "cursor adopt")
     assert msgspec.convert(detail(found)["cursor"], Cursor) == cursor(0)
     world.unpublished = (waiting(1),)
     found = held(world.run(seq=1))
@@ -282,7 +282,7 @@ def test_a_batch_that_waits_and_is_there_of_another_run_is_not_taken_for_publish
         (files_at(1), {"seq": 3, "published": 3, "ledger_from": 2}, TO_DESTINATION[:2]),
         (None, {"seq": 3, "published": 3, "cursor": read(3)}, TO_DESTINATION),
         (files_at(4), {"seq": 3, "published": 3}, ("refresh",)),
-        (files_at(4, OTHER), {"seq": 0}, ("cursor adopt", "retry")),
+        (files_at(4, OTHER), {"seq": 0}, ("retry", "cursor adopt")),
     ],
     ids=["behind", "behind in another way", "behind the ledger", "gone", "ahead", "another's"],
 )
@@ -299,7 +299,7 @@ def test_what_was_read_of_files_is_rewound_only_as_far_as_the_ledger_tells(
     [
         (REPLACES, files_at(4, by=7), TO_DESTINATION[:2]),
         (REPLACES, files_at(1, by=7), TO_DESTINATION),
-        (KEY, files_at(4, OTHER, by=7), (TO_DESTINATION[1], "retry")),
+        (KEY, files_at(4, OTHER, by=7), ("retry", TO_DESTINATION[1])),
     ],
     ids=["replaced and ahead", "replaced and behind", "merged and another's"],
 )

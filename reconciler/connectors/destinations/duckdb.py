@@ -150,7 +150,7 @@ class DuckdbDestination:
             f"{self.path} has a table {table!r} in schema {self.schema!r} and no marker for it: "
             "somebody else made it. 'cursor adopt' writes into it; or drop it, or give the stream "
             "another `table`",
-            ("cursor adopt", "retry"),
+            ("retry", "cursor adopt"),
         )
 
     def sealed(self, receipt: Receipt) -> None:
