@@ -23,14 +23,25 @@ PATIENCE = 60.0
 
 
 async def check(project: Project) -> dict[str, list[Finding]]:
-    """Connect to everything the config names; findings by connection, in the config's order."""
+    """Connect to everything the config names; findings by connection, in the config's order.
+
+    No more at once than the daemon would: each takes a worker, and a place at its connection.
+    """
     pool = WorkerPool(hidden_env=secret_variables(project))
     found: dict[str, list[Finding]] = {name: [] for name in project.connections}
+    at_once = project.daemon.max_runs
+    room = anyio.CapacityLimiter(at_once)
+
+    async def look(place: anyio.CapacityLimiter, name: str, use: Pipeline | None) -> None:
+        async with place, room:
+            await _check(pool, project, name, use, found[name])
+
     try:
         async with anyio.create_task_group() as tasks:
-            for name in project.connections:
+            for name, connection in project.connections.items():
+                place = anyio.CapacityLimiter(connection.max_runs or at_once)
                 for use in _uses(name, project.pipelines.values()):
-                    tasks.start_soon(_check, pool, project, name, use, found[name])
+                    tasks.start_soon(look, place, name, use)
     finally:
         await pool.aclose()
     return found
