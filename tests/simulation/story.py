@@ -638,7 +638,7 @@ class Story(Places):
                 self._edit(self.chance.choice((Refresh, Release))(pipeline, stream))
 
     def _about_destination(self, pipeline: str, stream: str, hold: Hold) -> EditAction:
-        if hold.choices[0] == "retry":
+        if hold.choices[0] == "retry" and mismatch.ADOPT not in hold.choices:
             return Release(pipeline, stream)
         row = self.store.streams[(pipeline, stream)]
         if row.published < row.seq or "refresh" not in hold.choices:
