@@ -496,6 +496,37 @@ def test_a_quote_that_is_never_closed_takes_only_its_own_line(inbox: Inbox, bad:
     assert [(row.place, row.raw) for row in taken.rejected] == [("a.csv:3", bad)]
 
 
+def test_a_quote_that_is_never_closed_in_the_last_of_several_blocks_takes_only_its_own_line(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_csv, "BLOCK", 64)
+    inbox.put("a.csv", "id,n,m\n" + "1,2,3\n" * 12 + '4,"5\n6,7,8\n9,9,9\n')
+    taken = inbox.take()
+    assert taken.column("id") == ["1"] * 12 + ["6", "9"]
+    assert [(row.place, row.raw) for row in taken.rejected] == [("a.csv:14", '4,"5')]
+
+
+def test_a_value_of_thousands_of_lines_costs_no_other_row_where_a_line_does_not_parse(
+    inbox: Inbox,
+) -> None:
+    long = "\n".join(f'line ""{i}""' for i in range(1500))
+    inbox.put("a.csv", f'id,n\n1,a\n2,"{long}"\n3,c\n4,"open\n5,e\n6,f\n')
+    taken = inbox.take()
+    assert taken.column("id") == ["1", "2", "3", "5", "6"]
+    assert taken.rows[1]["n"] == long.replace('""', '"')
+    assert [row.place for row in taken.rejected] == ["a.csv:1504"]
+
+
+def test_a_nul_hides_no_quote_where_a_block_ends(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_csv, "BLOCK", 10)
+    inbox.put("a.csv", 'x\n"1"a""\n"\0b"",,\0""""\n \n')
+    taken = inbox.take()
+    assert taken.column("x") == ['1a""', " "]
+    assert [row.place for row in taken.rejected] == ["a.csv:3"]
+
+
 def test_a_value_that_ends_with_a_newline_at_the_end_of_the_file_is_kept(inbox: Inbox) -> None:
     inbox.put("a.csv", 'id,n\n1,"a\n"\n')
     assert inbox.take().rows == [{"id": "1", "n": "a\n"}]

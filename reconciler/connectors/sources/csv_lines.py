@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-MAX_RECORD_LINES = 1_000
-"""A quote that is open for longer was never meant to be one."""
+MAX_RECORD = 8 * 1024 * 1024
+"""A quote that is open for so many characters was never meant to be one. Not less than the two blocks
+that pyarrow takes: what it gave is counted here again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,63 +33,71 @@ def lines(text: IO[str], delimiter: str, quote: str) -> Iterator[Line]:
     """
     source = _Pushback(text)
     waiting: list[str] = []
-    number = 0
+    record, size, number = _Record(delimiter, quote), 0, 0
     for raw in source:
         number += 1
         if not waiting and not raw.strip("\r\n"):
             continue
         waiting.append(raw)
+        size += len(raw)
         start = number - len(waiting) + 1
-        body = "".join(waiting).rstrip("\r\n")
-        split = _split(body, delimiter, quote)
-        if split is not None:
-            yield Line(start, *split, body)
-            waiting = []
-        elif len(waiting) == MAX_RECORD_LINES or source.at_end():
+        if record.add(raw):
+            yield Line(start, record.values, record.quoted, "".join(waiting).rstrip("\r\n"))
+        elif size > MAX_RECORD or source.at_end():
             problem = "a quote is opened and never closed"
             yield Line(start, [], [], waiting[0].rstrip("\r\n"), problem)
             source.push(waiting[1:])
-            number, waiting = start, []
+            number = start
+        else:
+            continue
+        record, size, waiting = _Record(delimiter, quote), 0, []
 
 
 def is_open(record: str, delimiter: str, quote: str) -> bool:
     """Whether a quote in it is opened and never closed."""
-    return _split(record, delimiter, quote) is None
+    return not _Record(delimiter, quote).add(record)
 
 
-def _split(body: str, delimiter: str, quote: str) -> tuple[list[str], list[bool]] | None:
-    """Values, and which were quoted. None: a quote is still open."""
-    values: list[str] = []
-    quoted: list[bool] = []
-    at = 0
-    while True:
-        begin = ""
-        is_quoted = bool(quote) and body.startswith(quote, at)
-        if is_quoted:
-            inside = _inside(body, at + 1, quote)
-            if inside is None:
-                return None
-            begin, at = inside
-        end = body.find(delimiter, at)
-        values.append(begin + (body[at:] if end < 0 else body[at:end]))
-        quoted.append(is_quoted)
-        if end < 0:
-            return values, quoted
-        at = end + len(delimiter)
+class _Record:
+    """Values, and which were quoted, of the lines added so far."""
 
+    def __init__(self, delimiter: str, quote: str) -> None:
+        self.values: list[str] = []
+        self.quoted: list[bool] = []
+        self._delimiter, self._quote = delimiter, quote
+        self._inside: list[str] | None = None
+        """The parts of the value whose quote is still open."""
 
-def _inside(body: str, at: int, quote: str) -> tuple[str, int] | None:
-    """The text up to the closing quote, and where it goes on after it."""
-    parts: list[str] = []
-    while True:
-        end = body.find(quote, at)
-        if end < 0:
-            return None
-        parts.append(body[at:end])
-        if not body.startswith(quote, end + 1):
-            return "".join(parts), end + 1
-        parts.append(quote)
-        at = end + 2
+    def add(self, raw: str) -> bool:
+        """Take one more line; whether no quote is open at its end."""
+        line = raw.rstrip("\r\n")
+        at = 0
+        while True:
+            if self._inside is None and self._quote and line.startswith(self._quote, at):
+                self._inside, at = [], at + 1
+            begin, is_quoted = "", self._inside is not None
+            if self._inside is not None:
+                at = self._read_quoted(raw, at, self._inside)
+                if at < 0:
+                    return False
+                begin, self._inside = "".join(self._inside), None
+            end = line.find(self._delimiter, at)
+            self.values.append(begin + (line[at:] if end < 0 else line[at:end]))
+            self.quoted.append(is_quoted)
+            if end < 0:
+                return True
+            at = end + 1
+
+    def _read_quoted(self, raw: str, at: int, parts: list[str]) -> int:
+        """Where it goes on after the closing quote; less than zero: there is none yet."""
+        while (end := raw.find(self._quote, at)) >= 0:
+            parts.append(raw[at:end])
+            if not raw.startswith(self._quote, end + 1):
+                return end + 1
+            parts.append(self._quote)
+            at = end + 2
+        parts.append(raw[at:])
+        return -1
 
 
 class _Pushback:

@@ -165,7 +165,8 @@ class Csv:
 
 class _Pieces(io.RawIOBase):
     """UTF-8 in pieces of which none ends with a CR: an LF at the beginning of the next one would be
-    passed over by pyarrow as the rest of a line's end, be it within quotes.
+    passed over by pyarrow as the rest of a line's end, be it within quotes. And none holds a NUL:
+    looking for the end of a block, pyarrow overlooks quotes that come soon after one.
     """
 
     def __init__(self, raw: IO[bytes], encoding: str) -> None:
@@ -183,6 +184,8 @@ class _Pieces(io.RawIOBase):
         while True:
             more = self._raw.read(size - 1 if self._decoder is None else size // 4)
             text = more if self._decoder is None else self._decoder.decode(more, not more).encode()
+            if b"\0" in text:
+                raise pa.ArrowInvalid("there is a NUL in it")
             piece, self._kept = self._kept + text, b""
             if more and piece.endswith(b"\r"):
                 piece, self._kept = piece[:-1], b"\r"
@@ -217,25 +220,25 @@ class _Parsed:
             if held is not None:
                 yield self._block(held)
             held = batch
-        if self._waiting and is_open(self._waiting[-1].text, *self._marks):
-            self._waiting.pop()
-            self.ends_in_quote = True
-        elif held is not None and held.num_rows:
+        if held is not None and held.num_rows:
             last = held.column(held.num_columns - 1)[held.num_rows - 1].as_py() or b""
             if last.endswith((b"\n", b"\r")):
                 held = held.slice(0, held.num_rows - 1)
                 self.ends_in_quote = True
         if held is not None or self._waiting:
             yield self._block(held)
+        self.ends_in_quote |= bool(self._waiting)
 
     def _block(self, batch: pa.RecordBatch | None) -> Block:
         rejected = []
-        for row in self._waiting:
+        waiting, self._waiting = self._waiting, []
+        if waiting and is_open(waiting[-1].text, *self._marks):
+            self._waiting = [waiting.pop()]  # the file's last, met while a batch was still held
+        for row in waiting:
             reason = f"{row.actual_columns} values, but {row.expected_columns} columns"
             place = f"{self.file.path}:{self._places.bad(self.bad)}"
             rejected.append(RejectedRow(place, reason, row.text[:RAW_LIMIT]))
             self.bad += 1
-        self._waiting = []
         if batch is None:
             return None, rejected
         start = self.good
