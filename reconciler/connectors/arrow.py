@@ -312,7 +312,13 @@ def _is_exact(array: pa.Array, result: pa.Array) -> bool:
         infinite = array.filter(pc.is_inf(result))
         differs = pc.invert(pc.match_substring(infinite, "inf", ignore_case=True))
     elif t.is_string(was) and t.is_integer(now):  # 0xff is -1 in an int8
-        differs = pc.or_(pc.match_substring(array, "x"), pc.match_substring(array, "X"))
+        differs = pc.match_substring(array, "x", ignore_case=True)
+    elif t.is_decimal(now) and t.is_decimal(was):  # what overflows is another number to Arrow
+        return bool(was.precision - was.scale + now.scale <= types.MAX_PRECISION)
+    elif t.is_decimal(now) and (t.is_string(was) or t.is_floating(was)):
+        texts = array.cast(pa.string())
+        long = pc.greater(pc.binary_length(texts), types.MAX_PRECISION - now.scale)
+        differs = pc.or_(long, pc.match_substring(texts, "e", ignore_case=True))
     else:
         return True
     return not pc.any(differs).as_py()
@@ -365,7 +371,7 @@ def _fast(array: pa.Array, target: pa.DataType) -> pa.Array:
             raise pa.ArrowNotImplementedError("by value")
         array = array.storage
     if pa.types.is_duration(array.type):
-        return array.cast(pa.duration("us")).cast(pa.int64())
+        return array.cast(pa.duration("us"), safe=array.type.unit != "ns").cast(pa.int64())
     if pa.types.is_string(array.type) and pa.types.is_timestamp(target) and target.tz:
         try:
             return array.cast(target)

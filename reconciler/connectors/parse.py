@@ -10,20 +10,25 @@ import datetime as dt
 import json
 import math
 import re
+import struct
 import uuid
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
 
 _SHOWN = 80
 _MOST_DIGITS = 30
-_GREATEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 _EXACT_IN_FLOAT32 = 2**24
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 _DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
+# Python reads 1731120101234, which counts milliseconds, as 12:34 of a day in 1731, and 1700000000
+# as a time: any character may stand between day and time, and none between hours and minutes.
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ].+)?|\d{8}(?:[Tt].+)?")
+_TIME = re.compile(r"\d\d:.+")
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _LIMITS = {f"int{w}": (-(2 ** (w - 1)), 2 ** (w - 1) - 1) for w in (8, 16, 32, 64)} | {
     f"uint{w}": (0, 2**w - 1) for w in (8, 16, 32, 64)
 }
@@ -91,11 +96,14 @@ def _decimal(precision: int, scale: int) -> Callable[[Any], Decimal]:
             raise ValueError(f"{shown(value)} is no number") from None
         if not number.is_finite():
             raise ValueError(f"{shown(value)} has no place in a decimal({precision},{scale})")
-        _, digits, exponent = number.normalize().as_tuple()
+        if not number:  # 0e50 is one to Arrow in no decimal
+            return Decimal(0)
+        least = number.normalize(_EXACT)
+        _, digits, exponent = least.as_tuple()
         assert isinstance(exponent, int)
-        if number and (-exponent > scale or len(digits) + exponent > precision - scale):
+        if -exponent > scale or len(digits) + exponent > precision - scale:
             raise ValueError(f"{shown(value)} does not fit decimal({precision},{scale})")
-        return number
+        return least
 
     return convert
 
@@ -117,8 +125,10 @@ def _float(value: Any) -> float:
 
 def _float32(value: Any) -> float:
     number = _float(value)
-    if math.isfinite(number) and abs(number) > _GREATEST_FLOAT32:
-        raise ValueError(f"{shown(value)} has no place in a float32")
+    try:
+        struct.pack("<f", number)
+    except OverflowError:
+        raise ValueError(f"{shown(value)} has no place in a float32") from None
     if isinstance(value, int) and abs(value) > _EXACT_IN_FLOAT32:
         raise ValueError(f"{shown(value)} has more digits than a float32 keeps")
     return number
@@ -140,8 +150,11 @@ def _moment(value: Any) -> dt.datetime:
         return dt.datetime(value.year, value.month, value.day)  # noqa: DTZ001 - a wall clock's day
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is no date and time")
+    text = value.strip()
     try:
-        return dt.datetime.fromisoformat(value.strip())
+        if not _MOMENT.fullmatch(text):
+            raise ValueError
+        return dt.datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{shown(value)} is no date and time (like 2026-01-31 13:45:00)") from None
 
@@ -170,7 +183,10 @@ def _time(value: Any) -> dt.time:
     if isinstance(value, dt.time):
         return value
     try:
-        moment = dt.time.fromisoformat(value.strip())
+        text = value.strip()
+        if not _TIME.fullmatch(text):
+            raise ValueError
+        moment = dt.time.fromisoformat(text)
     except (AttributeError, ValueError):
         raise ValueError(f"{shown(value)} is no time (like 13:45:00)") from None
     if moment.tzinfo is not None:

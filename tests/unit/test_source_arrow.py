@@ -193,3 +193,47 @@ def test_a_list_with_a_time_beyond_its_day_is_invalid_and_one_with_24_00_is_not(
     raw = pa.array([[86_400_000_000, 0], [-1], None], pa.list_(pa.int64()))
     batch = pa.record_batch({"t": raw.view(pa.list_(pa.time64("us")))})
     assert set(arrow.invalid(batch)) == {1}
+
+
+@pytest.mark.parametrize("word", ["time", "timestamp", "naive_timestamp", "date"])
+@pytest.mark.parametrize("text", ["1731120101234", "1700000000", "10", "2026-01-31x10:00"])
+def test_a_number_that_counts_seconds_or_milliseconds_is_no_time_of_day_nor_a_date(
+    word: str, text: str
+) -> None:
+    assert set(arrow.cast(pa.array([text]), arrow.arrow_type(word))[1]) == {0}
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        (pa.array(["3.4028235e38", "1.5"]), "decimal(38,10)"),
+        (pa.array(["1811468.86857", "1.5"]), "decimal(38,34)"),
+        (pa.array(["0.41143037793023778010024308239850215048133", "1.5"]), "decimal(9,2)"),
+        (pa.array([1e25, 1.5]), "decimal(38,20)"),
+        (
+            pa.array([decimal.Decimal("9453519.8"), decimal.Decimal("1.5")], pa.decimal128(35, 12)),
+            "decimal(38,35)",
+        ),
+    ],
+)
+def test_a_number_with_too_many_digits_for_a_decimal_does_not_become_another(
+    values: pa.Array, word: str
+) -> None:
+    cast, misfits = arrow.cast(values, arrow.arrow_type(word))
+    assert (cast[1].as_py(), set(misfits)) == (decimal.Decimal("1.5"), {0})
+
+
+@pytest.mark.parametrize("zero", ["0e50", "0E+3", "0E-50"])
+def test_a_nought_is_one_however_it_is_written(zero: str) -> None:
+    cast, misfits = arrow.cast(pa.array([zero, "x"]), arrow.arrow_type("decimal(5,2)"))
+    assert (cast[0].as_py(), set(misfits)) == (0, {1})
+
+
+def test_the_greatest_float32_is_one_beside_what_is_none() -> None:
+    cast, misfits = arrow.cast(pa.array(["3.4028235e38", "3.5e38"]), pa.float32())
+    assert (cast[0].as_py() > 3.4e38, set(misfits)) == (True, {1})
+
+
+def test_of_a_duration_what_lies_beyond_the_microsecond_is_cut() -> None:
+    cast, misfits = arrow.cast(pa.array([1_500], pa.duration("ns")), pa.int64())
+    assert (cast.to_pylist(), misfits) == ([1], {})

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import IO
 
 MAX_RECORD = 8 * 1024 * 1024
-"""A quote that is open for so many characters was never meant to be one. Not less than the two blocks
-that pyarrow takes: what it gave is counted here again."""
+"""A quote that is open for so many characters was never meant to be one. Not less than the two
+blocks that pyarrow takes: what it gave is counted here again."""
 
 
 @dataclass(frozen=True, slots=True)
