@@ -62,6 +62,7 @@ def seams(story: Story) -> Iterator[None]:
         patch.object(file_read, "os", folder.OperatingSystem),
         patch.object(files, "listing", folder.listing),
         patch.object(files, "refuse_unseen", lambda *_: None),
+        patch.object(files, "unlisted", lambda *_: []),
     ):
         yield
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -160,7 +161,7 @@ def test_content_that_moves_or_is_touched_stays_of_the_batch_that_brought_it(inb
         "done.csv": 1,
         "b.csv": 2,
         "copy.csv": 1,
-        "c.csv": 6,  # a mark after that of the copy
+        "c.csv": 5,  # a mark after that of the copy
     }
 
 
@@ -246,6 +247,49 @@ def test_a_log_that_grew_before_it_was_rotated_is_held(
         inbox.take(settings)
 
 
+def test_a_log_that_is_copied_away_and_grows_at_once_beyond_what_was_read_is_held(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = inbox.put("log.csv", "id\n1\n")
+    inbox.take()
+    inbox.put("log.csv", "id\n1\n2\n3\n")
+    rotated = inbox.put("log.csv.1.csv", log.read_bytes()).stat().st_ctime_ns
+    while log.stat().st_ctime_ns <= rotated:
+        inbox.put("log.csv", "id\n4\n5\n6\n7\n", age=0.0)
+    now = SimpleNamespace(time_ns=lambda: rotated + 2 * 10**9)
+    monkeypatch.setattr(file_set, "time", now)
+    with pytest.raises(NeedsAnswer, match=r"'log.csv.1.csv' \(as 'log.csv'\) changed after being"):
+        inbox.take(replace(CSV, settle=2.0))
+
+
+@pytest.mark.parametrize(
+    "settings", [CSV, StreamSettings(path="*.csv", key=("id",), changed="reread")]
+)
+def test_files_that_exchange_their_names_are_known_by_their_content(
+    inbox: Inbox, settings: StreamSettings
+) -> None:
+    for name in "abc":
+        inbox.put(f"{name}.csv", f"id\n{name}\n")
+    inbox.take(settings)
+    for old, new in ("a", "d"), ("b", "a"), ("c", "b"), ("d", "c"):
+        (inbox.folder / f"{old}.csv").rename(inbox.folder / f"{new}.csv")
+    taken = inbox.take(settings)
+    assert (taken.rows, len(taken.marks)) == ([], 1)
+    assert taken.note("'a.csv' has the content of 'b.csv'")
+    assert inbox.take(settings).has_news is False
+
+
+def test_a_copy_of_what_a_file_became_is_not_noted_before_it_is_read(inbox: Inbox) -> None:
+    settings = StreamSettings(path="*.csv", key=("id",), changed="reread")
+    inbox.put("a.csv", "id\n1\n")
+    inbox.take(settings)
+    for name, age in ("a", 20), ("copy", 10):
+        inbox.put(f"{name}.csv", "id\n2\n", age=age)
+    taken = inbox.take(settings)
+    assert [[file.path for file in mark.files] for mark in taken.marks] == [["a.csv"], ["copy.csv"]]
+    assert {file.seq for file in inbox.ledger.values()} == {2, 3}
+
+
 def test_a_new_file_in_the_inode_of_one_that_is_gone_is_new(inbox: Inbox) -> None:
     for name, content in (("a.csv", "id\n"), ("b.csv", "id\n1\n"), ("c.csv", "id\n2\n3\n")):
         file = inbox.put("file.tmp", content)
@@ -319,6 +363,32 @@ def test_a_folder_that_cannot_be_listed_does_not_take_its_rows_away(
             take(inbox.source, "in", settings, refresh=refresh, ledger=ledger)
     assert caught.value.error is ErrorClass.TRANSIENT
     assert take(inbox.source, "in", settings, refresh=refresh, ledger=ledger).idle == ""
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = StreamSettings(path="*/in/*.csv", mode=Mode.APPEND, settle=0.0)
+    inbox.put("sub/in/a.csv", "id\n1\n")
+    (inbox.folder / "shut/in").mkdir(parents=True)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: "shut" not in str(p) and access(p, mode))
+    taken = inbox.take(settings)
+    assert taken.column("id") == ["1"]
+    assert taken.note("folder 'shut' cannot be listed")
+    assert "folder 'shut' cannot be listed" in inbox.take(settings).idle
+    found = inbox.source.check({"in": settings})
+    assert any("'shut/in'" in finding.text for finding in found)
+
+
+def test_a_refresh_waits_for_a_file_that_was_read_and_is_being_written(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n", age=20)
+    inbox.take()
+    ledger = tuple(inbox.ledger.values())
+    inbox.put("a.csv", "id\n1\n2\n")
+    with pytest.raises(ConnectorError, match=r"'a.csv', which was read before, was written") as no:
+        take(inbox.source, "in", replace(CSV, settle=60.0), refresh=True, ledger=ledger)
+    assert no.value.error is ErrorClass.TRANSIENT
 
 
 def test_replace_waits_for_a_file_that_was_renamed_just_now(inbox: Inbox) -> None:
@@ -424,6 +494,26 @@ def test_a_name_that_does_not_say_what_it_is_is_refused(inbox: Inbox) -> None:
         inbox.take(StreamSettings(path="*", mode=Mode.APPEND))
     as_csv = StreamSettings(path="*", mode=Mode.APPEND, format=FileFormat(type="csv"))
     assert inbox.take(as_csv).column("id") == ["1"]
+
+
+def test_what_the_ledger_cannot_keep_of_a_file_does_not_come_into_it(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inodes of 64 bits, as of some network file systems, and times beyond the year 2262."""
+    inbox.put("a.csv", "id\n1\n")
+
+    def odd(info: os.stat_result) -> Any:
+        times = {"st_mtime_ns": 2**65, "st_ctime_ns": info.st_ctime_ns}
+        same = {"st_size": info.st_size, "st_mode": info.st_mode}
+        return SimpleNamespace(st_ino=2**64 - info.st_ino, **times, **same)
+
+    stat, fstat = Path.stat, os.fstat
+    monkeypatch.setattr(Path, "stat", lambda self: odd(stat(self)))
+    monkeypatch.setattr(os, "fstat", lambda number: odd(fstat(number)))
+    assert inbox.take().column("id") == ["1"]
+    (entry,) = inbox.ledger.values()
+    assert (0 <= entry.inode < 2**63, entry.mtime_ns) == (True, 2**63 - 1)
+    assert inbox.take().has_news is False
 
 
 def test_a_folder_that_is_not_there_may_come_back(tmp_path: Path) -> None:
@@ -598,6 +688,18 @@ def test_columns_that_some_files_lack_are_null_in_them(inbox: Inbox) -> None:
 def test_a_gzip_of_several_parts_is_read_whole(inbox: Inbox) -> None:
     inbox.put("a.csv.gz", gzip.compress(b"id\n1\n") + gzip.compress(b"2\n"))
     assert inbox.take().column("id") == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["a.csv.GZ", "a.TSV.gz"])
+def test_a_name_may_say_in_capitals_that_it_is_packed(inbox: Inbox, name: str) -> None:
+    inbox.put(name, gzip.compress(b"id\n1\n"))
+    assert inbox.take(replace(CSV, path="*")).column("id") == ["1"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_packed_file_whose_name_does_not_say_so_is_named(inbox: Inbox, name: str) -> None:
+    inbox.put(name, gzip.compress(b"id\n1\n"))
+    assert inbox.take(replace(CSV, path="*")).note("packed by gzip, and its name does not end")
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])

@@ -20,6 +20,7 @@ from catalog.records import CursorKind, ErrorClass, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Secrets, Source, Stopped
 from reconciler.connectors.registry import open_source
+from reconciler.connectors.sources import sqlite
 from tests.source_kit import Taken, take
 
 BY_ID = StreamSettings(cursor=("id",))
@@ -428,6 +429,38 @@ def test_a_table_that_gained_a_column_is_seen_by_the_warm_source(shop: Shop) -> 
     assert shop.take("t", BY_ID, first).rows == [{"id": 2, "x": "new"}]
 
 
+def test_a_column_renamed_between_a_look_and_the_read_is_no_text_of_its_name(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, note TEXT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 'a')")
+    begin = sqlite.Sqlite.begin
+
+    def late(dialect: sqlite.Sqlite) -> None:
+        shop.app.execute("ALTER TABLE t RENAME COLUMN note TO remark")
+        begin(dialect)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite.Sqlite, "begin", late)
+        with pytest.raises(ConnectorError, match="was altered") as caught:
+            shop.take("t", BY_ID)
+    assert caught.value.error is ErrorClass.TRANSIENT
+    assert shop.take("t", BY_ID).rows == [{"id": 1, "remark": "a"}]
+
+
+def test_a_virtual_table_whose_module_is_missing_keeps_no_other_from_being_found(
+    shop: Shop,
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.app.execute("PRAGMA writable_schema = on")
+    made = "CREATE VIRTUAL TABLE v USING a_module_of_theirs(x)"
+    shop.app.execute("INSERT INTO sqlite_schema VALUES ('table', 'v', 'v', 0, ?)", (made,))
+    assert {found.name for found in shop.source.discover(["*"], {})} == {"t", "v"}
+    with pytest.raises(ConnectorError, match="no such module") as caught:
+        shop.take("v", StreamSettings())
+    assert caught.value.error is ErrorClass.PERMANENT
+
+
 def test_a_file_put_in_the_place_of_another_is_read_by_the_warm_source(
     shop: Shop, tmp_path: Path
 ) -> None:
@@ -553,6 +586,28 @@ def test_select_takes_by_globs_and_takes_away_by_exclamation(
         assert stream.cursors == ("updated_at", "id")
         assert stream.schema.key == ("id",)
         assert stream.indexed == (("updated_at", "id") if stream.name == "a" else ("id",))
+
+
+def test_a_file_whose_writer_was_cut_off_waits_until_somebody_puts_it_right(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT)")
+    shop.many("INSERT INTO t VALUES (?, ?)", ((i, "x" * 500) for i in range(200)))
+    shop.app.execute("PRAGMA cache_size = 5")
+    shop.app.execute("BEGIN")
+    shop.app.execute("UPDATE t SET x = x || 'y'")
+    cut_off = tmp_path / "cut_off.db"
+    for end in "", "-journal":
+        Path(f"{cut_off}{end}").write_bytes(Path(f"{shop.path}{end}").read_bytes())
+    shop.app.execute("ROLLBACK")
+    source = open_source("shop", "sql", {"url": f"sqlite://{cut_off}"}, Secrets({}))
+    with pytest.raises(ConnectorError, match="was cut off while it wrote to") as caught:
+        take(source, "t", BY_ID)
+    assert caught.value.error is ErrorClass.TRANSIENT
+    with closing(sqlite3.connect(cut_off)) as other:
+        other.execute("BEGIN IMMEDIATE")
+    assert {len(x) for x in take(source, "t", BY_ID).column("x")} == {500}
+    source.close()
 
 
 def test_a_view_that_is_named_is_a_stream(shop: Shop) -> None:

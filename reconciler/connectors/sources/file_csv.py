@@ -26,6 +26,7 @@ from reconciler.connectors.sources.file_format import (
     Described,
     is_packed,
     refuse_unterminated,
+    unpacked_name,
 )
 from reconciler.connectors.sources.file_set import Found
 
@@ -133,7 +134,7 @@ class Csv:
         yield batch, rejected + misfits
 
     def _delimiter(self, file: Found) -> str:
-        tabbed = file.path.removesuffix(".gz").lower().endswith(".tsv")
+        tabbed = unpacked_name(file.path).endswith(".tsv")
         return "\t" if tabbed and self._format.delimiter == "," else self._format.delimiter
 
     def _header(self, file: Found) -> tuple[list[str], int]:

@@ -20,6 +20,7 @@ from reconciler.connectors.sources.file_set import Found
 
 BLOCK = 4 * 1024 * 1024
 RAW_LIMIT = 4096
+_GZIP = b"\x1f\x8b"
 _ENDINGS = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -89,7 +90,7 @@ def kind_of(path: str, settings: StreamSettings) -> str:
     """``csv``, ``jsonl`` or ``parquet``; empty where the name does not say."""
     if settings.format.type != "auto":
         return settings.format.type
-    return _ENDINGS.get(Path(path.removesuffix(".gz")).suffix.lower(), "")
+    return _ENDINGS.get(Path(unpacked_name(path)).suffix, "")
 
 
 def is_header(file: Found, size: int, settings: StreamSettings) -> bool:
@@ -102,7 +103,12 @@ def is_header(file: Found, size: int, settings: StreamSettings) -> bool:
 
 def is_packed(file: Found) -> bool:
     """Whether it is read through gzip, by its name."""
-    return file.path.endswith(".gz")
+    return file.path.lower().endswith(".gz")
+
+
+def unpacked_name(path: str) -> str:
+    """In lower case, without what says that it is packed."""
+    return path.lower().removesuffix(".gz")
 
 
 def content_hash(file: Found, size: int | None = None) -> Generator[int, None, str]:
@@ -123,6 +129,8 @@ def refuse_unterminated(file: Found) -> Generator[int, None, None]:
         tail = yield from _unpacked_tail(file)
     elif file.size:
         with file.full.open("rb") as raw:
+            if raw.read(len(_GZIP)) == _GZIP:
+                raise Cut("it is packed by gzip, and its name does not end in .gz: rename it")
             raw.seek(-min(4, file.size), os.SEEK_END)
             tail = raw.read()
     else:

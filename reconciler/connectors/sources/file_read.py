@@ -63,6 +63,8 @@ class Work:
     cursor: Cursor
     whole: bool
     has_news: bool
+    closed: tuple[str, ...] = ()
+    """What is not seen, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +74,22 @@ class _Known:
     file: Found
     of: str
     """By which name."""
-    mark: Mark
+    entry: FileEntry
+    forgotten: tuple[str, ...]
+    """That name, where it is gone."""
 
 
 def _rotated(work: Work) -> tuple[dict[int, list[FileEntry]], list[FileEntry]]:
-    """Of what was read: that which no longer lies at its path, by inode, and that whose file is
-    shorter now, as where a log is copied away and begun anew.
+    """Of what was read: that which no longer lies at its path, by inode, and that whose file was
+    written to, as where a log is copied away and begun anew.
     """
     same = {file.path for file in work.files.same}
     moved: dict[int, list[FileEntry]] = {}
     for entry in work.ledger.values():
         if entry.path not in same:
             moved.setdefault(entry.inode, []).append(entry)
-    changed = (*work.files.unsettled, *work.files.touched)
-    now = [(work.ledger.get(file.path), file.size) for file in changed]
-    return moved, [entry for entry, size in now if entry is not None and size < entry.size]
+    changed = (work.ledger.get(f.path) for f in (*work.files.unsettled, *work.files.touched))
+    return moved, [entry for entry in changed if entry is not None]
 
 
 _READERS: dict[str, Callable[[StreamSettings], Format]] = {
@@ -178,8 +181,10 @@ class FilesRead:
         self._noted = 0
         self._waits, self._why = 0, ""
         self._entries: list[FileEntry] = []
-        self._moved, self._cut_down = _rotated(work)
+        self._moved, self._changed = _rotated(work)
         self._note_unsettled(work.files)
+        for words in work.closed:
+            self._wait(words)
 
     def _note_unsettled(self, files: FileSet) -> None:
         ahead = files.ahead
@@ -212,19 +217,18 @@ class FilesRead:
             yield Mark(self._work.cursor, newest, tuple(self._entries))
 
     def _note_known(self, known: Sequence[_Known]) -> Generator[Mark, None, list[_Known]]:
-        """Marks for those whose content is there by now; the others."""
-        there = {*self._work.ledger, *(entry.path for entry in self._entries)}
-        others = []
-        for one in known:
-            if one.of not in there:
-                others.append(one)
-                continue
-            there.add(one.file.path)
-            if self._work.whole:
-                self._entries += one.mark.files
-            else:
-                yield one.mark
-        return others
+        """One mark for those whose content is there by now; the others. Names may have been
+        exchanged: a run that were cut off between two of them would not know one content again.
+        """
+        there = {entry.hash for entry in (*self._work.ledger.values(), *self._entries)}
+        ready = [one for one in known if one.entry.hash in there]
+        entries = tuple(one.entry for one in ready)
+        if self._work.whole:
+            self._entries += entries
+        elif ready:
+            forgotten = tuple(path for one in ready for path in one.forgotten)
+            yield Mark(self._work.cursor, files=entries, forgotten=forgotten)
+        return [one for one in known if one.entry.hash not in there]
 
     def counts(self) -> Mapping[str, int]:
         """Nothing is left out but files, which the notes name."""
@@ -279,8 +283,8 @@ class FilesRead:
         """How to note the file without its rows, if its content is read under any name."""
         content = yield from self._moving(content_hash(file))
         entry = self._work.ledger.get(file.path)
-        if entry is not None:
-            return self._known(file, file.path, content) if entry.hash == content else None
+        if entry is not None and entry.hash == content:
+            return self._known(file, file.path, content)
         other = seen.setdefault(content, file.path)
         if other == file.path:
             return None
@@ -296,7 +300,7 @@ class FilesRead:
         """
         if self._settings.mode is not Mode.APPEND:
             return ""
-        entries: list[FileEntry] = [*self._moved.get(file.inode, ()), *self._cut_down]
+        entries: list[FileEntry] = [*self._moved.get(file.inode, ()), *self._changed]
         for entry in entries:
             if entry.size >= file.size or is_header(file, entry.size, self._settings):
                 continue
@@ -305,8 +309,10 @@ class FilesRead:
         return ""
 
     def _known(self, file: Found, of: str, content: str, forgotten: tuple[str, ...] = ()) -> _Known:
-        entries = (file.entry(content, self._work.ledger.get(of)),)
-        return _Known(file, of, Mark(self._work.cursor, files=entries, forgotten=forgotten))
+        before = self._work.ledger.get(of)
+        if before is not None and before.hash != content:
+            before = None  # it comes now, by that name
+        return _Known(file, of, file.entry(content, before), forgotten)
 
     def _moving(self, steps: Generator[int, None, _Result]) -> Generator[ReadItem, None, _Result]:
         """Progress for each step; the result of the last."""

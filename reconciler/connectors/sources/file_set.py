@@ -14,6 +14,7 @@ from catalog.records import ErrorClass, FileEntry
 from reconciler.connectors.ports import ConnectorError
 
 SETTLE = 2.0
+_MOST = 2**63 - 1
 _TICK_NS = 1_000_000_000
 """By how much clocks may differ without a word."""
 
@@ -38,12 +39,15 @@ class Found:
 
     def is_still(self, now: os.stat_result) -> bool:
         """Whether ``now`` is the same file, untouched."""
-        return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == (
-            now.st_ino,
-            now.st_size,
-            now.st_mtime_ns,
-            now.st_ctime_ns,
-        )
+        return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == _standing(now)
+
+
+def _standing(info: os.stat_result) -> tuple[int, int, int, int]:
+    """Inode, size and times as the ledger can keep them: some file systems number with all 64 bits,
+    and a time may lie beyond the year 2262.
+    """
+    changed, noted = (max(-_MOST, min(t, _MOST)) for t in (info.st_mtime_ns, info.st_ctime_ns))
+    return info.st_ino & _MOST, info.st_size, changed, noted
 
 
 @dataclass(slots=True)
@@ -92,9 +96,7 @@ def listing(root: Path, pattern: str, where: str) -> list[Found]:
             ) from None
         if stat_module.S_ISREG(info.st_mode):
             _refuse_unwritable(path, where)
-            found.append(
-                Found(path, full, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-            )
+            found.append(Found(path, full, *_standing(info)))
     return sorted(found, key=lambda f: (f.mtime_ns, f.path))
 
 
@@ -115,6 +117,16 @@ def refuse_unseen(root: Path, paths: Iterable[str], where: str) -> None:
                 f"({error.strerror}), and files that were read lie in it: a read of all files "
                 "cannot leave them out",
             ) from None
+
+
+def unlisted(root: Path, pattern: str) -> list[str]:
+    """The folders in which files might match, and that cannot be listed."""
+    folders = {
+        folder
+        for part in Path(pattern).parents
+        for folder in glob.iglob(f"{part}/", root_dir=root, recursive=True)  # noqa: PTH207
+    }
+    return sorted(f for f in folders if not os.access(root / f, os.R_OK | os.X_OK))
 
 
 def _refuse_unwritable(path: str, where: str) -> None:

@@ -23,10 +23,12 @@ from reconciler.connectors.sources.file_read import FilesRead, Work, shapes
 from reconciler.connectors.sources.file_set import (
     SETTLE,
     FileSet,
+    Found,
     listing,
     must_be_there,
     refuse_unseen,
     sort_out,
+    unlisted,
 )
 
 _LOOKED_AT = 20
@@ -60,6 +62,8 @@ class Files:
                 findings.append(
                     Finding("warning", f"{stream}: no file matches {settings.path!r} yet")
                 )
+            for folder in unlisted(self._root, settings.path):
+                findings.append(Finding("warning", f"{stream}: {_closed(folder)}"))
         return findings
 
     def discover(
@@ -102,6 +106,13 @@ class Files:
             refuse_unseen(self._root, missing, self._name)
         settle = SETTLE if settings.settle is None else settings.settle
         files = sort_out(found, ledger, settle)
+        moving = _moving(files, found, known)
+        if request.refresh and moving:
+            raise ConnectorError(
+                ErrorClass.TRANSIENT,
+                f"connection {self._name!r}: file {moving[0].path!r}, which was read before, was "
+                "written to just now: a read of all files cannot leave it out",
+            )
         body = self._definition(settings)
         if request.cursor is not None and not whole:
             kind, tag = CursorKind.SNAPSHOT_ID, request.cursor.position.tag
@@ -111,7 +122,8 @@ class Files:
             ledger={} if whole else {entry.path: entry for entry in ledger},
             cursor=Cursor(CursorKind.SNAPSHOT_ID, body, _next(request.cursor)),
             whole=whole,
-            has_news=_has_news(files, ledger, whole=whole),
+            has_news=_has_news(files, whole=whole) and not (whole and moving),
+            closed=() if whole else tuple(map(_closed, unlisted(self._root, settings.path))),
         )
         return FilesRead(work, request)
 
@@ -127,15 +139,22 @@ class Files:
         """Nothing is open between reads."""
 
 
-def _has_news(files: FileSet, ledger: Sequence[FileEntry], *, whole: bool) -> bool:
-    if not whole:
-        return bool(files.new or files.touched)
-    # Without a file that is just being rewritten or renamed, all files were fewer than they are.
-    known, gone = {entry.path for entry in ledger}, set(files.gone)
-    moving = {entry.inode for entry in ledger if entry.path in gone}
-    if any(file.path in known or file.inode in moving for file in files.unsettled):
-        return False
-    return bool(files.new or files.touched or files.gone)
+def _has_news(files: FileSet, *, whole: bool) -> bool:
+    return bool(files.new or files.touched or (whole and files.gone))
+
+
+def _moving(files: FileSet, found: Sequence[Found], known: Sequence[FileEntry]) -> list[Found]:
+    """Files that were read, and are just being rewritten or renamed: without them, all files were
+    fewer than they are.
+    """
+    there = {file.path for file in found}
+    read = {entry.path for entry in known}
+    gone = {entry.inode for entry in known if entry.path not in there}
+    return [file for file in files.unsettled if file.path in read or file.inode in gone]
+
+
+def _closed(folder: str) -> str:
+    return f"folder {folder.rstrip('/')!r} cannot be listed, and what lies in it is not read"
 
 
 def _next(cursor: Cursor | None) -> Any:

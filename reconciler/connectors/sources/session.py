@@ -6,6 +6,7 @@ import contextlib
 import re
 import time
 from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ _PERMANENT_CONNECT = ("database ", "invalid connection option", "invalid URI", "
 _PERMANENT_SQLITE = (
     "no such table",
     "no such column",
+    "no such module",
     "syntax error",
     "file is not a database",
     "malformed",
@@ -187,9 +189,16 @@ class Session:
         if not state and found:
             state = found[1]
         kind = _connect_class(text) if connecting else error_class(state, text)
+        if self._is_cut_off(text):
+            kind = ErrorClass.TRANSIENT
         if kind in (ErrorClass.TRANSIENT, ErrorClass.AUTH_EXPIRED):
             self.close()
         return ConnectorError(kind, f"connection {self.name!r}: {self._clean(text)}")
+
+    def _is_cut_off(self, text: str) -> bool:
+        """SQLite reads no file before it is rolled back, and may not do that itself here."""
+        journal = Path(f"{self._file}-journal")
+        return bool(self._file) and "readonly database" in text and journal.exists()
 
     def _clean(self, text: str) -> str:
         text = _DRIVER.sub("", _LINE.sub("", _QUERY_WAS.sub("", text)))
@@ -198,7 +207,13 @@ class Session:
             text += ": another session has locked the table, as ALTER TABLE or LOCK TABLE does"
         text = self._hiding.redact(text)
         text = _URL_PASSWORD.sub(r"\1:***@", text)
-        if self._file and "readonly database" in text:
+        if self._is_cut_off(text):
+            text = (
+                f"a program was cut off while it wrote to {self._file}, and left a journal beside "
+                "it: who opens the file next to write to it puts it right, as that program does "
+                "itself, or sqlite3"
+            )
+        elif self._file and "readonly database" in text:
             text = (
                 f"{self._file} is in WAL mode, and SQLite reads it only while another process has "
                 "it open or where this user may write its folder: give that right, or keep it open"

@@ -81,7 +81,10 @@ class SqlSource:
         """Tables that match ``select``, and the tables, views and queries named."""
         names = dict.fromkeys((*self.streams(select), *named))
         try:
-            return [self._found(name, named.get(name, StreamSettings())) for name in names]
+            return [
+                self._found(name, named[name]) if name in named else self._selected(name)
+                for name in names
+            ]
         finally:
             self._dialect.session.leave_idle()
 
@@ -91,6 +94,15 @@ class SqlSource:
             return [n for n in self._dialect.streams(views=False) if selected(n, select)]
         finally:  # no stream may be read after this, and the next look come in an hour
             self._dialect.session.leave_idle()
+
+    def _selected(self, name: str) -> FoundStream:
+        """One that cannot be read, as a virtual table whose module is missing, fails by itself."""
+        try:
+            return self._found(name, StreamSettings())
+        except ConnectorError as error:
+            if error.error is not ErrorClass.PERMANENT:
+                raise
+            return FoundStream(name, Schema((), ()))
 
     def _found(self, name: str, settings: StreamSettings) -> FoundStream:
         relation = self._dialect.relation(name, settings)
