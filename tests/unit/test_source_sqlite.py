@@ -320,6 +320,19 @@ def test_a_form_of_time_that_comes_to_lie_below_the_cursor_is_refused(
         shop.take("t", settings, first)
 
 
+@pytest.mark.parametrize("short", ["2026-01-03", "2026-01-03 10:00"])
+def test_a_day_or_a_minute_alone_that_comes_to_lie_below_the_cursor_is_refused(
+    shop: Shop, short: str
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("INSERT INTO t VALUES (1, '2026-01-01'), (2, '2026-01-03 10:00:30')")
+    first = shop.take("t", BY_TIME)
+    assert first.column("id") == [1, 2]
+    shop.app.execute("INSERT INTO t VALUES (3, ?), (4, '2026-01-05 11:00:00')", (short,))
+    with pytest.raises(ConnectorError, match="mixes ways to write a time"):
+        shop.take("t", BY_TIME, first)
+
+
 def test_epoch_numbers_in_a_datetime_cursor_are_refused_with_what_to_do(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
     shop.app.execute("INSERT INTO t VALUES (1, 1767225600)")

@@ -96,6 +96,8 @@ class Wanted:
     column: Column
     settings: StreamSettings
     stopped: Callable[[], bool]
+    last: Any = None
+    """Where the cursor stands; None: nowhere yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def _incremental(
 ) -> Plan:
     settings = request.settings
     last = None if request.cursor is None else position.decode(request.cursor.position)
-    bound = dialect.bound(Wanted(base.relation, column, settings, request.stopped))
+    bound = dialect.bound(Wanted(base.relation, column, settings, request.stopped, last))
     span = _range(dialect, column, settings, last, bound)
     dialect.begin()
     nulls, far, news = _survey(dialect, base, column, bound, span)

@@ -247,6 +247,7 @@ class Sqlite:
         )
         if not (isinstance(least, str) and _TIME_TEXT.fullmatch(least)):
             raise self._mixed_forms(column.name)  # before all times, where no read would find it
+        self._refuse_shorter(wanted, top)
         self._form = _SAME_FORM.replace("SEPARATOR", separator or "[T ]")
         notes = [f"cursor {column.name!r} is compared as the text that is stored, with UTC"]
         if settings.stamped_by == "application":
@@ -256,6 +257,17 @@ class Sqlite:
             far=f"{operand} > {quote_text(present + '~')}",
             notes=tuple(notes),
         )
+
+    def _refuse_shorter(self, wanted: Wanted, top: str) -> None:
+        """A day alone, or a minute, sorts before all that is of it, and so before the cursor."""
+        places = [text for text in (wanted.last, top) if text is not None]
+        parts = {text[:length] for text in places for length in (10, 16) if len(text) > length}
+        listed, operand = ", ".join(map(quote_text, sorted(parts))), self.operand(wanted.column)
+        source = wanted.relation.source
+        if parts and self.session.rows(
+            f"SELECT 1 FROM {source} WHERE {operand} IN ({listed}) LIMIT 1"
+        ):
+            raise self._mixed_forms(wanted.column.name)
 
     def _greatest(self, source: str, operand: str, below: str) -> Any:
         return self.session.value(
