@@ -80,16 +80,16 @@ class _Known:
 
 
 def _rotated(work: Work) -> tuple[dict[int, list[FileEntry]], list[FileEntry]]:
-    """Of what was read: that which no longer lies at its path, by inode, and that whose file was
-    written to, as where a log is copied away and begun anew.
+    """Of what was read: that which no longer lies at its path, by inode, and that whose file is
+    being written to, as where a log is copied away and begun anew.
     """
     same = {file.path for file in work.files.same}
     moved: dict[int, list[FileEntry]] = {}
     for entry in work.ledger.values():
         if entry.path not in same:
             moved.setdefault(entry.inode, []).append(entry)
-    changed = (work.ledger.get(f.path) for f in (*work.files.unsettled, *work.files.touched))
-    return moved, [entry for entry in changed if entry is not None]
+    written = (work.ledger.get(file.path) for file in work.files.unsettled)
+    return moved, [entry for entry in written if entry is not None]
 
 
 _READERS: dict[str, Callable[[StreamSettings], Format]] = {
@@ -181,7 +181,7 @@ class FilesRead:
         self._noted = 0
         self._waits, self._why = 0, ""
         self._entries: list[FileEntry] = []
-        self._moved, self._changed = _rotated(work)
+        self._moved, self._written = _rotated(work)
         self._note_unsettled(work.files)
         for words in work.closed:
             self._wait(words)
@@ -300,7 +300,7 @@ class FilesRead:
         """
         if self._settings.mode is not Mode.APPEND:
             return ""
-        entries: list[FileEntry] = [*self._moved.get(file.inode, ()), *self._changed]
+        entries: list[FileEntry] = [*self._moved.get(file.inode, ()), *self._written]
         for entry in entries:
             if entry.size >= file.size or is_header(file, entry.size, self._settings):
                 continue
