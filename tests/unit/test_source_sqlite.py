@@ -220,15 +220,18 @@ def test_a_text_cursor_in_another_order_than_unicode_is_refused(shop: Shop, enco
     assert shop.take("t", BY_TIME).column("id") == ["\u0100"]
 
 
-@pytest.mark.parametrize("separator", [" ", "T"])
-def test_times_kept_as_text_are_read_up_to_the_running_second(shop: Shop, separator: str) -> None:
-    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
-    past = [f"2026-01-31{separator}10:00:00", f"2026-01-31{separator}10:00:01"]
+@pytest.mark.parametrize("declared", ["DATETIME", "TEXT"])
+@pytest.mark.parametrize(("separator", "zone"), [(" ", ""), ("T", ""), ("T", "Z"), ("T", "+00:00")])
+def test_times_kept_as_text_are_read_up_to_the_running_second(
+    shop: Shop, declared: str, separator: str, zone: str
+) -> None:
+    shop.app.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at {declared})")
+    past = [f"2026-01-31{separator}10:00:0{second}{zone}" for second in (0, 1)]
     shop.many("INSERT INTO t (updated_at) VALUES (?)", [(t,) for t in [*past, ""]])
     took = 1.0
     while took >= 1:  # or its second may have been over
         began = time.monotonic()
-        now = dt.datetime.now(dt.UTC).strftime(f"%Y-%m-%d{separator}%H:%M:%S")
+        now = dt.datetime.now(dt.UTC).strftime(f"%Y-%m-%d{separator}%H:%M:%S{zone}")
         shop.app.execute("UPDATE t SET updated_at = ? WHERE id = 3", (now,))
         first = shop.take("t", BY_TIME)
         took = time.monotonic() - began

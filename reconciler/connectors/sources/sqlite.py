@@ -39,8 +39,9 @@ SETTLE = 1.0
 SETTLE_BY_APPLICATION = 10.0
 _BUSY_MS = 5_000
 _BATCH_BYTES = 8 * 1024 * 1024
-_TIME_TEXT = re.compile(r"\d{4}-\d\d-\d\d(?:([T ])\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?")
-_SAME_FORM = r"^\d{4}-\d\d-\d\d(?:SEPARATOR\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?$"
+_UTC = r"(?:Z|\+00:00)?"
+_TIME_TEXT = re.compile(rf"\d{{4}}-\d\d-\d\d(?:([T ])\d\d:\d\d(?::\d\d(?:\.\d+)?)?{_UTC})?")
+_SAME_FORM = rf"^\d{{4}}-\d\d-\d\d(?:SEPARATOR\d\d:\d\d(?::\d\d(?:\.\d+)?)?{_UTC})?$"
 
 
 _NO_INTEGER = "9.3e18"
@@ -234,7 +235,7 @@ class Sqlite:
         operand = self.operand(column)
         settle = _settle(settings)
         now = math.floor(self._now() * 1_000)
-        width = min(len(top.rstrip("Z")), 19)
+        width = min(len(top.removesuffix("+00:00").rstrip("Z")), 19)
         clock = moments.iso((now - round(settle * 1_000)) * 1_000, separator or " ")[:width]
         present = moments.iso(now * 1_000, separator or " ")[:width]
         if separator == "T":
