@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
+import adbc_driver_manager
 import duckdb
 import psycopg
 import pyarrow as pa
@@ -29,6 +30,7 @@ from reconciler.connectors.ports import (
 from reconciler.connectors.registry import open_source
 from reconciler.connectors.sources import postgres
 from reconciler.connectors.sources.postgres import Postgres
+from reconciler.connectors.sources.session import Session
 from tests.servers import PostgresServer
 from tests.source_kit import Taken, take
 
@@ -1115,6 +1117,17 @@ def test_what_a_key_includes_is_no_part_of_it(shop: Shop) -> None:
     assert found.schema.key == ("id",)
 
 
+def test_a_key_that_its_partitions_do_not_have_yet_is_none(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int NOT NULL) PARTITION BY LIST (id)",
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1)",
+        "ALTER TABLE ONLY t ADD PRIMARY KEY (id)",
+        "INSERT INTO t VALUES (1), (1)",
+    )
+    (found,) = shop.source.discover(["public.t"], {})
+    assert found.schema.key == ()
+
+
 def test_a_name_of_two_tables_is_refused_and_one_that_a_schema_has_goes_before(shop: Shop) -> None:
     shop.run(
         "CREATE SCHEMA a",
@@ -1138,6 +1151,30 @@ def test_a_role_with_all_its_connections_taken_is_tried_again(table: Shop) -> No
         take(source, STREAM, BY_TIME)
     table.run("DROP ROLE few")
     assert caught.value.error is ErrorClass.TRANSIENT
+
+
+def test_a_database_that_is_not_there_may_come_back(table: Shop) -> None:
+    url = table.server.url(database="being_restored")
+    source = open_source("shop", "sql", {"url": url}, Secrets({}))
+    with pytest.raises(ConnectorError, match=r'database "being_restored" does not exist') as caught:
+        take(source, STREAM, BY_TIME)
+    assert caught.value.error is ErrorClass.TRANSIENT
+
+
+def test_a_pooler_that_gives_each_statement_another_session_is_named() -> None:
+    class Pooler:
+        def connect(self) -> Any:
+            raise adbc_driver_manager.ProgrammingError(
+                "INVALID_ARGUMENT: [libpq] Failed to describe prepared statement: ERROR:  unnamed "
+                "prepared statement does not exist",
+                status_code=adbc_driver_manager.AdbcStatusCode.INVALID_ARGUMENT,
+            )
+
+        def is_current(self, connection: Any, age: float, idle: float) -> bool:
+            raise NotImplementedError
+
+    with pytest.raises(ConnectorError, match="have the pooler in session mode"):
+        Session("shop", Pooler(), ()).value("SELECT 1")
 
 
 def test_a_server_named_behind_the_question_mark_is_another_source(table: Shop) -> None:

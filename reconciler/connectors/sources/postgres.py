@@ -63,7 +63,7 @@ SELECT 'key' AS kind, a.attname::text, true AS usable, k.n
 FROM pg_index i
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-WHERE i.indrelid = {oid} AND i.indisprimary AND k.n <= i.indnkeyatts
+WHERE i.indrelid = {oid} AND i.indisprimary AND i.indisvalid AND k.n <= i.indnkeyatts
   AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
                   WHERE h.inhparent = {oid} AND p.relkind <> 'p')
 UNION ALL

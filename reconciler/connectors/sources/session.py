@@ -31,7 +31,8 @@ _AUTH = (
 )
 _FULL = ("too many connections", "too many clients", "connection slots are reserved")
 """Some of these name a role."""
-_PERMANENT_CONNECT = ("database ", "invalid connection option", "invalid URI", "invalid port")
+_PERMANENT_CONNECT = ("invalid connection option", "invalid URI", "invalid port")
+"""No database of that name is none of these: it may just be restored or made anew."""
 _PERMANENT_SQLITE = (
     "no such table",
     "no such column",
@@ -203,6 +204,11 @@ class Session:
     def _clean(self, text: str) -> str:
         text = _DRIVER.sub("", _LINE.sub("", _QUERY_WAS.sub("", text)))
         text = _IS_IT_UP.sub("; is the server running", text)
+        if "prepared statement does not exist" in text:
+            text += (
+                ": a pooler gives each statement another session: connect to the server itself, or "
+                "have the pooler in session mode"
+            )
         if "lock timeout" in text:
             text += ": another session has locked the table, as ALTER TABLE or LOCK TABLE does"
         text = self._hiding.redact(text)
@@ -229,9 +235,7 @@ def _connect_class(text: str) -> ErrorClass:
         return ErrorClass.TRANSIENT
     if any(word in fatal for word in _AUTH):
         return ErrorClass.AUTH_EXPIRED
-    if any(word in fatal or word in text for word in _PERMANENT_CONNECT if word != "database "):
-        return ErrorClass.PERMANENT
-    if 'database "' in fatal and "does not exist" in fatal:
+    if any(word in text for word in _PERMANENT_CONNECT):
         return ErrorClass.PERMANENT
     return ErrorClass.TRANSIENT
 
