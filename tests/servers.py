@@ -115,8 +115,11 @@ def _answers(server: PostgresServer, process: subprocess.Popen[bytes]) -> bool:
 class PrivateServer(PostgresServer):
     """A server that can be stopped and started again; its data stays."""
 
-    def __init__(self, folder: Path, programs: Path, who: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, programs: Path, who: dict[str, Any], settings: dict[str, str]
+    ) -> None:
         super().__init__(_free_port())
+        self._settings = _SETTINGS | settings
         self._folder, self._programs, self._who = folder, programs, who
         self._process: subprocess.Popen[bytes] | None = None
         self._has_run = False
@@ -146,7 +149,7 @@ class PrivateServer(PostgresServer):
         self._has_run = True
 
     def _launch(self, log: Path) -> subprocess.Popen[bytes]:
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [self._programs / "postgres", "-D", "data", "-p", str(self.port), *settings],
@@ -163,7 +166,7 @@ class PrivateServer(PostgresServer):
 
 
 @contextmanager
-def private_postgres() -> Iterator[PrivateServer]:
+def private_postgres(**settings: str) -> Iterator[PrivateServer]:
     """A server of one's own, running; the test is skipped where there can be none."""
     programs = postgres_programs()
     if programs is None:
@@ -177,7 +180,7 @@ def private_postgres() -> Iterator[PrivateServer]:
         os.chown(folder, *account)
         who = {"user": account[0], "group": account[1], "extra_groups": []}
     try:
-        server = PrivateServer(folder, programs, who)
+        server = PrivateServer(folder, programs, who, settings)
         try:
             server.start()
             yield server

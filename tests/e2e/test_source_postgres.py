@@ -23,6 +23,7 @@ from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import (
     ConnectorError,
     NeedsAnswer,
+    ReadRequest,
     Secrets,
     Source,
     Stopped,
@@ -31,7 +32,7 @@ from reconciler.connectors.registry import open_source
 from reconciler.connectors.sources import postgres
 from reconciler.connectors.sources.postgres import Postgres
 from reconciler.connectors.sources.session import Session
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, private_postgres
 from tests.source_kit import Taken, take
 
 pytestmark = pytest.mark.postgres
@@ -180,6 +181,54 @@ def test_a_transaction_of_a_session_that_tells_nothing_is_waited_for(table: Shop
 
     taken = take(table.source, STREAM, AT_ONCE, stopped=commit_when_it_waits)
     assert sorted(taken.column("id")) == [1, 2]
+
+
+def test_reads_of_our_own_hold_no_bound_back(table: Shop) -> None:
+    """They write nothing; a first load of a large table takes hours."""
+    table.run(
+        "DROP ROLE IF EXISTS reader",
+        "CREATE ROLE reader LOGIN",
+        "GRANT SELECT ON t TO reader",
+        "INSERT INTO t VALUES (1, '2026-01-01Z')",
+    )
+    hasty = StreamSettings(cursor=("updated_at",), settle=0.0, max_wait=0.1)
+    try:
+        for user in ("reader", "postgres"):
+            long, short = table.open(user), table.open(user)
+            read = long.read(ReadRequest(STREAM, BY_TIME, None))
+            table.run("SELECT pg_sleep(0.01)", "INSERT INTO t VALUES (2)")
+            assert take(short, STREAM, hasty).column("id") == [1, 2]
+            read.close()
+            long.close()
+            short.close()
+            table.run("DELETE FROM t WHERE id = 2")
+    finally:
+        table.run("DROP OWNED BY reader", "DROP ROLE reader")
+
+
+def test_an_autovacuum_is_not_waited_for_by_a_role_that_may_not_look() -> None:
+    slowly = {"cost_delay": "100ms", "cost_limit": "1"}
+    with private_postgres(
+        autovacuum="on",
+        autovacuum_naptime="1s",
+        **{f"autovacuum_vacuum_{name}": value for name, value in slowly.items()},
+    ) as server:
+        server.execute(
+            "CREATE ROLE reader LOGIN",
+            "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz NOT NULL)",
+            "INSERT INTO t VALUES (1, '2026-01-01Z')",
+            "GRANT SELECT ON t TO reader",
+            "CREATE TABLE large AS SELECT g, repeat('x', 200) x FROM generate_series(1, 20000) g",
+            "UPDATE large SET x = ''",
+        )
+        vacuums = "SELECT pid FROM pg_stat_activity WHERE query ~ '^autovacuum: VACUUM.*large'"
+        while not server.execute(vacuums):
+            time.sleep(0.05)
+        source = open_source("shop", "sql", {"url": server.url("reader")}, Secrets({}))
+        hasty = StreamSettings(cursor=("updated_at",), max_wait=0.1)
+        assert take(source, STREAM, hasty).column("id") == [1]
+        assert server.execute(vacuums)
+        source.close()
 
 
 def test_a_role_that_may_not_look_gives_up_after_max_wait_and_names_the_pid(table: Shop) -> None:

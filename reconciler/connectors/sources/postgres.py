@@ -50,7 +50,7 @@ SELECT EXISTS (
   JOIN pg_class c ON c.oid = l.relation
   WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid()
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND c.relkind IN ('r', 'm') AND c.relfilenode <> 0  -- as of the mapped catalogs
+    AND c.relkind = 'r' AND c.relfilenode <> 0  -- as of the mapped catalogs
     AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)
 )
 """

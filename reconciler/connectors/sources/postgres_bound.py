@@ -73,26 +73,30 @@ WITH RECURSIVE below (oid, relkind) AS (
 SELECT coalesce(bool_or(relkind = 'f'), false), coalesce(bool_or(relkind = 'm'), false) FROM below
 """
 """Whether rows come out of foreign tables or materialized views, also below views or partitions."""
-_OPEN = """
+_OURS = "(application_name = 'reconciler' AND usename = current_user) IS TRUE"
+"""Reads of this role by this program, which write nothing however long they take."""
+_OPEN = f"""
 SELECT pid::int8, (extract(epoch FROM xact_start) * 1000000)::int8, coalesce(state, ''),
        backend_xid IS NOT NULL, coalesce(usename::text, '')
 FROM pg_stat_activity
 WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()
   AND datid = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND backend_type NOT IN ('autovacuum worker', 'walsender')
+  AND backend_type NOT IN ('autovacuum worker', 'walsender') AND NOT {_OURS}
 ORDER BY xact_start
 """
 _PREPARED = """
 SELECT gid::text, (extract(epoch FROM prepared) * 1000000)::int8
 FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
 """
-_VIRTUAL = """
+_VIRTUAL = f"""
 SELECT l.virtualtransaction::text, l.pid::int8
 FROM pg_locks l
 WHERE l.locktype = 'virtualxid' AND l.granted AND l.pid <> pg_backend_pid()
   AND EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = l.pid
-              AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()))
+              AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND a.usesysid IS NOT NULL AND NOT {_OURS})
 """
+"""An autovacuum, which is nobody's and takes hours, is seen as one without a user."""
 _UNTOLD = _VIRTUAL.replace("a.pid = l.pid", "a.pid = l.pid AND a.state = 'disabled'")
 """Those of sessions with ``track_activities`` off: when they began stands nowhere."""
 
