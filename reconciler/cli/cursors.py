@@ -102,7 +102,7 @@ def cursor_set(
                 Exit.FAILED,
                 f"Run it once first: reconciler run {name.typed}",
             )
-        if stream.cursor.kind is CursorKind.SNAPSHOT_ID:
+        if _taken(stream.cursor, stream.hold)[0] is CursorKind.SNAPSHOT_ID:
             raise Failure(
                 f"{name} reads what it has not read yet, or everything: its cursor counts reads, "
                 "and is no place among the rows.",
@@ -115,19 +115,21 @@ def cursor_set(
     return edit(How(config, json, dry_run, why), prepare)
 
 
-def _cursor_at(cursor: Cursor, hold: Hold | None, text: str) -> Cursor:
-    """The stream's cursor at the position that a person wrote.
-
-    A stream held because its cursor's definition changed gets one of the new definition.
+def _taken(cursor: Cursor, hold: Hold | None) -> tuple[CursorKind, str, str]:
+    """Kind, definition and tag of what a stream's cursor is set to: those that it has; or the new
+    ones, where the stream is held because its cursor's definition changed.
     """
-    import msgspec
+    if hold is None or hold.kind is not HoldKind.DEFINITION or "cursor set" not in hold.choices:
+        return cursor.kind, cursor.definition, cursor.position.tag
+    new = msgspec.json.decode(hold.detail, type=dict[str, str])
+    return CursorKind(new["kind"]), new["definition"], new["tag"]
 
+
+def _cursor_at(cursor: Cursor, hold: Hold | None, text: str) -> Cursor:
+    """The stream's cursor at the position that a person wrote."""
     from catalog.position import BadPosition, parse
 
-    kind, definition, tag = cursor.kind, cursor.definition, cursor.position.tag
-    if hold is not None and hold.kind is HoldKind.DEFINITION and "cursor set" in hold.choices:
-        new = msgspec.json.decode(hold.detail, type=dict[str, str])
-        kind, definition, tag = CursorKind(new["kind"]), new["definition"], new["tag"]
+    kind, definition, tag = _taken(cursor, hold)
     what = output.cursor_of(definition)
     at = f"It is at {cursor.position.text} now."
     try:

@@ -58,14 +58,16 @@ EFFECTS = {
     ChangeKind.STREAM_REMOVED: "It is read no more; its data and cursor are kept, and it is shown "
     "as orphaned.",
     ChangeKind.DEFINITION: "The stream is held with its choices: its cursor and its rows were made "
-    "by the old value.",
+    "by the old value. One whose mode was and is `replace` goes on: each read takes the place of "
+    "the one before.",
     ChangeKind.TABLE: "The new table has no marker of this stream, so it is held with its choices; "
     "the old table stays.",
     ChangeKind.FILES: "Files that match now and were not read yet are read by the next run; rows "
     "of the others stay.",
     ChangeKind.LAYOUT: "The next batch is read and written so; what is there stays as it is, and "
     "a type that changes is a schema change.",
-    ChangeKind.POLICY: "Answers the next schema change; a stream that is held waits on.",
+    ChangeKind.POLICY: "Answers the next schema change; a stream that is held waits on, "
+    "until `retry`.",
     ChangeKind.READING: "Takes effect with the next run.",
     ChangeKind.CONNECTION_ADDED: "Nothing, until a pipeline uses it.",
     ChangeKind.CONNECTION_REMOVED: "Nothing: no pipeline uses it.",

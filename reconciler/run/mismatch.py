@@ -84,13 +84,14 @@ class Mismatch:
         """Its marker says that it belongs to another stream. First comes what harms nobody."""
         assert self.marker is not None
         owner = self.marker.owner
+        answer = REFRESH if self.waiting else RETRY
         whose = (
             f"table {self.table!r} belongs to pipeline {owner.pipeline!r}, stream "
             f"{owner.stream!r} of catalog {owner.catalog}; another name in `table`, and then "
-            "'retry', leaves it alone"
+            f"'{answer}', leaves it alone"
         )
-        if self.waiting:  # for a table of ours
-            return self._asks(whose, (RETRY,))
+        if self.waiting:  # for a table that was ours, or that we meant to make
+            return self._asks(whose, (answer,))
         adopt = "'cursor adopt' takes it over and reads on from here"
         if self.mode is Mode.APPEND:
             adopt += ", also what is there, which is there twice then"

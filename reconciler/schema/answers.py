@@ -181,22 +181,22 @@ def policy_decisions(
     proposal: Proposal, answers: Mapping[Change, Answered], policy: SchemaPolicy, now: Micros
 ) -> tuple[Decision, ...]:
     """The policy's part of the answers as a record; none where it is on record already."""
-    if any(d.by == POLICY and proposal.asked(d) for d in proposal.decisions):
-        return ()
     known = {c for d in proposal.decisions for c in _changes(d) if c.kind == "dropped"}
     mine = [c for c, given in answers.items() if given.by_policy and c not in known]
     if not mine:
         return ()
     refused = all(answers[change].settled == "refuse" for change in mine)
-    return (
-        Decision(
-            stream=proposal.stream,
-            from_version=proposal.version,
-            fingerprint=proposal.fingerprint,
-            answer="rejected" if refused else "approved",
-            changes=dump_changes(mine),
-            by=POLICY,
-            why="; ".join(f"{change}: {_said_by(policy, change)}" for change in mine),
-            at=now,
-        ),
+    made = Decision(
+        stream=proposal.stream,
+        from_version=proposal.version,
+        fingerprint=proposal.fingerprint,
+        answer="rejected" if refused else "approved",
+        changes=dump_changes(mine),
+        by=POLICY,
+        why="; ".join(f"{change}: {_said_by(policy, change)}" for change in mine),
+        at=now,
     )
+    asked = (d for d in reversed(proposal.decisions) if d.by == POLICY and proposal.asked(d))
+    last = next(asked, None)
+    known_as = (last.answer, last.why) if last else None
+    return () if known_as == (made.answer, made.why) else (made,)  # the config may say else by now

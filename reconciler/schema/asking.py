@@ -25,6 +25,7 @@ def question(held: Sequence[Change], choices: Sequence[str]) -> str:
         parts.append(f"reject: {'; '.join(_rejected(c) for c in held)}.")
     else:
         parts.append("It cannot be rejected: a column of the old key is gone.")
+    parts.append("retry: looks again, once the source is as it was or the config answers.")
     return " ".join(parts)
 
 

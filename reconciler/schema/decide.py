@@ -235,7 +235,7 @@ def _hold(proposal: Proposal, held: tuple[Change, ...], now: Micros) -> Hold:
     stuck = any(c.kind == "key_changed" for c in held) and not asking.old_key_remains(
         current, proposed
     )
-    choices = ("approve",) if stuck else ("approve", "reject")
+    choices = ("approve", "retry") if stuck else ("approve", "reject", "retry")
     return Hold(
         kind=HoldKind.SCHEMA,
         reason=asking.question(held, choices),

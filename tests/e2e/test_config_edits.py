@@ -325,6 +325,51 @@ def test_another_table_is_held_and_the_old_one_stays(project: Project) -> None:
     assert _equal(project), "the old one stays"
 
 
+_CUT = "worker.before_publish"
+
+
+def test_a_batch_that_waits_goes_where_it_was_meant_to_before_another_table_is_held(
+    project: Project,
+) -> None:
+    project.cli("run", "p", code=1, RECONCILER_TEST_KILL_AT=_CUT)
+    _edit(project, ("streams.orders]", 'streams.orders]\ntable = "fresh"'))
+    project.add(50, 60)
+    rewind = "cursor rewind --to-destination"
+    assert project.held()["choices"] == ["refresh", "cursor adopt", rewind]
+    assert len(project.rows()) == 50, "what waited is in the old table"
+    project.answer(rewind)
+    assert _equal(project, "fresh")
+    _edit(project, ('table = "fresh"', ""))
+    project.held()
+    project.answer(rewind)
+    assert _equal(project)
+
+
+def test_a_table_that_another_pipeline_made_before_a_batch_came_to_it_is_left_alone(
+    project: Project,
+) -> None:
+    project.cli("run", "p", code=1, RECONCILER_TEST_KILL_AT=_CUT)
+    text = project.config.read_text()
+    project.save(text.replace(".p", ".q"))
+    project.do("run", "q")
+    project.save(text)
+    assert project.held()["choices"] == ["refresh"]
+    _edit(project, ("streams.orders]", 'streams.orders]\ntable = "mine"'))
+    assert project.held()["choices"] == ["refresh"]
+    project.answer("refresh")
+    assert _equal(project, "mine")
+    assert _equal(project)
+
+
+def test_another_order_of_the_keys_columns_is_no_edit(project: Project) -> None:
+    _edit(project, ("streams.orders]", 'streams.orders]\nkey = ["id", "name"]'))
+    _first_run(project)
+    _edit(project, ('["id", "name"]', '["name", "id"]'))
+    project.add(50, 60)
+    project.do("run", "p")
+    assert project.equal()
+
+
 def test_what_select_takes_loads_beside_the_others_and_what_it_leaves_keeps_its_rows(
     project: Project,
 ) -> None:

@@ -554,6 +554,44 @@ def test_a_changed_definition_without_a_cursor_is_answered_by_reading_again(
     assert project.equal()
 
 
+def test_rows_that_the_source_has_no_more_are_not_replaced_by_an_edit_of_the_mode(
+    project: Project,
+) -> None:
+    project.loads_into("duckdb")
+    project.add(0, 50)
+    project.do("run", "p")
+    all_rows, text = project.rows(), project.config.read_text()
+    project.change("delete from orders where id < 40")
+    project.save(_whole(text))
+    assert project.held()["choices"] == ["refresh", "retry"]
+    assert project.rows() == all_rows
+    project.save(text)
+    project.answer("retry")
+    assert project.rows() == all_rows
+    project.save(_whole(text))
+    project.held()
+    project.answer("refresh")
+    assert project.equal()
+    project.change("delete from orders where id < 45")
+    project.do("run", "p")
+    assert project.equal(), "each run replaces them now"
+
+
+def test_a_table_that_was_read_as_a_whole_can_go_on_by_a_cursor(project: Project) -> None:
+    project.loads_into("duckdb")
+    by_cursor = project.config.read_text()
+    project.save(by_cursor.replace('cursor = ["updated_at"]\n', ""))
+    project.add(0, 50)
+    project.do("run", "p")
+    project.save(by_cursor)
+    assert project.held()["choices"] == ["refresh", "cursor set", "retry"]
+    project.do("cursor", "set", "p.orders", _AT)
+    project.add(50, 60)
+    project.do("run", "p")
+    assert project.equal()
+    assert json.loads(project.do("runs", "p", "--json"))[0]["rows"] == 10, "and no more was read"
+
+
 def test_a_time_in_another_form_than_the_source_writes_is_no_place_to_go_on(
     project: Project,
 ) -> None:
@@ -614,6 +652,28 @@ def test_an_answer_to_a_question_that_moved_on_is_not_enough(project: Project) -
     assert "'note'" not in hold["reason"], "nothing is asked twice"
     project.answer("approve")
     assert project.equal()
+
+
+@pytest.mark.parametrize("how", ["source", "config"])
+def test_a_schema_change_that_was_put_back_or_is_answered_by_now_is_looked_at_again(
+    project: Project, how: str
+) -> None:
+    project.loads_into("duckdb", lambda text: text + 'schema_changes = { added = "hold" }\n')
+    project.add(0, 50)
+    project.do("run", "p")
+    project.change("alter table orders add column note text")
+    project.add(50, 60)
+    asked = project.held()["reason"]
+    project.do("retry", "p.orders")
+    assert project.held()["reason"] == asked, "nothing was put back yet"
+    if how == "source":
+        project.change("alter table orders drop column note")
+    else:
+        _edit(project, 'added = "hold"', 'added = "add"')
+    project.answer("retry")
+    assert project.equal()
+    made = json.loads(project.do("schema", "p.orders", "--json"))["decisions"]
+    assert [one["by"] for one in made] == ([] if how == "source" else ["policy"])
 
 
 def _whole(text: str) -> str:

@@ -195,20 +195,21 @@ def test_batches_that_wait_and_do_not_fit_leave_a_refresh_alone() -> None:
 def test_another_owners_table_is_left_alone_until_a_person_takes_it_over() -> None:
     whose = (
         "table 'orders' belongs to pipeline 'other', stream 'items' of catalog cat2; another name "
-        "in `table`, and then 'retry', leaves it alone"
+        "in `table`, and then '{0}', leaves it alone"
     )
     world = World(FakeRead(rows(1), mark(7)), marker=at(0, OTHER))
     world.ledgers["orders"] = ()
     found = held(world.run())
     assert found.reason == (
-        f"{whose}, 'cursor rewind --to-destination' takes it over and goes on where it stands, "
+        f"{whose.format('retry')}, 'cursor rewind --to-destination' takes it over and goes on "
+        "where it stands, "
         "'cursor adopt' takes it over and reads on from here"
     )
     assert found.choices == ("retry", "cursor rewind --to-destination", "cursor adopt")
     assert msgspec.convert(detail(found)["cursor"], Cursor) == cursor(0)
     world.unpublished = (waiting(1),)
     found = held(world.run(seq=1))
-    assert (found.reason, found.choices) == (whose, ("retry",))
+    assert (found.reason, found.choices) == (whose.format("refresh"), ("refresh",))
     assert world.diary == []
 
 

@@ -215,12 +215,12 @@ def test_a_hold_says_what_changed_and_what_each_answer_does() -> None:
     hold = held(QUESTION).hold
     assert hold.kind is HoldKind.SCHEMA
     assert (hold.from_version, hold.fingerprint) == (1, fingerprint(RETYPED))
-    assert hold.choices == ("approve", "reject")
+    assert hold.choices == ("approve", "reject", "retry")
     assert hold.reason == (
         "Column 'amount' retyped from int32 to text. "
         "approve: 'amount' becomes text, rows already there with it. "
         "reject: 'amount' stays int32; rows whose value does not fit it are set aside with the "
-        "reason."
+        "reason. retry: looks again, once the source is as it was or the config answers."
     )
     detail = json.loads(hold.detail)
     assert [f["name"] for f in detail["schema"]["fields"]] == ["id", "amount", "note"]
@@ -304,6 +304,15 @@ def test_a_policy_of_the_past_is_no_persons_approval() -> None:
     assert held(proposed(RETYPED, V1, made))
 
 
+def test_a_policy_that_answers_in_another_way_is_on_record_again() -> None:
+    first = on(proposed(RETYPED, V1, retyped="reject", added="ignore"))
+    assert first.version == V1
+    again = on(proposed(RETYPED, V1, first.decisions, retyped="reject", added="ignore"))
+    assert again.decisions == ()
+    (other,) = on(proposed(RETYPED, V1, first.decisions, retyped="new_column")).decisions
+    assert "retyped = 'new_column'" in other.why
+
+
 def test_a_policy_that_answers_comes_before_an_older_answer() -> None:
     rejected = (answered(QUESTION, "rejected"),)
     verdict = proposed(RETYPED, V1, rejected, retyped="new_column")
@@ -328,7 +337,7 @@ def test_a_dropped_column_is_asked_about_once(answer: str) -> None:
 def test_a_changed_key_is_always_held() -> None:
     new = schema("id", "amount", id="int64", amount="int32")
     question = proposed(new, V1)
-    assert held(question).hold.choices == ("approve", "reject")
+    assert held(question).hold.choices == ("approve", "reject", "retry")
     assert "The key changed from id to id, amount." in held(question).hold.reason
     approved = on(proposed(new, V1, (answered(question, "approved"),)))
     assert (approved.target.key, approved.version.version) == (("id", "amount"), 2)
@@ -349,7 +358,7 @@ def test_an_approved_key_brings_its_new_column_that_the_config_ignores() -> None
 def test_a_key_whose_column_is_gone_cannot_be_rejected() -> None:
     new = schema("code", code="text", amount="int32")
     question = proposed(new, V1)
-    assert held(question).hold.choices == ("approve",)
+    assert held(question).hold.choices == ("approve", "retry")
     assert held(proposed(new, V1, (answered(question, "rejected"),)))
     assert on(proposed(new, V1, (answered(question, "approved"),))).target.key == ("code",)
 

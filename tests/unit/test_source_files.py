@@ -486,6 +486,7 @@ def test_another_definition_is_held(inbox: Inbox) -> None:
     with pytest.raises(NeedsAnswer, match="the key was") as caught:
         inbox.take(StreamSettings(path="*.csv*", mode=Mode.APPEND, key=("id",)))
     assert caught.value.kind is HoldKind.DEFINITION
+    assert caught.value.choices == ("refresh", "retry"), "a number of reads cannot be set"
 
 
 def test_a_name_that_does_not_say_what_it_is_is_refused(inbox: Inbox) -> None:

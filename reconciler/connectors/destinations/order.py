@@ -24,9 +24,9 @@ def follows(receipt: Receipt, marker: tuple[Owner, int, int] | None) -> bool:
         raise NeedsAnswer(
             HoldKind.DESTINATION,
             f"table {receipt.table!r} belongs to pipeline {owner.pipeline!r}, stream "
-            f"{owner.stream!r} of catalog {owner.catalog}; 'cursor adopt' takes it over, another "
-            "name in `table` leaves it alone",
-            ("cursor adopt",),
+            f"{owner.stream!r} of catalog {owner.catalog}; another name in `table`, and then "
+            "'refresh', leaves it alone",
+            ("refresh",),  # what is committed bars an edit of the cursor (B5)
         )
     is_later = name.epoch > epoch
     if receipt.mode is Mode.REPLACE:

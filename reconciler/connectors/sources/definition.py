@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from catalog.records import Cursor, CursorKind, HoldKind
-from reconciler.config.desired import StreamSettings
+from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import NeedsAnswer
 from reconciler.connectors.sources.relation import Column, Relation
 
@@ -32,7 +32,7 @@ def definition(
     closed: bool,
 ) -> str:
     """Canonical JSON. The query stands in it as a hash."""
-    parts: dict[str, object] = {"source": source, "key": list(key), "mode": settings.mode.value}
+    parts: dict[str, object] = {"source": source, "key": sorted(key), "mode": settings.mode.value}
     if settings.query:
         parts["query"] = hashlib.sha256(settings.query.strip().encode()).hexdigest()[:16]
     else:
@@ -73,6 +73,14 @@ def _essence(parts: dict[str, object]) -> dict[str, object]:
 
 def canonical(parts: dict[str, object]) -> str:
     return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def counts(stored: Cursor, *, replaced: bool) -> bool:
+    """Whether the definition that a cursor was stored with is to be the one that there is now. Not
+    where each read takes the place of the one before, once one has: ``append`` and ``merge`` keep
+    rows that the source may have no more.
+    """
+    return not replaced or _parts(stored.definition).get("mode") != Mode.REPLACE.value
 
 
 def refuse_another(stream: str, stored: str, now: str, kind: CursorKind, tag: str) -> None:

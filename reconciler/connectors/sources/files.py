@@ -114,9 +114,10 @@ class Files:
                 "written to just now: a read of all files cannot leave it out",
             )
         body = self._definition(settings)
-        if request.cursor is not None and not whole:
-            kind, tag = CursorKind.SNAPSHOT_ID, request.cursor.position.tag
-            definition.refuse_another(request.stream, request.cursor.definition, body, kind, tag)
+        replaced = settings.mode is Mode.REPLACE
+        if request.cursor is not None and definition.counts(request.cursor, replaced=replaced):
+            kind = CursorKind.SNAPSHOT_ID
+            definition.refuse_another(request.stream, request.cursor.definition, body, kind, "")
         work = Work(
             files=files,
             ledger={} if whole else {entry.path: entry for entry in ledger},
@@ -130,7 +131,7 @@ class Files:
     def _definition(self, settings: StreamSettings) -> str:
         parts: dict[str, object] = {
             "source": f"files://{self._root}",
-            "key": list(settings.key),
+            "key": sorted(settings.key),
             "mode": settings.mode.value,
         }
         return definition.canonical(parts)

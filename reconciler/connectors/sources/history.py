@@ -100,14 +100,16 @@ class History:
         if request.stream != STREAM:
             raise self._no_such(request.stream)
         identity, bound, open_run = self.ask(_bound)
+        mode = request.settings.mode
         parts: dict[str, object] = {"source": f"history:{identity}", "column": "epoch"}
+        parts["mode"] = mode.value
         body = definition.canonical(parts)
         after = 0
-        if request.cursor is not None and request.settings.mode is not Mode.REPLACE:
-            kind, tag = CursorKind.MONOTONIC, request.cursor.position.tag
+        whole = mode is Mode.REPLACE
+        if request.cursor is not None and definition.counts(request.cursor, replaced=whole):
+            kind, tag = CursorKind.MONOTONIC, "" if whole else request.cursor.position.tag
             definition.refuse_another(request.stream, request.cursor.definition, body, kind, tag)
             after = int(str(position.decode(request.cursor.position)))
-        whole = request.settings.mode is Mode.REPLACE
         return HistoryRead(self, body, after, bound, open_run, whole=whole)
 
     def ask(self, question: Callable[[Catalog], Awaitable[_Answer]]) -> _Answer:

@@ -14,7 +14,7 @@ from catalog.records import Cursor, CursorKind, ErrorClass, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors import arrow
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, ReadRequest
-from reconciler.connectors.sources.definition import definition, go_on
+from reconciler.connectors.sources.definition import counts, definition, go_on
 from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
     Bound,
@@ -100,7 +100,8 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
     )
     closed = column is not None and dialect.closed(column)
     body = definition(dialect.identity(), relation, column, key, settings, closed=closed)
-    if request.cursor is not None and not (column is None and settings.mode is Mode.REPLACE):
+    replaced = settings.mode is Mode.REPLACE
+    if request.cursor is not None and counts(request.cursor, replaced=replaced):
         tag = "" if column is None else column.tag
         body, anew = go_on(request.stream, request.cursor, body, CursorKind.MONOTONIC, tag)
         notes += (_ANEW,) if anew else ()
