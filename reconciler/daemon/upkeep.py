@@ -8,11 +8,12 @@ from contextlib import suppress
 import anyio
 
 from catalog.errors import CatalogError
+from reconciler.config.desired import Cron
 from reconciler.daemon import retention
 from reconciler.daemon.leftovers import end_left_open
 from reconciler.daemon.loop import Loop
 from reconciler.daemon.session import Session
-from reconciler.plan.schedule import forget_zones
+from reconciler.plan.schedule import follow_zones
 from reconciler.telemetry import logs
 from reconciler.telemetry.events import Event
 from reconciler.telemetry.metrics import Metrics
@@ -31,7 +32,10 @@ async def retain(session: Session, loop: Loop) -> None:
     """Delete what may go, and forget what may have changed, for ever."""
     while True:
         await anyio.sleep(RETAIN_EVERY)
-        forget_zones()
+        schedules = (p.schedule for p in loop.project.pipelines.values())
+        zones = {schedule.timezone for schedule in schedules if isinstance(schedule, Cron)}
+        if follow_zones(zones, session.clock.wall_us()):
+            loop.look(loop.project.pipelines)
         try:
             gone = await retention.retain(session, loop.project)
         except CatalogError:

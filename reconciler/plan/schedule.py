@@ -18,8 +18,9 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
@@ -33,6 +34,10 @@ _DAY = 86_400
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - a wall clock's reading has no zone
 _QUIET = 6 * _HOUR
 """No zone changes its offset twice within this time, or by more than it but at a date line."""
+
+
+_zones: dict[str, ZoneInfo] = {}
+"""Those that ``follow_zones`` compares with: the library itself keeps a few alone."""
 
 
 class BadSchedule(ValueError):
@@ -65,11 +70,29 @@ def next_after(schedule: Schedule, name: str, t: Micros) -> Micros:
             return _cron_after(line, zone, t // SECOND) * SECOND
 
 
-def forget_zones() -> None:
-    """Read the rules of zones anew when next needed: they are updated while a daemon runs."""
-    ZoneInfo.clear_cache()
-    _cron_after.cache_clear()
-    _cron_at_or_before.cache_clear()
+def follow_zones(names: Iterable[str], t: Micros) -> bool:
+    """Take up the rules of zones as they are by now: they are updated while a daemon runs.
+
+    True: for a year from ``t`` some zone of ``names`` has others than before, so that what was
+    agreed by them is to be looked at again. One that cannot be read at this moment, as while it is
+    being replaced, leaves all as it was.
+    """
+    try:
+        known = {name: _zones.setdefault(name, ZoneInfo(name)) for name in names}
+        changed = [n for n, z in known.items() if _course(z, t) != _course(ZoneInfo.no_cache(n), t)]
+    except (OSError, ValueError, ZoneInfoNotFoundError):
+        return False
+    if changed:
+        _zones.clear()
+        ZoneInfo.clear_cache()
+        _cron_after.cache_clear()
+        _cron_at_or_before.cache_clear()
+    return bool(changed)
+
+
+def _course(zone: ZoneInfo, t: Micros) -> list[int]:
+    begin = t // SECOND
+    return [_offset_at(zone, begin + hours * _HOUR) for hours in range(0, 366 * 24, 6)]
 
 
 # -- every -----------------------------------------------------------------------------------------
