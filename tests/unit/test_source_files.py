@@ -643,6 +643,16 @@ def test_a_line_end_within_quotes_is_kept_wherever_a_block_ends(
         assert (taken.rows, taken.rejected) == ([{"a": "1\r\n\r\r\n", "é": "2\r\n"}] * 12, [])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("body", ["1,a\n2,b\n", '1,a\n2,b\n3,"c\n'])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(
+    inbox: Inbox, encoding: str, body: str
+) -> None:
+    inbox.put("a.csv", f"\ufeffid,n\n{body}".encode(encoding))
+    taken = inbox.take(replace(CSV, format=FileFormat(encoding=encoding)))
+    assert taken.rows == [{"id": "1", "n": "a"}, {"id": "2", "n": "b"}]
+
+
 def test_other_encodings_are_read_and_their_bad_bytes_set_aside(inbox: Inbox) -> None:
     inbox.put("a.csv", "id,n\n1,é\n".encode("latin-1"))
     latin = StreamSettings(path="*.csv", mode=Mode.APPEND, format=FileFormat(encoding="latin-1"))

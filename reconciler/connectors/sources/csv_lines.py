@@ -101,11 +101,11 @@ class _Record:
 
 
 class _Pushback:
-    """Lines, some of which may be given back."""
+    """Lines, without the byte order mark before the first; some of them may be given back."""
 
     def __init__(self, text: IO[str]) -> None:
         self._text = text
-        self._back: list[str] = []
+        self._back = [first.removeprefix("\ufeff")] if (first := next(text, "")) else []
 
     def __iter__(self) -> Iterator[str]:
         return self

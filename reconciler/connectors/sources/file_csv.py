@@ -334,7 +334,6 @@ def _raw(batch: pa.RecordBatch, row: int) -> str:
 
 def _text(file: Found, encoding: str) -> io.TextIOWrapper:
     packed: Any = gzip.open if is_packed(file) else open
-    encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8", "utf_8") else encoding
     raw = packed(file.full, "rb")
     return io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape", newline="")
 
