@@ -161,7 +161,7 @@ def test_content_that_moves_or_is_touched_stays_of_the_batch_that_brought_it(inb
         "done.csv": 1,
         "b.csv": 2,
         "copy.csv": 1,
-        "c.csv": 5,  # a mark after that of the copy
+        "c.csv": 6,  # a mark after that of the copy
     }
 
 
@@ -277,6 +277,16 @@ def test_files_that_exchange_their_names_are_known_by_their_content(
     assert (taken.rows, len(taken.marks)) == ([], 1)
     assert taken.note("'a.csv' has the content of 'b.csv'")
     assert inbox.take(settings).has_news is False
+
+
+def test_a_folder_that_was_renamed_is_noted_file_by_file(inbox: Inbox) -> None:
+    """However many there are: a commit, which is one message, may stand between any two."""
+    settings = replace(CSV, path="*/*.csv")
+    for name in "abc":
+        inbox.put(f"old/{name}.csv", f"id\n{name}\n")
+    inbox.take(settings)
+    (inbox.folder / "old").rename(inbox.folder / "new")
+    assert [len(mark.files) for mark in inbox.take(settings).marks] == [1, 1, 1]
 
 
 def test_a_copy_of_what_a_file_became_is_not_noted_before_it_is_read(inbox: Inbox) -> None:

@@ -217,18 +217,30 @@ class FilesRead:
             yield Mark(self._work.cursor, newest, tuple(self._entries))
 
     def _note_known(self, known: Sequence[_Known]) -> Generator[Mark, None, list[_Known]]:
-        """One mark for those whose content is there by now; the others. Names may have been
-        exchanged: a run that were cut off between two of them would not know one content again.
+        """Marks for those whose content is there by now; the others. Names that were exchanged are
+        noted at once: a run that were cut off between two would not know one content again.
         """
-        there = {entry.hash for entry in (*self._work.ledger.values(), *self._entries)}
+        ledger = self._work.ledger
+        there = {entry.hash for entry in (*ledger.values(), *self._entries)}
         ready = [one for one in known if one.entry.hash in there]
-        entries = tuple(one.entry for one in ready)
         if self._work.whole:
-            self._entries += entries
-        elif ready:
-            forgotten = tuple(path for one in ready for path in one.forgotten)
-            yield Mark(self._work.cursor, files=entries, forgotten=forgotten)
+            self._entries += [one.entry for one in ready]
+        else:
+            exchanged = []
+            for one in ready:
+                before = ledger.get(one.file.path)
+                if before is None or before.hash == one.entry.hash:
+                    yield self._mark([one])
+                else:
+                    exchanged.append(one)
+            if exchanged:
+                yield self._mark(exchanged)
         return [one for one in known if one.entry.hash not in there]
+
+    def _mark(self, known: Sequence[_Known]) -> Mark:
+        entries = tuple(one.entry for one in known)
+        forgotten = tuple(path for one in known for path in one.forgotten)
+        return Mark(self._work.cursor, files=entries, forgotten=forgotten)
 
     def counts(self) -> Mapping[str, int]:
         """Nothing is left out but files, which the notes name."""
