@@ -889,9 +889,8 @@ def test_a_missing_table_or_column_is_permanent_and_names_the_nearest(table: Sho
     assert no.value.error is ErrorClass.PERMANENT
 
 
-_END_CONNECTIONS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reconciler'"
-)
+_OURS = "application_name = 'reconciler, read only'"
+_END_CONNECTIONS = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS}"
 
 
 def test_a_connection_that_ended_between_two_reads_costs_no_run(table: Shop) -> None:
@@ -1029,8 +1028,7 @@ def _in_background(read: Callable[[], Taken]) -> tuple[threading.Thread, list[Ta
 
 def _wait_until(shop: Shop, what: str) -> None:
     """Until a session of ours is seen so."""
-    ours = "application_name = 'reconciler'"
-    while not shop.value(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {what}"):
+    while not shop.value(f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS} AND {what}"):
         time.sleep(0.01)
 
 

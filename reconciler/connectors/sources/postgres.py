@@ -103,7 +103,7 @@ class Server:
                 "IntervalStyle = 'postgres'",
                 "extra_float_digits = 1",
                 "bytea_output = 'hex'",
-                "application_name = 'reconciler'",
+                f"application_name = '{postgres_bound.READER}'",
             ):
                 cursor.execute(f"SET {setting}")
             cursor.execute(_PATIENT)

@@ -73,7 +73,9 @@ WITH RECURSIVE below (oid, relkind) AS (
 SELECT coalesce(bool_or(relkind = 'f'), false), coalesce(bool_or(relkind = 'm'), false) FROM below
 """
 """Whether rows come out of foreign tables or materialized views, also below views or partitions."""
-_OURS = "(application_name = 'reconciler' AND usename = current_user) IS TRUE"
+READER = "reconciler, read only"
+"""What our sessions are called: no program that writes goes by it, as one may by "reconciler"."""
+_OURS = f"(application_name = '{READER}' AND usename = current_user) IS TRUE"
 """Reads of this role by this program, which write nothing however long they take."""
 _OPEN = f"""
 SELECT pid::int8, (extract(epoch FROM xact_start) * 1000000)::int8, coalesce(state, ''),
