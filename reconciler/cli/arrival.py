@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from catalog.records import Run
+from catalog.records import Outcome, Run
 from reconciler.cli import output
 from reconciler.config.desired import Connection, Project, table_name
 from reconciler.connectors.destinations.names import encode_name
@@ -41,6 +41,8 @@ def tell_arrival(project: Project, run: Run) -> None:
     if len(brought) > _SHOWN:
         rest = output.as_typed(f"reconciler show {run.epoch}")
         output.print_line(f"and {len(brought) - _SHOWN} more: {rest}")
+    if brought and run.outcome not in (Outcome.SUCCEEDED, Outcome.HELD):
+        output.print_line("What of this is not in its table yet comes there with the next run.")
     if brought:
         most = max(brought, key=lambda s: s.rows)
         output.print_line("Look at it:")

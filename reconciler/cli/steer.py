@@ -203,6 +203,12 @@ def _answer(text: str, answer: Literal["approved", "rejected"], fingerprint: str
                 Exit.FAILED,
                 f"See what it is now: reconciler schema diff {target.typed}",
             )
+        if {"approved": "approve", "rejected": "reject"}[answer] not in hold.choices:
+            raise Failure(
+                f"{target} cannot be {answer}: {hold.reason}",
+                Exit.HELD,
+                f"Its answers: reconciler show {target.typed}",
+            )
         action = AnswerSchema(target.pipeline, target.stream, hold.fingerprint, answer)
         done = f"The schema change of {target} ({hold.fingerprint}) is {answer}."
         return Plan((action,), f"{done} To go on at once:", (f"reconciler run {target.typed}",))

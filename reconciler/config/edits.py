@@ -49,7 +49,8 @@ EFFECTS = {
     "history, as soon as no run by the old name is under way.",
     ChangeKind.SCHEDULE: "Takes effect at once; a run under way is left alone.",
     ChangeKind.LIMITS: "Takes effect at once; a run under way keeps the limits it began with.",
-    ChangeKind.SOURCE: "Cursors belong to the old source: its streams are held with their choices.",
+    ChangeKind.SOURCE: "Cursors belong to the old source: its streams are held with their choices, "
+    "but those of mode `replace`, whose tables the next run replaces.",
     ChangeKind.DESTINATION: "The new destination has no marker of this pipeline: streams that "
     "have data are held with their choices.",
     ChangeKind.SELECT: "Streams that match now load beside the others; those that match no more "
@@ -68,12 +69,13 @@ EFFECTS = {
     "a type that changes is a schema change.",
     ChangeKind.POLICY: "Answers the next schema change; a stream that is held waits on, "
     "until `retry`.",
-    ChangeKind.READING: "Takes effect with the next run.",
+    ChangeKind.READING: "Takes effect with the next run; a stream that is held waits on, "
+    "until `retry`.",
     ChangeKind.CONNECTION_ADDED: "Nothing, until a pipeline uses it.",
     ChangeKind.CONNECTION_REMOVED: "Nothing: no pipeline uses it.",
     ChangeKind.CONNECTION_LIMIT: "Takes effect at once; runs under way go on.",
     ChangeKind.CONNECTION_OPTIONS: "The next run opens it anew; where it leads to another place, "
-    "cursors and markers do not match and the streams are held.",
+    "cursors and markers do not match, as with another `source` or `destination`.",
     ChangeKind.DAEMON_LIMITS: "Takes effect at once.",
     ChangeKind.RESTART: "The daemon goes on with the old value until it is started anew.",
 }

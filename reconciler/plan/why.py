@@ -144,7 +144,10 @@ def lines(answer: Why) -> list[str]:
 
 
 def commands(target: str, choices: tuple[str, ...]) -> tuple[str, ...]:
-    """A hold's choices as they are typed for ``pipeline.stream``; one that is no verb as it is."""
+    """A hold's choices as they are typed for ``pipeline.stream``; one that is no verb as it is.
+
+    ``VALUE`` is for the person to say.
+    """
     target = shlex.quote(target)
     typed: list[str] = []
     for choice in choices:
@@ -153,7 +156,8 @@ def commands(target: str, choices: tuple[str, ...]) -> tuple[str, ...]:
             typed.append(choice)
             continue
         at = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-        typed.append(" ".join(("reconciler", *words[:at], target, *words[at:])))
+        value = ["VALUE"] if words == ["cursor", "set"] else []
+        typed.append(" ".join(("reconciler", *words[:at], target, *words[at:], *value)))
     return tuple(typed)
 
 

@@ -1,10 +1,9 @@
 """Who answers a schema change, and how: the config's policy, or a person. Pure.
 
 Each change gets its answer from the policy. Where that is ``hold`` a person's recorded decision
-counts: the one about exactly this proposal from exactly this version, else the latest about the
-very same change (column, old and new type), so that nothing is asked twice. A column that is gone
-is asked about once, and a type that a person let into a column is let in for good. The key is never
-changed without a person.
+counts: the latest about the very same change (column, old and new type), in whichever proposal it
+was asked about, so that nothing is asked twice. A column that is gone is asked about once, and a
+type that a person let into a column is let in for good. The key is never changed without a person.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import msgspec
 from catalog.records import Decision, Micros
 from reconciler.config.desired import Answer, SchemaPolicy
 from reconciler.schema import asking
-from reconciler.schema.changes import Change, ChangeKind, dump_changes, load_changes
+from reconciler.schema.changes import Change, ChangeKind, dump_changes, load_changes, meant
 from reconciler.schema.model import Schema, fingerprint
 from reconciler.schema.types import common, filled, parse
 
@@ -84,10 +83,7 @@ class _Memory:
 
     def __init__(self, proposal: Proposal) -> None:
         persons = [(d, _changes(d)) for d in proposal.decisions if d.by != POLICY]
-        asked = [(d, changes) for d, changes in persons if proposal.asked(d)]
         # To what was asked there, not to what the policy answered then and asks about now.
-        self.exact = {c: d.answer for d, changes in asked for c in changes}
-        self.whole = asked[-1][0].answer if asked and not asked[-1][1] else ""
         self.same = {c: d.answer for d, changes in persons for c in changes}
         self.gone = {
             c.column for d in proposal.decisions for c in _changes(d) if c.kind == "dropped"
@@ -100,11 +96,15 @@ class _Memory:
             for word in (c.old, c.new)
         }
 
+    def told(self, change: Change) -> str:
+        """The latest answer to the very same change; empty: there is none."""
+        return self.same.get(meant(change), "")
+
     def lets_in(self, change: Change) -> bool:
         """A person approved this type for the column, whose own type has held it since."""
         return (
             change.kind in ("narrowed", "retyped")
-            and (change.column, change.new) in self.let_in
+            and (change.column, meant(change).new) in self.let_in
             and common(change.old, change.new) == change.old
         )
 
@@ -150,9 +150,9 @@ def _is_first_value(change: Change) -> bool:
 
 
 def _by_person(change: Change, memory: _Memory, proposal: Proposal) -> Settled:
-    told = memory.exact.get(change) or memory.whole or memory.same.get(change)
     if change.kind == "dropped":
-        return "keep" if told or change.column in memory.gone else "hold"
+        return "keep" if change.column in memory.gone else "hold"
+    told = memory.told(change)
     if told == "approved":
         return "evolve"
     if told != "rejected":
@@ -166,37 +166,42 @@ def _by_person(change: Change, memory: _Memory, proposal: Proposal) -> Settled:
 
 def _changes(decision: Decision) -> tuple[Change, ...]:
     try:
-        return load_changes(decision.changes)
+        return tuple(map(meant, load_changes(decision.changes)))
     except msgspec.MsgspecError:
-        return ()  # a record of another kind still answers all of its exact proposal
+        return ()  # a damaged record answers nothing, and is asked about again
 
 
 def _said_by(policy: SchemaPolicy, change: Change) -> str:
     if _is_first_value(change):
-        return "no value had shown its type before"
-    return f"{change.kind} = {getattr(policy, change.kind)!r}"
+        return f"{change}: no value had shown its type before"
+    return f"{change}: {change.kind} = {getattr(policy, change.kind)!r}"
 
 
 def policy_decisions(
     proposal: Proposal, answers: Mapping[Change, Answered], policy: SchemaPolicy, now: Micros
 ) -> tuple[Decision, ...]:
     """The policy's part of the answers as a record; none where it is on record already."""
+    asked = [d for d in proposal.decisions if proposal.asked(d)]
+    latest = {c: d.why if d.by == POLICY else "" for d in asked for c in _changes(d)}
     known = {c for d in proposal.decisions for c in _changes(d) if c.kind == "dropped"}
-    mine = [c for c, given in answers.items() if given.by_policy and c not in known]
+    said = {
+        c: _said_by(policy, meant(c))
+        for c, given in answers.items()
+        if given.by_policy and meant(c) not in known
+    }
+    mine = [c for c, why in said.items() if why not in latest.get(meant(c), "")]
     if not mine:
         return ()
     refused = all(answers[change].settled == "refuse" for change in mine)
-    made = Decision(
-        stream=proposal.stream,
-        from_version=proposal.version,
-        fingerprint=proposal.fingerprint,
-        answer="rejected" if refused else "approved",
-        changes=dump_changes(mine),
-        by=POLICY,
-        why="; ".join(f"{change}: {_said_by(policy, change)}" for change in mine),
-        at=now,
+    return (
+        Decision(
+            stream=proposal.stream,
+            from_version=proposal.version,
+            fingerprint=proposal.fingerprint,
+            answer="rejected" if refused else "approved",
+            changes=dump_changes(mine),
+            by=POLICY,
+            why="; ".join(said[change] for change in mine),
+            at=now,
+        ),
     )
-    asked = (d for d in reversed(proposal.decisions) if d.by == POLICY and proposal.asked(d))
-    last = next(asked, None)
-    known_as = (last.answer, last.why) if last else None
-    return () if known_as == (made.answer, made.why) else (made,)  # the config may say else by now

@@ -9,13 +9,13 @@ type is known already: it only says that this read has shown no value.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from reconciler.schema.model import Schema
-from reconciler.schema.types import filled, holds, is_integer, parse
+from reconciler.schema.types import canonical, filled, holds, is_integer, parse
 
 ChangeKind: TypeAlias = Literal["added", "dropped", "widened", "narrowed", "retyped", "key_changed"]
 
@@ -78,6 +78,17 @@ def _type_change(old: str, new: str) -> Literal["widened", "narrowed", "retyped"
     if grows:
         return "widened"
     return "narrowed" if shrinks else "retyped"
+
+
+def meant(change: Change) -> Change:
+    """The same, whatever the order of a struct's fields or of the key's columns."""
+
+    def plain(text: str) -> str:
+        if change.kind == "key_changed":
+            return ", ".join(sorted(text.split(", ")))
+        return canonical(text)
+
+    return replace(change, old=plain(change.old), new=plain(change.new))
 
 
 def dump_changes(changes: Iterable[Change]) -> str:

@@ -18,7 +18,7 @@ from reconciler.schema.answers import Answered, Proposal, answer, policy_decisio
 from reconciler.schema.changes import Change, compare
 from reconciler.schema.model import Field, Schema, dump, fingerprint, load
 from reconciler.schema.own import reserved, reserved_text
-from reconciler.schema.types import BadType, Type, common, parse, same
+from reconciler.schema.types import BadType, Type, canonical, common, parse, same
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def _suffix(word: str) -> str:
 
 def _aside_name(field: Field, target: Mapping[str, str], taken: Collection[str]) -> str:
     """Where values of another type go: ``amount__text``; with a number where that is taken."""
-    plain = field.name + _suffix(field.type)
+    plain = field.name + _suffix(canonical(field.type))
     folded = {other.casefold() for other in taken}
     name, number = plain, 2
     while name.casefold() in folded or (name in target and not same(target[name], field.type)):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from reconciler.schema.types import canonical
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -49,11 +51,11 @@ def load(body: str) -> Schema:
 
 
 def fingerprint(schema: Schema) -> str:
-    """16 hex digits over names and types in order of name, and the key.
+    """16 hex digits over names and types, and the key, each in order of name.
 
-    Column order and nullability are left out: they change without meaning anything (F: *false
-    alarms disabled pipelines at every run in a peer*).
+    The order of columns, of a struct's fields and of the key, and nullability are left out: they
+    change without meaning anything (F: *false alarms disabled pipelines at every run in a peer*).
     """
-    columns = sorted((f.name, f.type) for f in schema.fields)
-    text = msgspec.json.encode((columns, schema.key))
+    columns = sorted((f.name, canonical(f.type)) for f in schema.fields)
+    text = msgspec.json.encode((columns, sorted(schema.key)))
     return hashlib.sha256(text).hexdigest()[:16]

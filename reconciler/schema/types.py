@@ -231,6 +231,20 @@ def same(one: str, other: str) -> bool:
     return one == other or (holds(parse(one), parse(other)) and holds(parse(other), parse(one)))
 
 
+@lru_cache(maxsize=4096)
+def canonical(word: str) -> str:
+    """The word with the fields of each struct in order of name; one that is none stays."""
+    try:
+        return _in_order(parse(word)).word
+    except BadType:
+        return word
+
+
+def _in_order(found: Type) -> Type:
+    fields = [(name, _in_order(inner)) for name, inner in found.fields]
+    return replace(found, fields=tuple(sorted(fields, key=lambda field: field[0])))
+
+
 def widens(old: str, new: str) -> bool:
     """Whether ``new`` takes every value of ``old`` and more. Raises ``BadType``."""
     return holds(parse(new), parse(old)) and not holds(parse(old), parse(new))

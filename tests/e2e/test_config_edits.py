@@ -285,18 +285,41 @@ def test_files_that_were_read_by_the_old_name_are_not_read_again(project: Projec
     assert "nothing new" in project.do("run", "q")
 
 
-def test_another_source_is_held(project: Project) -> None:
-    _first_run(project)
+def _another_source(project: Project) -> Project:
     other = Project(project.folder, project._capsys)
     other.source = project.folder / "other.db"
     other.fill("orders", (_row(n, "other") for n in range(70)))
     _append(project, '[connections.src2]\nconnector = "sql"\nurl = "sqlite:///other.db"')
     _edit(project, ('source = "src"', 'source = "src2"'))
+    return other
+
+
+def test_another_source_is_held(project: Project) -> None:
+    _first_run(project)
+    other = _another_source(project)
     hold = project.held()
     assert hold["kind"] == "definition"
     assert "source" in hold["reason"]
     project.answer("refresh")
     assert project.rows() == other.source_rows("orders")
+
+
+def test_a_table_that_is_replaced_follows_the_config_and_asks_of_its_key_alone(
+    project: Project,
+) -> None:
+    _first_run(project)
+    project.change("delete from orders where id < 10")
+    _edit(project, ('mode = "merge"', 'mode = "replace"'), ('cursor = ["updated_at"]\n', ""))
+    assert project.held()["kind"] == "definition"
+    project.answer("refresh")
+    assert len(project.rows()) == 40
+    assert project.equal()
+    other = _another_source(project)
+    assert "but those of mode `replace`" in project.do("plan")
+    project.do("run", "p")
+    assert project.rows() == other.source_rows("orders")
+    _edit(project, ("streams.orders]", 'streams.orders]\nkey = ["name"]'))
+    assert project.held()["kind"] == "schema"
 
 
 @pytest.mark.parametrize("how", ["destination", "connection"])

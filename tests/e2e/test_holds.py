@@ -692,3 +692,54 @@ def test_a_table_that_became_empty_does_not_empty_the_destination(project: Proje
     project.add(0, 10)
     project.answer("retry")
     assert project.equal()
+
+
+@pytest.mark.parametrize("answer", ["refresh", "put back", "reread"])
+def test_a_file_that_changed_is_held_and_each_answer_works(inbox: Inbox, answer: str) -> None:
+    """Also by an edit of the config, for which the stream waits with its `retry`."""
+    inbox.write_config(
+        _FILES.replace('"parquet"\npath = "lake"', '"duckdb"\npath = "out.duckdb"')
+        + 'mode = "merge"\nkey = ["id"]\n'
+    )
+    inbox.put("a.csv", 1, 2)
+    inbox.do("run", "p")
+    inbox.put("a.csv", 1, 2, 3)
+    hold = inbox.held()
+    assert (hold["kind"], hold["choices"]) == ("files_changed", ["refresh", "retry"])
+    if answer == "put back":
+        inbox.put("a.csv", 1, 2)
+    elif answer == "reread":
+        _edit(inbox, 'mode = "merge"', 'mode = "merge"\nchanged = "reread"')
+        inbox.held()
+    inbox.answer("refresh" if answer == "refresh" else "retry")
+    assert len(inbox.rows()) == (2 if answer == "put back" else 3)
+
+
+_BY_TEXT = ('["updated_at"]', '["name"]')
+
+
+@pytest.mark.parametrize(
+    ("edit", "kind"),
+    [(_BY_TEXT, "null_cursor"), (_BY_NAME, "null_key")],
+    ids=["cursor", "key"],
+)
+@pytest.mark.parametrize("answer", ["fill", "skip"])
+def test_a_value_that_is_missing_is_held_and_each_answer_works(
+    project: Project, edit: tuple[str, str], kind: str, answer: str
+) -> None:
+    project.loads_into("duckdb", lambda text: text.replace(*edit))
+    project.add(0, 50)
+    project.do("run", "p")
+    project.change("insert into orders values (100, '2026-02-01', null)")
+    hold = project.held()
+    assert hold["kind"] == kind
+    assert "retry" in hold["choices"]
+    if answer == "fill":
+        project.change("update orders set name = 'z', updated_at = '2026-02-02' where id = 100")
+    elif kind == "null_cursor":
+        _edit(project, _BY_TEXT[1], _BY_TEXT[1] + '\nnull_cursor = "skip"')
+        project.held()
+    else:
+        project.change("delete from orders where name is null")
+    project.answer("retry")
+    assert project.rows() == [row for row in project.source_rows("orders") if row[1] is not None]

@@ -151,6 +151,7 @@ def test_what_arrived_is_said_with_where_and_how_to_look(
     assert "2, in orders__rejected" in result.out
     assert "lines__rejected" not in result.out
     assert "from raw.orders limit 5" in result.out
+    assert "with the next run" not in result.out
 
 
 def test_a_config_that_was_spoilt_meanwhile_is_no_failure_of_the_run(
@@ -190,6 +191,19 @@ def test_a_failure_is_said_with_its_reason_and_next_steps(shop: Shop) -> None:
     assert result.code == Exit.FAILED
     assert "the source is away" in result.out
     assert "reconciler why shop" in result.out
+
+
+def test_rows_of_a_run_that_failed_are_not_said_to_be_there_already(shop: Shop) -> None:
+    """They are committed; it may have failed to publish them."""
+    busy = StreamResult("orders", Outcome.FAILED, "process 7 has it open", rows=3)
+
+    async def work(catalog: Catalog) -> None:
+        claimed = await claim(catalog)
+        await commit(catalog, claimed, at=20)
+        await finish(catalog, claimed, Outcome.FAILED, busy, reason="process 7 has it open")
+
+    later = "What of this is not in its table yet comes there with the next run."
+    assert later in run_with(shop, work).out
 
 
 def test_one_stream_is_asked_for_alone(shop: Shop) -> None:

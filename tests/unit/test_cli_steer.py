@@ -24,6 +24,7 @@ from catalog.sqlite.backend import SqliteCatalog
 from reconciler.cli import editing
 from reconciler.cli.failure import Exit
 from tests.cli_kit import PROPOSAL, Shop, claim, commit, finish, held, make_shop, ran
+from tests.replacing import replace
 
 NULL_KEY = Hold(HoldKind.NULL_KEY, "3 rows have no key.", at=1, choices=("retry", "refresh"))
 
@@ -159,6 +160,15 @@ def test_an_answer_to_an_older_proposal_is_refused(shop: Shop) -> None:
     assert orders(shop).hold is not None
     named = ("--fingerprint", PROPOSAL.fingerprint)
     assert shop.cli("approve", "shop.orders", *named).code == Exit.GOOD
+
+
+def test_an_answer_that_is_not_among_the_choices_is_refused(shop: Shop) -> None:
+    stuck = replace(PROPOSAL, choices=("approve",))
+    shop.on(lambda catalog: held(catalog, stuck))
+    result = shop.cli("reject", "shop.orders")
+    assert (result.code, orders(shop).hold) == (Exit.HELD, stuck)
+    assert "shop.orders cannot be rejected: Column 'note' (text) is new." in result.err
+    assert shop.cli("approve", "shop.orders").code == Exit.GOOD
 
 
 def test_an_answer_where_nothing_was_asked_is_code_5(shop: Shop) -> None:

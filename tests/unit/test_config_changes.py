@@ -187,7 +187,7 @@ def test_a_change_reads_as_a_sentence(tmp_path: Path) -> None:
     (change,) = edited(tmp_path, 'mode = "merge"', 'mode = "merge"\nstamped_by = "application"')
     assert str(change) == (
         "shop.main.country: reading stamped_by: database -> application. "
-        "Takes effect with the next run."
+        "Takes effect with the next run; a stream that is held waits on, until `retry`."
     )
 
 

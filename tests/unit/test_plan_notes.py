@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
+from typing import Any
 
 from catalog.position import encode
 from catalog.records import Cursor, CursorKind, StreamState
@@ -19,10 +21,13 @@ def _pipeline(settings: StreamSettings) -> Pipeline:
     return Pipeline("p", "db", "out", streams={"orders": settings})
 
 
-def _texts(source: Connection, settings: StreamSettings, tag: str = "", value: int = 0) -> str:
+_PLACES: dict[str, Any] = {"int": 7, "text": "2026-11-30 12:00:00", "date": dt.date(2026, 11, 30)}
+
+
+def _texts(source: Connection, settings: StreamSettings, tag: str = "") -> str:
     states = []
     if tag:
-        cursor = Cursor(CursorKind.MONOTONIC, "{}", encode(tag, value))
+        cursor = Cursor(CursorKind.MONOTONIC, "{}", encode(tag, _PLACES.get(tag, 0)))
         states.append(StreamState("p", "orders", cursor=cursor))
     return "\n".join(text for _, text in notes(_pipeline(settings), source, states))
 
@@ -47,30 +52,38 @@ def test_a_cursor_that_is_the_key_shows_no_row_that_changes() -> None:
     assert "rows that change are not seen either" not in _texts(_POSTGRES, _CURSOR)
 
 
-def test_where_whole_tables_are_read_nothing_is_assumed() -> None:
-    assert _texts(_POSTGRES, StreamSettings()) == ""
+def test_of_whole_tables_that_are_merged_rows_that_are_gone_stay() -> None:
+    stay = 'rows that are deleted at the source stay: mode = "replace" takes them away'
+    assert _texts(_POSTGRES, StreamSettings()) == stay
+    assert _texts(_POSTGRES, StreamSettings(mode=Mode.REPLACE)) == ""
+    # The cursor is named for all tables of the pipeline, and this one lacks it.
+    assert _texts(_POSTGRES, _CURSOR, "snapshot") == stay
     assert _texts(Connection("h", "history", {"url": "sqlite:////catalog.db"}), _CURSOR) == ""
 
 
 def test_an_integer_cursor_on_postgres_is_exact_only_with_lookback_and_merge() -> None:
     looks_back = replace(_CURSOR, lookback=100.0)
-    assert _texts(_POSTGRES, _CURSOR, "int", 7) == f"{_DELETES}\n{_LATE}"
-    assert _texts(_POSTGRES, looks_back, "int", 7) == _DELETES
+    assert _texts(_POSTGRES, _CURSOR, "int") == f"{_DELETES}\n{_LATE}"
+    assert _texts(_POSTGRES, looks_back, "int") == _DELETES
     appends = replace(looks_back, mode=Mode.APPEND)
-    assert _texts(_POSTGRES, appends, "int", 7) == f"{_DELETES}\n{_LATE}"
-    assert _texts(_SQLITE, _CURSOR, "int", 7) == _DELETES
+    assert _texts(_POSTGRES, appends, "int") == f"{_DELETES}\n{_LATE}"
 
 
 def test_rows_stamped_by_the_application_may_come_too_late() -> None:
     stamped = replace(_CURSOR, stamped_by="application")
     late = "rows that become visible more than {} s after their stamp are missed"
-    assert _texts(_POSTGRES, stamped) == f"{_DELETES}\n{late.format(10)}"
-    assert _texts(_SQLITE, replace(stamped, settle=2.5)) == f"{_DELETES}\n{late.format(2.5)}"
+    for tag in ("", "timestamp", "naive_timestamp", "date"):
+        assert _texts(_POSTGRES, stamped, tag) == f"{_DELETES}\n{late.format(10)}"
+    for tag in ("", "text", "int"):
+        settled = replace(stamped, settle=2.5)
+        assert _texts(_SQLITE, settled, tag) == f"{_DELETES}\n{late.format(2.5)}"
 
 
 def test_elsewhere_than_on_postgres_the_writer_stamps_inside_its_transaction() -> None:
-    for tag in ("timestamp", "naive_timestamp", ""):
+    """Also once the first run has found out of what kind the cursor is."""
+    for tag in ("", "text", "int"):
         assert _texts(_SQLITE, _CURSOR, tag) == f"{_DELETES}\n{_ONE_WRITER}"
+    for tag in ("", "timestamp", "naive_timestamp", "date"):
         assert _texts(_POSTGRES, _CURSOR, tag) == _DELETES
 
 
@@ -84,6 +97,7 @@ def test_changed_and_deleted_files_are_named() -> None:
     assert _texts(_FILES, StreamSettings(path="*.csv")) == words.format("is held")
     again = StreamSettings(path="*.csv", changed="reread")
     assert _texts(_FILES, again) == words.format("is read again")
+    assert _texts(_FILES, StreamSettings(path="*.csv", mode=Mode.REPLACE)) == ""
 
 
 def test_streams_that_select_finds_share_one_note() -> None:
@@ -99,4 +113,5 @@ def test_each_stream_that_has_a_cursor_or_is_named_has_its_notes() -> None:
         ("orders", _DELETES),
         ("orders", _ONE_WRITER),
         ("seen", _DELETES),
+        ("seen", _ONE_WRITER),
     ]

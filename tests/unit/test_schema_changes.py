@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.schema.changes import Change, compare, dump_changes, load_changes
-from reconciler.schema.model import Field, Schema
+from reconciler.schema.model import Field, Schema, fingerprint
 
 ORDERS = Schema(
     (
@@ -20,6 +20,21 @@ def orders(*, key: tuple[str, ...] = ("id",), **types: str) -> Schema:
     """The orders with these types changed or added; an empty word drops the column."""
     fields = {f.name: f.type for f in ORDERS.fields} | types
     return Schema(tuple(Field(n, t) for n, t in fields.items() if t), key)
+
+
+def test_a_fingerprint_is_of_names_types_and_key_whatever_their_order() -> None:
+    """(F) A proposal is told from another by it."""
+    turned = orders(key=("tags", "id"), extra="struct<b: text, a: int8>")
+    turned = Schema(turned.fields[::-1], turned.key)
+    assert fingerprint(turned) == fingerprint(orders(key=("id", "tags")))
+    others = (
+        orders(amount="decimal(10,3)"),
+        orders(extra="struct<a: int8, b: json>"),
+        orders(key=("id", "tags")),
+        orders(more="int8"),
+        orders(tags=""),
+    )
+    assert len({fingerprint(ORDERS), *map(fingerprint, others)}) == 6
 
 
 def test_nothing_changed() -> None:

@@ -1,4 +1,4 @@
-"""How a stream goes on with a changed schema: the policies, and the answers of persons."""
+"""How a stream goes on with a changed schema: the policies, and the answers of persons (F)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from reconciler.schema.changes import ChangeKind, load_changes
 from reconciler.schema.decide import ColumnRule, GoOn, HoldOn, Verdict, decide
 from reconciler.schema.model import Field, Schema, fingerprint, load
 from reconciler.schema.own import ReservedColumn, own_columns, with_own
+from tests.replacing import replace
 
 NOW = 1_790_000_000 * 10**6
 
@@ -122,6 +123,8 @@ def test_a_dropped_column_stays_and_becomes_null() -> None:
 
 def test_a_dropped_column_that_comes_back_goes_on_where_it_was() -> None:
     gone = on(proposed(schema("id", id="int64"), V1))
+    more = on(proposed(schema("id", id="int64", more="text"), V1, gone.decisions))
+    assert [c.column for d in more.decisions for c in load_changes(d.changes)] == ["more"]
     back = on(proposed(BASE, gone.version, gone.decisions))
     assert back.version is V1
     assert ("amount", "amount", "as_is") in rules(back)
@@ -131,6 +134,7 @@ def test_a_dropped_column_that_comes_back_goes_on_where_it_was() -> None:
 def test_a_narrowed_column_can_keep_its_type(answer: str) -> None:
     verdict = proposed(schema("id", id="int64", amount="int8"), V1, narrowed=answer)
     assert on(verdict).version is V1
+    assert on(verdict).decisions[0].answer == "rejected"
     assert ("amount", "amount", "cast") in rules(verdict)
 
 
@@ -171,6 +175,21 @@ def test_a_place_beside_that_is_taken_gets_a_number() -> None:
     ]
 
 
+def test_a_place_beside_is_of_one_type_whatever_the_order_of_a_structs_fields() -> None:
+    def beside(word: str, current: SchemaVersion) -> GoOn:
+        new = schema("id", id="int64", amount=word)
+        return on(proposed(new, current, retyped="new_column"))
+
+    first = beside("struct<x: int64, y: text>", V1)
+    turned = beside("struct<y: text, x: int64>", first.version)
+    assert turned.version is first.version
+    assert rules(turned)[1][1] == "amount__struct_x_int64_y_text"
+
+    listed = beside("struct<x: list<int64>>", V1)
+    other = beside("struct<x_list: int64>", listed.version)
+    assert rules(other)[1][1] == rules(listed)[1][1] + "_2"
+
+
 @pytest.mark.parametrize("name", ["amount__text", "Amount__TEXT"])
 def test_a_place_beside_is_not_a_column_that_the_source_had(name: str) -> None:
     current = on(proposed(schema(amount="int32", **{name: "text"}))).version
@@ -194,9 +213,17 @@ def test_a_place_beside_that_the_source_takes_over_is_a_column_of_its_own() -> N
     assert "is gone" in held(proposed(schema(amount="int32"), theirs, dropped="hold")).hold.reason
 
 
-def test_a_key_column_is_never_put_beside() -> None:
-    new = schema("id", id="text", amount="int32")
-    assert "'id' retyped" in held(proposed(new, V1, retyped="new_column")).hold.reason
+@pytest.mark.parametrize(
+    ("new", "column"),
+    [
+        (schema("id", id="text", amount="int32"), "id"),
+        (schema("amount", id="text", amount="int32"), "id"),
+        (schema("amount", id="int64", amount="text"), "amount"),
+    ],
+    ids=["the key", "the old key", "the new key"],
+)
+def test_a_key_column_is_never_put_beside(new: Schema, column: str) -> None:
+    assert f"'{column}' retyped" in held(proposed(new, V1, retyped="new_column")).hold.reason
 
 
 def test_each_kind_allows_hold_and_its_default() -> None:
@@ -243,11 +270,13 @@ def test_approved_types_that_do_not_meet_become_text() -> None:
 
 
 @pytest.mark.parametrize("word", ["date", "int32"])
-def test_both_types_of_an_approved_change_are_let_in_for_good(word: str) -> None:
+@pytest.mark.parametrize("policy", ["hold", "new_column"])
+def test_both_types_of_an_approved_change_are_let_in_for_good(word: str, policy: str) -> None:
     new = schema("id", id="int64", amount="date")
     decision = answered(proposed(new, V1), "approved")
     settled = on(proposed(new, V1, (decision,)))
-    again = on(proposed(schema("id", id="int64", amount=word), settled.version, (decision,)))
+    new = schema("id", id="int64", amount=word)
+    again = on(proposed(new, settled.version, (decision,), retyped=policy))
     assert again.version is settled.version
     assert ("amount", "amount", "cast") in rules(again)
 
@@ -272,6 +301,22 @@ def test_rejected_an_added_column_that_was_asked_about_is_ignored() -> None:
     assert ("note", "", "ignore") in rules(verdict)
 
 
+def test_an_answer_holds_whatever_the_order_of_a_structs_fields_and_of_the_key() -> None:
+    one = "struct<a: int64, b: struct<c: text, d: date>>"
+    other = "struct<b: struct<d: date, c: text>, a: int64>"
+    asked = schema("id", "amount", id="int64", amount=one)
+    turned = schema("amount", "id", id="int64", amount=other)
+    assert fingerprint(asked) == fingerprint(turned)
+    question = proposed(asked, V1)
+
+    approved = on(proposed(turned, V1, (answered(question, "approved"),)))
+
+    assert approved.target == schema("amount", "id", id="int64", amount="text")
+    kept = answered(question, "approved")
+    again = schema("id", "amount", id="int64", amount=other)
+    assert on(proposed(again, approved.version, (kept,))).version is approved.version
+
+
 def test_an_answer_to_another_change_does_not_count() -> None:
     moved_on = schema("id", id="int64", amount="date")
     assert held(proposed(moved_on, V1, (answered(QUESTION, "approved"),)))
@@ -292,6 +337,11 @@ def test_an_answer_is_to_what_was_asked_and_not_to_what_the_config_answered_then
     verdict = held(proposed(new, current, (approval,), retyped="hold"))
 
     assert [c.column for c in load_changes(verdict.hold.detail)] == ["b"]
+
+
+def test_a_damaged_record_of_an_answer_is_none() -> None:
+    damaged = replace(answered(QUESTION, "approved"), changes="[{")
+    assert held(proposed(RETYPED, V1, (damaged,)))
 
 
 def test_the_latest_answer_counts() -> None:
@@ -317,6 +367,33 @@ def test_a_policy_that_answers_comes_before_an_older_answer() -> None:
     rejected = (answered(QUESTION, "rejected"),)
     verdict = proposed(RETYPED, V1, rejected, retyped="new_column")
     assert "amount__text" in types(verdict)
+
+
+def test_what_the_config_answers_is_recorded_once_and_again_when_it_answers_otherwise() -> None:
+    """(Rule 8) The new version has the decision that led to it."""
+    new = schema("id", id="int64", amount="text", note="text")
+    ignored = on(proposed(new, V1, added="ignore", retyped="reject")).decisions
+    assert on(proposed(new, V1, ignored, added="ignore", retyped="reject")).decisions == ()
+
+    (added,) = on(proposed(new, V1, ignored, added="add", retyped="reject")).decisions
+
+    assert (added.answer, added.why) == ("approved", "column 'note' (text) is new: added = 'add'")
+    assert [c.column for c in load_changes(added.changes)] == ["note"]
+    both = (*ignored, added)
+    (mixed,) = on(proposed(new, V1, added="add", retyped="reject")).decisions
+    assert mixed.answer == "approved"
+    (back,) = on(proposed(new, V1, both, added="ignore", retyped="reject")).decisions
+    assert (back.answer, back.why) == (
+        "rejected",
+        "column 'note' (text) is new: added = 'ignore'",
+    )
+
+
+def test_a_type_that_was_rejected_is_not_let_in() -> None:
+    new = schema("id", id="int64", amount="int8")
+    rejected = (answered(proposed(new, V1), "rejected"),)
+    assert on(proposed(new, V1, rejected)).version is V1
+    assert "amount__int8" in types(proposed(new, V1, rejected, narrowed="new_column"))
 
 
 @pytest.mark.parametrize("answer", ["approved", "rejected"])

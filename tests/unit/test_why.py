@@ -359,6 +359,16 @@ def test_a_hold_without_choices_has_no_command() -> None:
     assert (answer.code, answer.command) == ("next_tick", "reconciler run shop")
 
 
+def test_what_a_person_has_to_say_stands_in_the_command() -> None:
+    choices = ("refresh", "cursor set", "cursor rewind --to-destination", "wait")
+    assert commands("shop.Order Items", choices) == (
+        "reconciler refresh 'shop.Order Items'",
+        "reconciler cursor set 'shop.Order Items' VALUE",
+        "reconciler cursor rewind 'shop.Order Items' --to-destination",
+        "wait",
+    )
+
+
 def test_the_lines_of_an_answer_are_set_apart() -> None:
     streams = (StreamState("shop", "orders", hold=HOLD),)
     shown = lines(ask(replace(GOOD, held=("orders",)), replace(FACTS, streams=streams)))

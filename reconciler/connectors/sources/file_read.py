@@ -380,9 +380,9 @@ class FilesRead:
         raise NeedsAnswer(
             HoldKind.FILES_CHANGED,
             f"stream {self._request.stream!r}: {names}{more} changed after being read: `refresh` "
-            "reads all files again in place of what arrived; with mode merge, "
-            '`changed = "reread"` reads such files again',
-            ("refresh", 'changed = "reread"'),
+            "reads all files again in place of what arrived; `retry` goes on once they are as they "
+            'were or, with mode merge, `changed = "reread"` says to read such files again',
+            ("refresh", "retry"),
         )
 
     # -- reading -------------------------------------------------------------------------------

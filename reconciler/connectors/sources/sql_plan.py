@@ -120,7 +120,7 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
         stopped=request.stopped,
     )
     if column is None:
-        return _whole(dialect, base, notes)
+        return _whole(dialect, base, notes + _kept(request))
     return _incremental(dialect, base, column, request, notes)
 
 
@@ -181,6 +181,15 @@ def _whole(dialect: Dialect, base: Plan, notes: tuple[str, ...]) -> Plan:
     )
 
 
+def _kept(request: ReadRequest) -> tuple[str, ...]:
+    if request.refresh or request.settings.mode is not Mode.MERGE:
+        return ()
+    return (
+        "the whole table is read each time and merged: rows that are deleted at the source stay; "
+        'mode = "replace" takes them away',
+    )
+
+
 def _incremental(
     dialect: Dialect, base: Plan, column: Column, request: ReadRequest, notes: tuple[str, ...]
 ) -> Plan:
@@ -195,8 +204,8 @@ def _incremental(
             HoldKind.NULL_CURSOR,
             f"{base.relation.identity}: {nulls} rows or more have no value in the cursor column "
             f"{column.name!r}, so no run would ever read them: fill them, or set "
-            '`null_cursor` to "skip" or (with mode merge) "reread"',
-            ("null_cursor = skip", "null_cursor = reread", "retry"),
+            '`null_cursor` to "skip" or (with mode merge) "reread"; then `retry`',
+            ("retry",),
         )
     reread = bool(nulls) and settings.null_cursor == "reread"
     queries = []
