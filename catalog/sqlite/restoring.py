@@ -16,6 +16,7 @@ carried out again; after 3 it is done.
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -287,6 +288,8 @@ def _looks(path: Path) -> tuple[object, ...]:
 
 
 def _kept(path: Path, now: Micros) -> Path:
+    if path.exists() and beside(path, RESTORING).exists() and (begun := _log_kept(path)):
+        return begun  # a restore that was cut short has moved its log there
     at = datetime.fromtimestamp(now / 1e6, UTC)
     name = f".replaced-{at:%Y%m%dT%H%M%SZ}"
     number, kept = 1, beside(path, name)
@@ -294,6 +297,16 @@ def _kept(path: Path, now: Micros) -> Path:
         number += 1
         kept = beside(path, f"{name}-{number}")
     return kept
+
+
+def _log_kept(path: Path) -> Path | None:
+    """Where a log is kept whose file is not."""
+    for side in ("-wal", "-journal"):
+        for log in path.parent.glob(f"{glob.escape(path.name)}.replaced-*{side}"):
+            kept = log.with_name(log.name.removesuffix(side))
+            if not kept.exists():
+                return kept
+    return None
 
 
 def _put_in_place(part: Path, path: Path, kept: Path) -> None:

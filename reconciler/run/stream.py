@@ -306,7 +306,9 @@ class StreamRun:
                 if pending is None or shape is None:
                     pending, shape = self._open(read)
                 self._take(item, pending, shape)
-                if read.ordered and isinstance(item, Mark) and self._enough(pending):
+                # A replacement is one batch: the next would take the place of the one before (B7).
+                pieces = read.ordered and not self._replaces()
+                if pieces and isinstance(item, Mark) and self._enough(pending):
                     self._commit(pending, marker)
                     pending = None
             if pending is not None and (pending.worth_a_commit or self._replaces()):

@@ -28,6 +28,11 @@ MODES = (Mode.APPEND, Mode.APPEND, Mode.REPLACE, Mode.APPEND, Mode.REPLACE)
 BAD = [RejectedRow("a.csv:7", "no number", "x;y")]
 
 
+def ids(seq: int) -> tuple[int, ...]:
+    """Of a batch; the first has no rows, as of a file that has none, and nothing set aside."""
+    return (seq, 10 + seq) if seq > 1 else ()
+
+
 class Story:
     """Five batches loaded one after the other; ``on_step`` looks at each moment of it."""
 
@@ -41,17 +46,19 @@ class Story:
         destination = ParquetDestination(LAKE, self.disk)
         for seq, mode in enumerate(MODES, start=1):
             wanted = request(seq, mode=mode, partition_by=("name",) if seq < 4 else ())
-            self.sealed.append(seal(destination, wanted, orders(seq, 10 + seq), BAD))
+            self.sealed.append(
+                seal(destination, wanted, orders(*ids(seq)), BAD if ids(seq) else [])
+            )
             destination.publish([self.sealed[-1]])
             self.published = seq
 
 
 def expected(count: int) -> list[int]:
     """Ids in the table once the first ``count`` batches are published."""
-    ids: list[int] = []
+    found: list[int] = []
     for seq, mode in enumerate(MODES[:count], start=1):
-        ids = [seq, 10 + seq] if mode is Mode.REPLACE else [*ids, seq, 10 + seq]
-    return sorted(ids)
+        found = [*ids(seq)] if mode is Mode.REPLACE else [*found, *ids(seq)]
+    return sorted(found)
 
 
 def read_ids(disk: LossyDisk, names: list[str], base: Path = FOLDER) -> list[int]:
@@ -76,7 +83,7 @@ def check_after_loss(story: Story, rng: random.Random) -> None:
     files = folder.manifest(state) if state else []
     assert read_ids(disk, files) == folder_ids(disk, folder) == expected(count)
     aside = TableFolder(disk, LAKE / f"{TABLE}__rejected", TABLE)
-    assert read_ids(disk, aside.data_files(), aside.path) == list(range(1, count + 1))
+    assert read_ids(disk, aside.data_files(), aside.path) == list(range(2, count + 1))
     if state:
         assert f"batch {count}," in disk.read(FOLDER / "_view.sql").decode()
 
@@ -103,6 +110,35 @@ def test_no_cut_loses_what_was_acknowledged(part: int) -> None:
     story.on_step = cut
     story.run()
     assert cuts > 200
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+@pytest.mark.parametrize("count", range(1, len(MODES) + 1))
+def test_what_a_killed_publish_had_done_is_durable_once_it_was_published_again(count: int) -> None:
+    """(B5, B8) The kill leaves a marker that says that all is done, and is not synced yet."""
+    story = Story()
+
+    def kill() -> None:
+        state = TableFolder(story.disk, FOLDER, TABLE).state()
+        if state and state.seq == len(story.sealed) == count:
+            raise Killed
+
+    story.on_step = kill
+    with pytest.raises(Killed):
+        story.run()
+    assert story.published == count - 1
+    story.on_step = lambda: None
+    ParquetDestination(LAKE, story.disk).publish(story.sealed[-1:])
+    for seed in range(20):
+        disk = story.disk.after_loss(random.Random(seed))
+        marker = ParquetDestination(LAKE, disk).marker(OWNER, TABLE)
+        assert (marker.seq if marker else 0) == count
+        folder = TableFolder(disk, FOLDER, TABLE)
+        state = folder.state()
+        assert read_ids(disk, folder.manifest(state) if state else []) == expected(count)
 
 
 def in_staging(path: Path) -> bool:

@@ -129,15 +129,16 @@ def test_rows_older_than_an_open_transaction_are_read_meanwhile(table: Shop) -> 
 def test_a_prepared_transaction_arrives_when_it_is_committed(table: Shop) -> None:
     late = table.another()
     late.execute("INSERT INTO t (id) VALUES (1)")
-    late.execute("PREPARE TRANSACTION 'late'")
+    table.run("SELECT pg_sleep(0.01)", "INSERT INTO t (id) VALUES (2)", "SELECT pg_sleep(0.01)")
+    late.execute("PREPARE TRANSACTION 'late'")  # when it began stands nowhere from now on
     late.commit()
-    table.run("SELECT pg_sleep(0.01)", "INSERT INTO t (id) VALUES (2)")
+    table.run("SELECT pg_sleep(0.01)", "INSERT INTO t (id) VALUES (3)")
     settings = StreamSettings(cursor=("updated_at",), settle=0.0, max_wait=30.0)
     first = table.take(settings)
     assert first.column("id") == []
     assert first.note("prepared transaction 'late'")
     table.run("COMMIT PREPARED 'late'")
-    assert table.take(settings, first).column("id") == [1, 2]
+    assert table.take(settings, first).column("id") == [1, 2, 3]
 
 
 def test_a_role_that_may_not_look_waits_for_those_that_were_open(table: Shop) -> None:
@@ -153,11 +154,13 @@ def test_a_role_that_may_not_look_waits_for_those_that_were_open(table: Shop) ->
     def commit_when_it_waits() -> bool:
         if not waited.is_set():
             waited.set()
+            table.another().execute("SELECT 1")  # it begins now, and is not waited for
             late.commit()
         return False
 
+    settings = StreamSettings(cursor=("updated_at",), settle=0.0, max_wait=20.0)
     try:
-        taken = take(source, STREAM, AT_ONCE, stopped=commit_when_it_waits)
+        taken = take(source, STREAM, settings, stopped=commit_when_it_waits)
         assert waited.is_set()
         assert taken.column("id") == [1, 2]
     finally:

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from catalog.records import Commit, Cursor, Hold, HoldKind, StreamState
+from catalog.records import Commit, Cursor, Edit, Hold, HoldKind, StreamState
 from catalog.sqlite.backend import SqliteCatalog
 from reconciler.cli.failure import Exit
 from tests.cli_kit import PROPOSAL, Shop, cursor_at, held, make_shop, ran
+from tests.replacing import replace
 
 
 @pytest.fixture
@@ -72,8 +73,8 @@ def test_cursor_adopt_of_a_held_stream_is_of_the_destination_that_the_last_run_s
     assert (orders(shop).directive, orders(shop).seen) == ("adopt", hold.detail)
 
 
-def mismatch(seq: int, cursor: Cursor | None) -> Hold:
-    detail = msgspec.json.encode({"seq": seq, "epoch": 1, "cursor": cursor}).decode()
+def mismatch(seq: int, cursor: Cursor | None, epoch: int = 1) -> Hold:
+    detail = msgspec.json.encode({"seq": seq, "epoch": epoch, "cursor": cursor}).decode()
     return Hold(
         HoldKind.DESTINATION,
         "the catalog was restored",
@@ -93,6 +94,23 @@ def test_rewind_to_the_destination_takes_its_seq_and_cursor(shop: Shop) -> None:
     assert after.directive == "adopt"
     assert after.seen == mismatch(9, cursor_at(4)).detail
     assert after.hold is None
+    assert after.ledger_from == 9
+
+
+def test_what_a_later_run_than_the_destinations_read_of_files_is_struck_too(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(B4) A catalog that was restored numbers anew what it reads: the run tells them apart."""
+    shop.on(lambda catalog: held(catalog, mismatch(9, cursor_at(4), epoch=7)))
+    done, actions = SqliteCatalog.edit, list[Any]()
+
+    async def spied(catalog: SqliteCatalog, op: str, by: str, why: str, action: Any) -> Edit:
+        actions.append(action)
+        return await done(catalog, op, by, why, action)
+
+    monkeypatch.setattr(SqliteCatalog, "edit", spied)
+    assert shop.cli("cursor", "rewind", "shop.orders", "--to-destination").code == Exit.GOOD
+    assert [(a.forget_after, a.forget_later) for a in actions] == [(9, 7)]
 
 
 def test_rewind_to_a_destination_without_rows_is_the_beginning(shop: Shop) -> None:
@@ -105,6 +123,13 @@ def test_rewind_to_a_destination_without_rows_is_the_beginning(shop: Shop) -> No
 def test_rewind_to_a_destination_that_agrees_is_code_5(shop: Shop) -> None:
     shop.on(ran)
     assert shop.cli("cursor", "rewind", "shop.orders", "--to-destination").code == Exit.NOTHING
+
+
+def test_rewind_to_a_destination_that_is_not_offered_is_code_3(shop: Shop) -> None:
+    hold = replace(mismatch(9, cursor_at(4)), choices=("refresh",))
+    shop.on(lambda catalog: held(catalog, hold))
+    assert shop.cli("cursor", "rewind", "shop.orders", "--to-destination").code == Exit.HELD
+    assert orders(shop).hold == hold
 
 
 def test_rewind_to_a_destination_with_no_marker_is_code_3(shop: Shop) -> None:

@@ -468,6 +468,7 @@ def test_a_key_that_has_shown_no_value_comes_with_a_refresh_without_rows(
 def test_replacing_rows_by_none_is_held_unless_meant(
     destination: DuckdbDestination, path: Path, *, may_empty: bool
 ) -> None:
+    """(B7)"""
     load(destination, request(1, mode=Mode.REPLACE), orders(1))
     stage = destination.stage(request(2, mode=Mode.REPLACE, may_empty=may_empty))
     if may_empty:

@@ -241,6 +241,16 @@ def test_a_replacement_by_a_later_run_follows_whatever_is_there_and_happens_once
     assert (marker.seq, marker.epoch) == (3, 9)
 
 
+def test_a_receipt_of_another_destination_is_refused(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    receipt = seal(destination, request(1), orders(1))
+    with pytest.raises(NeedsAnswer, match="is sealed at") as held:
+        ParquetDestination(lake.with_name("other")).publish([receipt])
+    assert held.value.kind is HoldKind.DESTINATION
+    destination.publish([receipt])
+
+
 def test_another_owners_table_is_held(destination: ParquetDestination, lake: Path) -> None:
     load(destination, request(1), orders(1))
     receipt = seal(destination, request(2, owner=Owner("cat-2", "p", "s")), orders(9))
@@ -267,14 +277,26 @@ def test_a_folder_without_marker_is_held_until_adopted(
     assert view_rows(lake / TABLE) == ([5, 6] if mode is Mode.APPEND else [6])
 
 
+@pytest.mark.parametrize("mode", [Mode.APPEND, Mode.REPLACE])
 def test_a_foreign_file_that_comes_before_publish_is_held(
-    destination: ParquetDestination, lake: Path
+    destination: ParquetDestination, lake: Path, mode: Mode
 ) -> None:
-    receipt = seal(destination, request(1, mode=Mode.REPLACE), orders(1))
+    receipt = seal(destination, request(1, mode=mode), orders(1))
     write_foreign(lake / TABLE / "theirs.parquet", 5)
     with pytest.raises(NeedsAnswer):
         destination.publish([receipt])
     assert glob_ids(lake) == [5]
+
+
+def test_a_first_append_that_was_cut_off_is_no_foreign_file(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    receipt = seal(destination, request(1), orders(1))
+    (lake / TABLE).mkdir()
+    staged = lake / ".reconciler" / "staged" / receipt.files[0].path
+    staged.rename(lake / TABLE / f"00000001-1-1-{staged.stem}.parquet")
+    destination.publish([receipt])
+    assert glob_ids(lake) == view_rows(lake / TABLE) == [1]
 
 
 def test_replace_keeps_files_that_no_batch_brought_and_check_names_them(
@@ -305,6 +327,20 @@ def test_an_emptied_table_is_noticed(destination: ParquetDestination, lake: Path
     destination.adopt(OWNER, TABLE, 1, 1, cursor(1))
     load(destination, request(2), orders(2))
     assert view_rows(lake / TABLE) == [2]
+
+
+def test_a_batch_without_rows_is_no_reason_to_think_that_there_are_none(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    load(destination, request(1), orders(1))
+    load(destination, request(2), [])
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert (marker.seq, marker.has_rows) == (2, True)
+    next(lake.glob("**/*.parquet")).unlink()
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert (marker.seq, marker.has_rows) == (0, False)
 
 
 def test_lost_and_changed_staged_files_are_held(
@@ -398,6 +434,7 @@ def test_the_view_follows_columns_that_come_and_go(
 def test_replacing_rows_by_none_is_held_unless_meant(
     destination: ParquetDestination, lake: Path, *, may_empty: bool
 ) -> None:
+    """(B7)"""
     load(destination, request(1, mode=Mode.REPLACE), orders(1))
     stage = destination.stage(request(2, mode=Mode.REPLACE, may_empty=may_empty))
     if may_empty:
@@ -472,6 +509,7 @@ NAMES = ["a/b", "..", ".", "", 'it\'s "q"', "😀", "x" * 300, "ü" * 90, "a%2Fb
 def test_staged_batches_of_any_name_are_found_and_kept_apart(
     destination: ParquetDestination, lake: Path
 ) -> None:
+    """(B3)"""
     names = [seal(destination, request(1, owner=Owner("c", "p/.", n)), orders(1)).name
              for n in NAMES]  # fmt: skip
     assert destination.staged("c", "p/.") == sorted(names, key=lambda n: n.owner.stream)
@@ -650,6 +688,17 @@ def test_what_a_loss_of_power_brought_back_of_an_older_replacement_goes_with_the
     assert not back.exists()
     assert others.exists()
     assert (glob_ids(lake), view_rows(lake / TABLE)) == ([2, 9], [2])
+
+
+def test_who_publishes_an_old_batch_again_leaves_a_newer_one_that_is_built(
+    destination: ParquetDestination, lake: Path
+) -> None:
+    """(B5) A worker that slept: the batches after its own are another's."""
+    receipt = load(destination, request(1, mode=Mode.REPLACE), orders(1))
+    built = lake.with_name(".lake.reconciler-swap") / f"{TABLE}.1.2" / "00000002-1-2-00000.parquet"
+    write_foreign(built, 2)
+    destination.publish([receipt])
+    assert built.exists()
 
 
 def test_a_disk_without_the_right_to_write_is_a_lasting_error(tmp_path: Path) -> None:

@@ -115,6 +115,14 @@ def test_replacing_rows_by_none_is_held_unless_it_is_meant() -> None:
         assert world.stages[0].request.may_empty == settings.allow_empty
 
 
+def test_rows_that_waited_to_be_published_are_not_replaced_by_none_either() -> None:
+    """(B7) They are there by the time the source is read."""
+    replaces = replace(KEY, mode=Mode.REPLACE)
+    world = World(FakeRead(mark(7)))
+    world.unpublished = (waiting(1, mode=Mode.REPLACE),)
+    assert held(world.run(seq=1, settings=replaces)).kind is HoldKind.EMPTY_REPLACE
+
+
 def test_replacing_rows_by_such_as_are_all_set_aside_is_held_in_its_own_words() -> None:
     replaces = replace(KEY, mode=Mode.REPLACE)
     world = World(FakeRead(Rejected((REJECTED, REJECTED)), mark(7)), marker=at(1))
@@ -316,6 +324,13 @@ def test_a_table_that_the_ledger_does_not_speak_of_is_no_place_to_rewind_to(
     assert held(world.run(settings=settings, **state)).choices == choices
 
 
+def test_files_of_another_stream_are_no_place_to_rewind_to_where_none_were_read() -> None:
+    """Which of them its table has is in its own ledger."""
+    world = World(marker=files_at(4, OTHER))
+    world.ledgers["orders"] = ()
+    assert held(world.run(settings=APPENDS)).choices == ("retry", TO_DESTINATION[1])
+
+
 def test_files_that_are_merged_may_be_read_again() -> None:
     for marker in (files_at(4), files_at(1)):
         found = held(World(marker=marker).run(seq=3, published=3, ledger_from=2))
@@ -369,6 +384,14 @@ def test_the_marker_that_a_person_spoke_of_is_adopted_and_once_adopted_is_right(
     # Had it been cut off it could not have said so, nor that all is durable: it is done again.
     assert world.run(**state).adopted
     assert world.adopted == [(3, cursor(5))] * 2
+
+
+def test_a_marker_at_the_same_place_by_another_number_is_not_where_adopting_puts_it() -> None:
+    seen = held(World(marker=at(1)).run(seq=3, published=3)).detail
+    world = World(marker=Marker(OWNER, 9, cursor(5), 1))
+    state = {"directive": "adopt", "seen": seen, "cursor": cursor(5)}
+    assert "it is at batch 9 now" in held(world.run(seq=3, published=3, **state)).reason
+    assert world.adopted == []
 
 
 def test_adopt_passes_over_no_batch_that_waits() -> None:

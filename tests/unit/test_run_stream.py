@@ -95,6 +95,10 @@ def test_rows_that_go_into_several_files_have_their_order_in_the_time_they_were_
     world.run(settings=replace(KEY, mode=Mode.APPEND, partition_by=("amount",)))
     first, *others = [row["_loaded_at"].timestamp() for row in world.stages[0].rows]
     assert [round((other - first) * 1e6) for other in others] == [1, 3]
+    for plain in (KEY, StreamSettings(mode=Mode.APPEND, partition_by=("amount",))):
+        world = World(FakeRead(rows(1, 2), mark(7)))
+        world.run(settings=plain)
+        assert len({row["_loaded_at"] for row in world.stages[0].rows}) == 1
 
 
 def test_each_row_says_which_run_and_batch_brought_it_and_when(
@@ -326,10 +330,19 @@ def test_no_file_is_noted_in_more_than_is_counted() -> None:
 
 
 def test_an_unordered_read_is_one_batch_however_large() -> None:
+    """(B7)"""
     parts = [rows(1), mark(1), rows(2), mark(2)]
     world = World(FakeRead(*parts), size=SEAL_BYTES)
     world.run()
     assert [(b.rows, b.cursor) for b, _ in world.commits] == [(2, cursor(2))]
+
+
+def test_a_replacement_is_one_batch_whatever_the_source_says() -> None:
+    """(B7)"""
+    parts = [rows(1), mark(1), rows(2), mark(2)]
+    world = World(FakeRead(*parts, ordered=True), size=SEAL_BYTES)
+    world.run(directive="refresh")
+    assert [(b.rows, b.cursor, b.replaces) for b, _ in world.commits] == [(2, cursor(2), True)]
 
 
 def test_all_that_was_read_so_far_is_told_at_most_once_a_second(
@@ -407,6 +420,13 @@ def test_what_earlier_runs_left_is_published_before_anything_is_read() -> None:
     world.run(seq=3, published=1)
     assert world.diary == ["publish 2 3", "seal", "commit", "publish 4"]
     assert world.commits[0][1] == {"orders": 3}
+
+
+def test_what_was_committed_and_never_published_needs_no_marker_to_go_on() -> None:
+    world = World(FakeRead(rows(1), mark(7)))
+    world.unpublished = (waiting(1), waiting(2))
+    world.run(seq=2)
+    assert world.diary == ["publish 1 2", "seal", "commit", "publish 3"]
 
 
 # -- refusals --------------------------------------------------------------------------------------

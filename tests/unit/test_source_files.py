@@ -11,7 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,6 +123,11 @@ def test_a_file_that_was_written_to_just_now_waits(inbox: Inbox) -> None:
     assert taken.note("written to just now")
 
 
+def test_a_time_of_content_that_lies_in_the_future_keeps_no_file_back(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n", age=-86_400.0)
+    assert inbox.take().column("id") == ["1"]
+
+
 def test_a_file_of_a_clock_that_is_ahead_waits_and_it_is_said(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +197,15 @@ def test_a_copy_is_not_read_again_and_is_told(inbox: Inbox) -> None:
     assert taken.column("id") == ["1"]
     assert taken.note("has the content of 'a.csv'")
     assert set(inbox.ledger) == {"a.csv", "b.csv"}
+
+
+def test_a_file_that_was_moved_and_copied_is_noted_by_both_names(inbox: Inbox) -> None:
+    inbox.put("a.csv", "id\n1\n")
+    inbox.take()
+    (inbox.folder / "a.csv").rename(inbox.folder / "b.csv")
+    inbox.put("c.csv", "id\n1\n", age=10)
+    taken = inbox.take()
+    assert (taken.rows, taken.idle, set(inbox.ledger)) == ([], "", {"b.csv", "c.csv"})
 
 
 def test_a_copy_of_what_went_away_before_it_was_read_is_left_for_the_next_run(
@@ -300,6 +314,17 @@ def test_a_copy_of_what_a_file_became_is_not_noted_before_it_is_read(inbox: Inbo
     assert {file.seq for file in inbox.ledger.values()} == {2, 3}
 
 
+def test_a_log_that_grew_before_it_was_rotated_may_come_again_where_rows_are_merged(
+    inbox: Inbox,
+) -> None:
+    merged = StreamSettings(path="*.csv", key=("id",))
+    log = inbox.put("log.csv", "id\n1\n2\n")
+    inbox.take(merged)
+    inbox.put("log.csv", "id\n1\n2\n3\n").rename(inbox.folder / "log.csv.1.csv")
+    assert not log.exists()
+    assert inbox.take(merged).column("id") == ["1", "2", "3"]
+
+
 def test_a_new_file_in_the_inode_of_one_that_is_gone_is_new(inbox: Inbox) -> None:
     for name, content in (("a.csv", "id\n"), ("b.csv", "id\n1\n"), ("c.csv", "id\n2\n3\n")):
         file = inbox.put("file.tmp", content)
@@ -317,6 +342,23 @@ def test_a_file_that_was_only_touched_is_not_read_again(inbox: Inbox) -> None:
     assert taken.rows == []
     assert taken.marks[0].files[0].path == "a.csv"
     assert inbox.take().has_news is False
+
+
+@pytest.mark.parametrize("what", ["inode", "size", "mtime_ns", "ctime_ns"])
+def test_a_file_is_looked_at_again_where_anything_of_it_differs(inbox: Inbox, what: str) -> None:
+    """(C6) A clock that is coarse, or put back by hand, hides no change by itself."""
+    inbox.put("a.csv", "id\n1\n")
+    inbox.take()
+    known = inbox.ledger["a.csv"]
+    assert inbox.take().has_news is False
+    inbox.ledger["a.csv"] = replace(known, **{what: getattr(known, what) - 1})
+    assert inbox.take().has_news is True
+
+    stat = {"st_ino": 1, "st_size": 2, "st_mtime_ns": 3, "st_ctime_ns": 4}
+    found = file_set.Found("a.csv", inbox.folder / "a.csv", *stat.values())
+    assert found.is_still(cast(os.stat_result, SimpleNamespace(**stat)))
+    there = {"inode": "st_ino"}.get(what, f"st_{what}")
+    assert not found.is_still(cast(os.stat_result, SimpleNamespace(**{**stat, there: 9})))
 
 
 def test_a_file_that_changed_is_held_by_name(inbox: Inbox) -> None:
@@ -373,6 +415,10 @@ def test_a_folder_that_cannot_be_listed_does_not_take_its_rows_away(
             take(inbox.source, "in", settings, refresh=refresh, ledger=ledger)
     assert caught.value.error is ErrorClass.TRANSIENT
     assert take(inbox.source, "in", settings, refresh=refresh, ledger=ledger).idle == ""
+    (inbox.folder / "sub" / "b.csv").unlink()
+    (inbox.folder / "sub").rmdir()
+    gone = take(inbox.source, "in", settings, refresh=refresh, ledger=ledger)
+    assert gone.column("id") == ["1"], "a folder that is gone with its files keeps nothing back"
 
 
 def test_a_folder_that_cannot_be_listed_is_named(
@@ -470,6 +516,22 @@ def test_a_file_that_changes_while_it_is_read_is_not_committed(inbox: Inbox) -> 
     assert caught.value.error is ErrorClass.TRANSIENT
 
 
+def test_a_file_that_changes_before_it_is_read_waits_and_the_others_are_committed(
+    inbox: Inbox,
+) -> None:
+    inbox.put("a.csv", "id\n1\n", age=20)
+    later = inbox.put("b.csv", "id\n2\n", age=10)
+    (inbox.folder / "folder.csv").mkdir()  # is no file
+    read = inbox.source.read(ReadRequest("in", _settled(CSV), None))
+    marks = []
+    for item in read.items():
+        if isinstance(item, Mark):
+            marks.append(item)
+            later.write_text("id\n2\n3\n")
+    assert [entry.path for mark in marks for entry in mark.files] == ["a.csv"]
+    assert [note for note in read.notes if "'b.csv' is left for a later run" in note]
+
+
 def test_a_large_file_that_is_hashed_shows_progress_and_stops_when_asked(inbox: Inbox) -> None:
     inbox.put("a.jsonl", b'{"id": 1, "pad": "' + b"x" * (2 * BLOCK) + b'"}\n')
     settings = _settled(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
@@ -493,10 +555,16 @@ def test_a_file_that_a_pattern_matches_in_several_ways_is_read_once(inbox: Inbox
 def test_another_definition_is_held(inbox: Inbox) -> None:
     inbox.put("a.csv", "id\n1\n")
     inbox.take()
+    keyed = StreamSettings(path="*.csv*", mode=Mode.APPEND, key=("id",))
     with pytest.raises(NeedsAnswer, match="the key was") as caught:
-        inbox.take(StreamSettings(path="*.csv*", mode=Mode.APPEND, key=("id",)))
+        inbox.take(keyed)
     assert caught.value.kind is HoldKind.DEFINITION
     assert caught.value.choices == ("refresh", "retry"), "a number of reads cannot be set"
+    with pytest.raises(NeedsAnswer, match="the mode was 'append', is 'merge'"):
+        inbox.take(replace(CSV, mode=Mode.MERGE))
+    inbox.source = open_source("inbox", "files", {"path": str(inbox.folder.parent)}, Secrets({}))
+    with pytest.raises(NeedsAnswer, match="the source was"):
+        inbox.take()
 
 
 def test_a_name_that_does_not_say_what_it_is_is_refused(inbox: Inbox) -> None:

@@ -21,6 +21,7 @@ from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Secrets, Source, Stopped
 from reconciler.connectors.registry import open_source
 from reconciler.connectors.sources import sqlite
+from tests.replacing import replace
 from tests.source_kit import Taken, take
 
 BY_ID = StreamSettings(cursor=("id",))
@@ -140,6 +141,23 @@ def test_a_misfit_far_into_a_table_takes_no_other_row_and_doubles_none(
         assert [row.place for row in taken.rejected] == ["id=50001", "id=50002"]
 
 
+def test_rows_set_aside_at_the_seam_of_two_commits_are_set_aside_once(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    shop.many("INSERT INTO t VALUES (?, 'none')", ((i,) for i in range(17_000)))
+    taken = shop.take("t", StreamSettings(cursor=("id",)))
+    assert len(taken.marks) > 1
+    assert (taken.rows, len(taken.rejected)) == ([], 17_000)
+    assert len({row.place for row in taken.rejected}) == 17_000
+
+
+def test_a_key_that_is_not_of_its_type_is_set_aside_and_not_missing(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (k INT, v TEXT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 'a'), ('seven', 'b')")
+    taken = shop.take("t", StreamSettings(key=("k",)))
+    assert taken.column("k") == [1]
+    assert len(taken.rejected) == 1
+
+
 def test_odd_text_and_odd_names_survive(shop: Shop) -> None:
     texts = ["", "a\0b", "😀", "x" * 1_000_000, 'it\'s "quoted"', "line\nbreak"]
     shop.app.execute(
@@ -175,6 +193,7 @@ def test_an_integer_cursor_reads_on_from_where_it_was(shop: Shop) -> None:
 
 
 def test_marks_stand_only_between_values_of_the_cursor(shop: Shop) -> None:
+    """(C3)"""
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
     shop.app.execute("CREATE INDEX t_n ON t (n)")
     rows = ((i // 3,) for i in range(60_000))
@@ -192,6 +211,7 @@ def test_marks_stand_only_between_values_of_the_cursor(shop: Shop) -> None:
 
 
 def test_without_an_index_on_the_cursor_one_mark_ends_the_read(shop: Shop) -> None:
+    """(C3)"""
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
     shop.app.execute("CREATE INDEX nocase ON t (id, n)")
     shop.many("INSERT INTO t (n) VALUES (?)", ((i,) for i in range(40_000)))
@@ -199,6 +219,16 @@ def test_without_an_index_on_the_cursor_one_mark_ends_the_read(shop: Shop) -> No
     assert not taken.ordered
     assert len(taken.marks) == 1
     assert taken.note("no index")
+
+
+def test_a_refresh_is_one_commit_also_where_an_index_gives_the_order(shop: Shop) -> None:
+    """(B7)"""
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.many("INSERT INTO t VALUES (?)", ((i,) for i in range(40_000)))
+    settings = StreamSettings(cursor=("id",))
+    assert shop.take("t", settings).ordered
+    again = take(shop.source, "t", settings, refresh=True)
+    assert (again.ordered, again.whole, len(again.rows)) == (False, True, 40_000)
 
 
 def test_a_text_cursor_with_a_nul_in_it_goes_on(shop: Shop) -> None:
@@ -349,8 +379,13 @@ def test_floats_are_no_cursors(shop: Shop) -> None:
         shop.take("t", StreamSettings(cursor=("f",)))
 
 
-def test_rows_without_a_cursor_value_are_held_skipped_or_read_again(shop: Shop) -> None:
+@pytest.mark.parametrize("indexed", [False, True])
+def test_rows_without_a_cursor_value_are_held_skipped_or_read_again(
+    shop: Shop, indexed: bool
+) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    if indexed:
+        shop.app.execute("CREATE INDEX by_time ON t (updated_at)")
     shop.app.execute("INSERT INTO t VALUES (1, '2026-01-31 10:00:00'), (2, NULL)")
     with pytest.raises(NeedsAnswer) as caught:
         shop.take("t", BY_TIME)
@@ -360,9 +395,21 @@ def test_rows_without_a_cursor_value_are_held_skipped_or_read_again(shop: Shop) 
     assert (skipped.column("id"), skipped.counts) == ([1], {"null_cursor": 1})
     again = StreamSettings(cursor=("updated_at",), null_cursor="reread")
     first = shop.take("t", again)
-    assert sorted(first.column("id")) == [1, 2]
+    assert (sorted(first.column("id")), first.counts) == ([1, 2], {})
     second = shop.take("t", again, first)
     assert second.column("id") == [2]
+    assert second.cursor == first.cursor
+
+
+def test_rows_without_a_cursor_value_move_no_cursor_back(shop: Shop) -> None:
+    """(C4) The newest rows are gone: the bound lies before the cursor."""
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    shop.app.execute("INSERT INTO t VALUES (1, 5), (2, 10), (3, NULL)")
+    settings = StreamSettings(cursor=("n",), null_cursor="reread")
+    first = shop.take("t", settings)
+    shop.app.execute("DELETE FROM t WHERE n = 10")
+    second = shop.take("t", settings, first)
+    assert second.column("id") == [3]
     assert second.cursor == first.cursor
 
 
@@ -386,6 +433,31 @@ def test_another_definition_of_the_cursor_is_held_and_says_what_changed(shop: Sh
     assert (len(fresh.rows), fresh.whole, len(fresh.marks)) == (1, True, 1)
 
 
+def test_a_cursor_goes_on_in_nothing_but_what_it_was_kept_for(shop: Shop, tmp_path: Path) -> None:
+    """(C4) Source, table, key, mode and the cursor's type are all of its definition."""
+    for table in ("t", "u"):
+        shop.app.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, n INT)")
+        shop.app.execute(f"INSERT INTO {table} VALUES (1, 1)")
+    first = shop.take("t", BY_ID)
+    other = Shop(tmp_path / "other.db")
+    other.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    typed = Shop(tmp_path / "typed.db")
+    typed.app.execute("CREATE TABLE t (id VARCHAR(9) PRIMARY KEY, n INT)")
+    for where, stream, settings, what in (
+        (other, "t", BY_ID, "the source was"),
+        (shop, "u", BY_ID, "the table was 't', is 'u'"),
+        (shop, "t", replace(BY_ID, key=("n",)), r"the key was \(id\), is \(n\)"),
+        (shop, "t", replace(BY_ID, mode=Mode.APPEND), "the mode was 'merge', is 'append'"),
+        (typed, "t", BY_ID, "the cursor's type was 'int64', is 'text'"),
+    ):
+        with pytest.raises(NeedsAnswer, match=what) as caught:
+            where.take(stream, settings, first)
+        assert caught.value.kind is HoldKind.DEFINITION
+    for each in (other, typed):
+        each.source.close()
+        each.app.close()
+
+
 def test_a_table_without_the_cursor_is_read_as_a_whole_but_never_appended(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
     shop.app.execute("INSERT INTO t VALUES (1)")
@@ -393,8 +465,32 @@ def test_a_table_without_the_cursor_is_read_as_a_whole_but_never_appended(shop: 
     assert taken.whole
     assert taken.cursor is not None
     assert taken.cursor.kind is CursorKind.SNAPSHOT_ID
+    assert taken.notes == ()
+    merged = shop.take("t", StreamSettings(cursor=("updated_at",)))
+    assert merged.note("rows that are deleted at the source stay")
     with pytest.raises(ConnectorError, match="mode append"):
         shop.take("t", StreamSettings(cursor=("updated_at",), mode=Mode.APPEND))
+
+
+def test_where_a_table_is_replaced_all_of_it_is_read_whatever_cursor_is_named(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    shop.app.execute("INSERT INTO t VALUES (1), (2)")
+    settings = StreamSettings(cursor=("id",), mode=Mode.REPLACE)
+    first = shop.take("t", settings)
+    shop.app.execute("INSERT INTO t VALUES (3)")
+    assert shop.take("t", settings, first).column("id") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "more", [{"lookback": 3}, {"null_cursor": "reread"}], ids=["lookback", "null_cursor"]
+)
+def test_what_reads_rows_again_is_refused_where_they_are_appended(
+    shop: Shop, more: dict[str, Any]
+) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    with pytest.raises(ConnectorError, match="which mode append would double") as refused:
+        shop.take("t", StreamSettings(cursor=("id",), mode=Mode.APPEND, **more))
+    assert refused.value.error is ErrorClass.PERMANENT
 
 
 def test_lookback_reads_behind_the_cursor_only_when_there_is_news(shop: Shop) -> None:

@@ -263,7 +263,6 @@ class ParquetDestination:
         self._files.sync_dir(self.path)
         with suppress(FileNotFoundError):  # another table's publish found it empty, and removed it
             self._files.sync_dir(fresh.path.parent)
-        sync_up(self._files, self.path, self.path)
 
     def _move(self, receipt: Receipt, targets: Mapping[str, StagedFile], base: Path) -> None:
         """Rename each staged file to where it belongs; those that an earlier try moved stay."""
@@ -306,7 +305,6 @@ class ParquetDestination:
         base = self.path / encode_name(f"{receipt.table}{REJECTED}")
         targets = self._rejected_targets(receipt, state)
         self._move(receipt, targets, base)
-        sync_up(self._files, base, self.path)
         self._sync_targets(targets, base)
 
     def _rejected_targets(
