@@ -120,6 +120,12 @@ def test_rewind_to_a_destination_without_rows_is_the_beginning(shop: Shop) -> No
     assert orders(shop).cursor is None
 
 
+def test_what_is_held_for_another_reason_is_not_adopted(shop: Shop) -> None:
+    shop.on(held)
+    assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.NOTHING
+    assert orders(shop).hold == PROPOSAL
+
+
 def test_rewind_to_a_destination_that_agrees_is_code_5(shop: Shop) -> None:
     shop.on(ran)
     assert shop.cli("cursor", "rewind", "shop.orders", "--to-destination").code == Exit.NOTHING
@@ -146,7 +152,7 @@ def test_rewind_to_an_earlier_batch(shop: Shop) -> None:
     assert orders(shop).cursor == cursor_at(20)
     assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "1").code == Exit.GOOD
     assert orders(shop).cursor == cursor_at(10)
-    assert orders(shop).seq == 2
+    assert (orders(shop).seq, orders(shop).ledger_from) == (2, 2), "what came later is struck"
     assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "8").code == Exit.NOTHING
 
 
