@@ -59,7 +59,7 @@ VERDICT = m.Verdict(
 )
 FILE = FileEntry("a.csv", 1, 2, 3, 4, "hash")
 REJECTED = RejectedRow("a.csv:3", "not a number", "x")
-TO_DESTINATION = ("refresh", "cursor adopt", "cursor rewind --to-destination")
+TO_DESTINATION = ("cursor rewind --to-destination", "refresh", "cursor adopt")
 
 
 def cursor(value: int) -> Cursor:

@@ -134,17 +134,18 @@ class Mismatch:
         return self._asks(reason, self._choices(has_more=has_more))
 
     def _choices(self, *, has_more: bool) -> tuple[str, ...]:
+        """First comes what keeps the rows that are there: a source may have them no more."""
         if self.waiting or (has_more and self._appends_files):
             return (REFRESH,)
         if has_more and self.mode is Mode.APPEND:
-            return (REFRESH, REWIND)  # to adopt would read again what is there
+            return (REWIND, REFRESH)  # to adopt would read again what is there
         if self._appends_files and self._seq < self.state.ledger_from:
             return (REFRESH, ADOPT)  # which files it has is not known any more
         if self._appends_files and not self._is_told_by_the_ledger():
             return (REFRESH,)  # it may have files that the ledger lacks
         if has_more and self.mode is Mode.REPLACE and self._has_read_files:
             return (REFRESH, ADOPT)  # the files may be as the ledger says, and the table is not
-        return (REFRESH, ADOPT, REWIND)
+        return (REWIND, REFRESH, ADOPT)
 
     def _asks(self, reason: str, choices: tuple[str, ...]) -> NeedsAnswer:
         return NeedsAnswer(HoldKind.DESTINATION, reason, choices, marker_detail(self.marker))

@@ -358,7 +358,7 @@ def test_a_batch_that_waits_goes_where_it_was_meant_to_before_another_table_is_h
     _edit(project, ("streams.orders]", 'streams.orders]\ntable = "fresh"'))
     project.add(50, 60)
     rewind = "cursor rewind --to-destination"
-    assert project.held()["choices"] == ["refresh", "cursor adopt", rewind]
+    assert project.held()["choices"] == [rewind, "refresh", "cursor adopt"]
     assert len(project.rows()) == 50, "what waited is in the old table"
     project.answer(rewind)
     assert _equal(project, "fresh")

@@ -79,7 +79,7 @@ def mismatch(seq: int, cursor: Cursor | None, epoch: int = 1) -> Hold:
         HoldKind.DESTINATION,
         "the catalog was restored",
         at=1,
-        choices=("refresh", "cursor adopt", "cursor rewind --to-destination"),
+        choices=("cursor rewind --to-destination", "refresh", "cursor adopt"),
         detail=detail,
     )
 
