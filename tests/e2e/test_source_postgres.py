@@ -781,7 +781,7 @@ def test_columns_of_the_config_give_a_free_numeric_its_size(shop: Shop) -> None:
     assert shop.take(StreamSettings()).note("numeric of any size")
     taken = shop.take(StreamSettings(columns=(("n", "decimal(38,9)"),)))
     assert taken.rows == [{"id": 1, "n": Decimal("1.250000000")}]
-    assert taken.notes == ()
+    assert not any("numeric" in note for note in taken.notes)
 
 
 def test_odd_names_and_long_text_survive(shop: Shop) -> None:
