@@ -28,6 +28,8 @@ from reconciler.telemetry.metrics import Metrics
 
 MANY, FEW = 1_500, 100
 _SECONDS = 6.0
+_WARM = 8.0
+"""Seconds until no worker is starting any more, on a slow machine too."""
 
 
 class _Recorder(Quiet):
@@ -92,7 +94,7 @@ async def _watch(project: Project, seconds: float, *, settle: bool) -> tuple[_Re
             with anyio.move_on_after(180):
                 while settle and recorder.other < len(project.pipelines):  # noqa: ASYNC110
                     await anyio.sleep(0.1)  # the first load is not measured
-            await anyio.sleep(2.0)
+            await anyio.sleep(_WARM)
             recorder.delays.clear()
             recorder.nothing_new = 0
             started = time.perf_counter()
