@@ -1129,6 +1129,16 @@ def test_a_cursor_whose_column_takes_a_wider_type_goes_on(
         shop.take(settings, after)
 
 
+def test_a_cursor_whose_column_takes_a_narrower_type_is_held(shop: Shop) -> None:
+    """What was read may be rounded to a place beyond the cursor, and come again."""
+    settings = StreamSettings(cursor=("n",), mode=Mode.APPEND)
+    shop.run("CREATE TABLE t (n numeric(4,2))", "INSERT INTO t VALUES (1.25)")
+    before = shop.take(settings)
+    shop.run("ALTER TABLE t ALTER n TYPE numeric(4,1)")
+    with pytest.raises(NeedsAnswer, match="the cursor's type was"):
+        shop.take(settings, before)
+
+
 def test_a_table_made_anew_and_a_view_defined_anew_are_told(table: Shop) -> None:
     table.run(
         "CREATE VIEW v AS SELECT * FROM t WHERE id < 3",

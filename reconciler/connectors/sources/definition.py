@@ -9,6 +9,7 @@ from catalog.records import Cursor, CursorKind, HoldKind
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.ports import NeedsAnswer
 from reconciler.connectors.sources.relation import Column, Relation
+from reconciler.schema import types
 
 _WORDS = {
     "source": "the source",
@@ -48,12 +49,13 @@ def definition(
 def go_on(stream: str, cursor: Cursor, now: str, kind: CursorKind, tag: str) -> tuple[str, bool]:
     """The definition to go on with, and whether the table is another one than it was then.
 
-    That of the cursor stays where its column has another type by now whose values are compared as
-    those of the old one are (``int`` and ``bigint``). Else ``NeedsAnswer``, as ``refuse_another``.
+    That of the cursor stays where its column has taken a wider type whose values are compared as
+    those of the old one are (``int`` and ``bigint``). Else ``NeedsAnswer``, as ``refuse_another``:
+    a narrower one rounds, and what was read may come to lie beyond the cursor.
     """
     if tag and tag == cursor.position.tag:
         old, new = _parts(cursor.definition), _parts(now)
-        if old and _essence(old) == _essence(new):
+        if old and _essence(old) == _essence(new) and _holds(new.get("type"), old.get("type")):
             return cursor.definition, "made" in old and old["made"] != new.get("made")
     refuse_another(stream, cursor.definition, now, kind, tag)
     return now, False
@@ -65,6 +67,13 @@ def _parts(text: str) -> dict[str, object]:
     except ValueError:
         return {}
     return parts if isinstance(parts, dict) else {}
+
+
+def _holds(wide: object, narrow: object) -> bool:
+    try:
+        return wide == narrow or types.holds(types.parse(str(wide)), types.parse(str(narrow)))
+    except types.BadType:
+        return False
 
 
 def _essence(parts: dict[str, object]) -> dict[str, object]:
