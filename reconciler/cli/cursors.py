@@ -107,7 +107,7 @@ def cursor_set(
                 f"{name} reads what it has not read yet, or everything: its cursor counts reads, "
                 "and is no place among the rows.",
                 Exit.USAGE,
-                "What later batches brought is read again by: reconciler cursor rewind "
+                "Files that later batches brought are read again by: reconciler cursor rewind "
                 f"{name.typed} --to-batch N",
             )
         return _moved(stream, _cursor_at(stream.cursor, stream.hold, value))
