@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,6 +187,12 @@ def test_a_run_whose_pipeline_left_the_config_can_be_cancelled(world: World) -> 
     assert daemon.stop() == 0
 
 
+def _waits(daemon: Daemon) -> bool:
+    """The run that is due was chosen, which the loop says right before it claims."""
+    with urllib.request.urlopen(daemon.wait_ready() + "metrics", timeout=PATIENCE) as answer:
+        return b'state="waiting"} 1' in answer.read()
+
+
 def test_a_daemon_that_is_told_to_stop_while_it_claims_begins_nothing(world: World) -> None:
     daemon = world.start(**_PAUSED)
     _paused_worker(daemon)
@@ -193,7 +200,7 @@ def test_a_daemon_that_is_told_to_stop_while_it_claims_begins_nothing(world: Wor
     daemon.finished("p", "cancelled")
     other = sqlite3.connect(world.folder / "state" / "catalog.db", isolation_level=None)
     other.execute("begin immediate")
-    time.sleep(1.5)  # the next run is due by now, and its claim waits for this one to let go
+    eventually(lambda: _waits(daemon), "the next run is due, and its claim waits for this one")
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for("daemon_draining")
     other.execute("rollback")

@@ -32,6 +32,7 @@ from reconciler.connectors.registry import open_source
 from reconciler.connectors.sources import postgres
 from reconciler.connectors.sources.postgres import Postgres
 from reconciler.connectors.sources.session import Session
+from tests.e2e.world import eventually
 from tests.servers import PostgresServer, private_postgres
 from tests.source_kit import Taken, take
 
@@ -225,8 +226,7 @@ def test_an_autovacuum_is_not_waited_for_by_a_role_that_may_not_look() -> None:
             "UPDATE large SET x = ''",
         )
         vacuums = "SELECT pid FROM pg_stat_activity WHERE query ~ '^autovacuum: VACUUM.*large'"
-        while not server.execute(vacuums):
-            time.sleep(0.05)
+        eventually(lambda: bool(server.execute(vacuums)), "an autovacuum is at work")
         source = open_source("shop", "sql", {"url": server.url("reader")}, Secrets({}))
         hasty = StreamSettings(cursor=("updated_at",), max_wait=0.1)
         assert take(source, STREAM, hasty).column("id") == [1]
@@ -1031,8 +1031,8 @@ def _in_background(read: Callable[[], Taken]) -> tuple[threading.Thread, list[Ta
 
 def _wait_until(shop: Shop, what: str) -> None:
     """Until a session of ours is seen so."""
-    while not shop.value(f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS} AND {what}"):
-        time.sleep(0.01)
+    sql = f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS} AND {what}"
+    eventually(lambda: bool(shop.value(sql)), what)
 
 
 def test_rows_of_a_partition_that_is_written_anew_while_a_read_begins_are_not_passed_over(
