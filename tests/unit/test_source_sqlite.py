@@ -760,6 +760,24 @@ def test_check_says_what_is_missing(shop: Shop) -> None:
     assert "no table 'u'" in texts["problem"]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        StreamSettings(key=("nope",)),
+        StreamSettings(columns=(("nope", "text"),)),
+        StreamSettings(columns=(("id", "number"),)),
+        StreamSettings(mode=Mode.APPEND, cursor=("nope",)),
+        StreamSettings(cursor=("b",)),
+    ],
+)
+def test_check_finds_what_a_run_would_fail_with(shop: Shop, settings: StreamSettings) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB)")
+    with pytest.raises(ConnectorError) as refused:
+        shop.take("t", settings)
+    problems = [f.text for f in shop.source.check({"t": settings}) if f.level == "problem"]
+    assert problems == [str(refused.value)]
+
+
 def test_the_index_that_check_proposes_can_be_made_as_it_stands(shop: Shop) -> None:
     shop.app.execute('CREATE TABLE "or der.s" (id INTEGER PRIMARY KEY, "Changed ""At""" INT)')
     settings = {"or der.s": StreamSettings(cursor=('Changed "At"',))}

@@ -10,7 +10,6 @@ from urllib.parse import unquote, urlsplit
 
 from catalog.records import ErrorClass
 from reconciler.config.desired import Mode, StreamSettings, selected
-from reconciler.connectors import arrow
 from reconciler.connectors.ports import (
     ConnectorError,
     Finding,
@@ -22,7 +21,7 @@ from reconciler.connectors.ports import (
 from reconciler.connectors.sources import postgres, sqlite
 from reconciler.connectors.sources.relation import QUERY, Dialect, Relation, quote
 from reconciler.connectors.sources.session import Session
-from reconciler.connectors.sources.sql_plan import cursor_column, plan
+from reconciler.connectors.sources.sql_plan import fitting, plan
 from reconciler.connectors.sources.sql_read import SqlRead
 from reconciler.schema.model import Field, Schema
 
@@ -69,8 +68,7 @@ class SqlSource:
             return [Finding("problem", str(error))]
         for stream, settings in streams.items():
             try:
-                relation = self._dialect.relation(stream, settings)
-                findings += _check_stream(stream, settings, relation)
+                findings += _check_stream(self._dialect, stream, settings)
             except ConnectorError as error:
                 findings.append(Finding("problem", str(error)))
         return findings
@@ -154,10 +152,11 @@ def _word(native: str, name: str, settings: StreamSettings) -> str:
     return dict(settings.columns).get(name, native)
 
 
-def _check_stream(stream: str, settings: StreamSettings, relation: Relation) -> list[Finding]:
+def _check_stream(dialect: Dialect, stream: str, settings: StreamSettings) -> list[Finding]:
+    """Raises ``ConnectorError`` for what a run would fail with."""
+    relation = dialect.relation(stream, settings)
+    column, key = fitting(dialect, relation, settings)
     findings = []
-    key = settings.key or relation.key
-    arrow_problems = _check_types(stream, settings)
     if settings.mode is Mode.MERGE and not key:
         findings.append(
             Finding(
@@ -166,16 +165,7 @@ def _check_stream(stream: str, settings: StreamSettings, relation: Relation) -> 
                 'set `key = ["column"]`, or mode = "append" or "replace"',
             )
         )
-    column = cursor_column(relation, settings)
-    if column is None and settings.mode is Mode.APPEND:
-        findings.append(
-            Finding(
-                "problem",
-                f"{stream}: no cursor column, so each run would append the whole table again",
-                'name a cursor, or use mode = "replace" or "merge"',
-            )
-        )
-    elif column is None:
+    if column is None:
         findings.append(Finding("ok", f"{stream}: the whole table is read each time"))
     elif column.name not in relation.indexed:
         findings.append(
@@ -196,18 +186,4 @@ def _check_stream(stream: str, settings: StreamSettings, relation: Relation) -> 
                 "`settle` (10 s if not set) after their stamp are passed over",
             )
         )
-    if settings.lookback and settings.mode is Mode.APPEND:
-        findings.append(
-            Finding("problem", f"{stream}: `lookback` with mode append would double rows")
-        )
-    return arrow_problems + findings
-
-
-def _check_types(stream: str, settings: StreamSettings) -> list[Finding]:
-    findings = []
-    for name, word in settings.columns:
-        try:
-            arrow.arrow_type(word)
-        except ValueError as error:
-            findings.append(Finding("problem", f"{stream}: columns: {name}: {error}"))
     return findings

@@ -72,7 +72,20 @@ class _Range:
     empty: bool
 
 
-def cursor_column(relation: Relation, settings: StreamSettings) -> Column | None:
+def fitting(
+    dialect: Dialect, relation: Relation, settings: StreamSettings
+) -> tuple[Column | None, tuple[str, ...]]:
+    """The cursor's column, if it is read by one, and the key.
+
+    Raises ``ConnectorError`` (permanent) where the settings do not fit the relation.
+    """
+    column = _cursor_column(relation, settings)
+    key = settings.key or relation.key
+    _refuse_misfit(dialect, relation, column, settings, key)
+    return column, key
+
+
+def _cursor_column(relation: Relation, settings: StreamSettings) -> Column | None:
     """The first of the cursors named that the relation has; None: it is read as a whole.
 
     Raises ``ConnectorError`` (permanent) for one that has no exact order (C4).
@@ -92,9 +105,7 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
     """Fix the bound, open the snapshot, look for news. Raises as ``Source.read`` says."""
     settings = request.settings
     relation = dialect.relation(request.stream, settings)
-    column = cursor_column(relation, settings)
-    key = settings.key or relation.key
-    _check(dialect, relation, column, settings, key)
+    column, key = fitting(dialect, relation, settings)
     notes = relation.notes + tuple(
         c.note for c in relation.columns if c.note and not _overridden(c, settings)
     )
@@ -133,7 +144,7 @@ def _schema(relation: Relation, settings: StreamSettings) -> pa.Schema:
     return pa.schema([pa.field(c.name, arrow.arrow_type(words[c.name])) for c in relation.columns])
 
 
-def _check(
+def _refuse_misfit(
     dialect: Dialect,
     relation: Relation,
     column: Column | None,
