@@ -10,6 +10,7 @@ it by nature: ``uuid`` is ``arrow.uuid``, ``json`` is ``arrow.json`` over text, 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -440,20 +441,23 @@ def _cast_list(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, Misfits]
     if pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type):
         array = array.cast(pa.list_(array.type.value_type))
     values, bad = cast(array.flatten(), target.value_type)
-    lengths = pc.fill_null(pc.list_value_length(array), 0)
-    ends = pc.cumulative_sum(lengths)
-    offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends.cast(pa.int32())])
+    offsets = list_offsets(array)
     result = pa.ListArray.from_arrays(offsets, values, type=target, mask=array.is_null())
-    return result, _parents(bad, ends) if bad else {}
+    return result, rows_of(bad, offsets)
 
 
-def _parents(bad: Misfits, ends: pa.Array) -> Misfits:
+def list_offsets(array: pa.Array) -> pa.Array:
+    """Where each list begins among all lists' values, and where the last one ends."""
+    ends = pc.cumulative_sum(pc.fill_null(pc.list_value_length(array), 0))
+    return pa.concat_arrays([pa.array([0], pa.int32()), ends.cast(pa.int32())])
+
+
+def rows_of(bad: Misfits, offsets: pa.Array) -> Misfits:
     """From the position among all lists' values to the row whose list holds it."""
     misfits: Misfits = {}
-    bounds = ends.to_pylist()
+    bounds = offsets.to_pylist() if bad else []
     for position, reason in bad.items():
-        row = next(i for i, end in enumerate(bounds) if end > position)
-        misfits.setdefault(row, reason)
+        misfits.setdefault(bisect_right(bounds, position) - 1, reason)
     return misfits
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from bisect import bisect_right
 from decimal import Decimal
 from typing import Any
 
@@ -166,29 +165,17 @@ def _infinities_in_lists(array: pa.Array) -> tuple[pa.Array, Misfits]:
     fixed, bad = _infinities(flat)
     if fixed is flat:
         return array, {}
-    offsets = _offsets(array)
+    offsets = arrow.list_offsets(array)
     rebuilt = pa.ListArray.from_arrays(offsets, fixed, type=array.type, mask=array.is_null())
-    return rebuilt, _rows(bad, offsets)
+    return rebuilt, arrow.rows_of(bad, offsets)
 
 
 def _no_json(array: pa.Array) -> Misfits:
     """Half of a surrogate pair (``"\\ud800"``) passes for ``json`` here, and nowhere else."""
     if pa.types.is_list(array.type):
-        return _rows(_no_json(array.flatten()), _offsets(array))
+        return arrow.rows_of(_no_json(array.flatten()), arrow.list_offsets(array))
     if array.type != arrow.JSON:
         return {}
     places = pc.indices_nonzero(pc.match_substring(array.storage, r"\ud", ignore_case=True))
     _, bad = arrow.cast(array.storage.take(places), arrow.JSON)
     return {places[i].as_py(): why for i, why in bad.items()}
-
-
-def _offsets(array: pa.Array) -> pa.Array:
-    """Where each list begins among all lists' values, and where the last one ends."""
-    lengths = pc.fill_null(pc.list_value_length(array), 0)
-    return pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
-
-
-def _rows(bad: Misfits, offsets: pa.Array) -> Misfits:
-    """From the position among all lists' values to the row whose list holds it."""
-    bounds = offsets.to_pylist() if bad else []
-    return {bisect_right(bounds, position) - 1: why for position, why in bad.items()}
