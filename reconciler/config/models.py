@@ -160,7 +160,7 @@ class RunKeys(StreamKeys):
         default=None, description="Streams read at once in one run."
     )
     retries: Annotated[int, Field(ge=0, le=100)] | None = Field(
-        default=None, description="Attempts after a failure before the pipeline is parked."
+        default=None, description="Attempts after a transient failure; then the next trigger."
     )
     stall_timeout: Timeout | None = Field(
         default=None, description="A run that moves no bytes for so long is ended."
