@@ -239,7 +239,7 @@ def cursor_rewind(
 
 
 class _Marker(Struct):
-    """What a hold keeps of the marker that the run saw (``reconciler.run.mismatch.seen``)."""
+    """What a hold keeps of the marker that the run saw, as ``run.mismatch.marker_detail`` says."""
 
     seq: int
     epoch: int

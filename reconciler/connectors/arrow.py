@@ -181,8 +181,8 @@ class Caster:
     (permanent) where no value of a column could ever become the type asked for.
     """
 
-    def __init__(self, source: pa.Schema, target: pa.Schema | None = None) -> None:
-        self.schema = canonical_schema(source) if target is None else target
+    def __init__(self, source: pa.Schema, target: pa.Schema) -> None:
+        self.schema = target
         self._work: list[tuple[int, pa.Field]] = []
         for i, field in enumerate(self.schema):
             _check_possible(source.field(i), field)
@@ -198,14 +198,6 @@ class Caster:
             for row, reason in bad.items():
                 misfits.setdefault(row, f"column {field.name!r}: {reason}")
         return pa.RecordBatch.from_arrays(columns, schema=self.schema), misfits
-
-
-def normalize(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch in canonical types. Raises ``ConnectorError`` (permanent) for one that cannot be."""
-    result, misfits = Caster(batch.schema).apply(batch)
-    for row, reason in misfits.items():
-        raise ConnectorError(ErrorClass.PERMANENT, f"row {row}: {reason}")
-    return result
 
 
 def invalid(batch: pa.RecordBatch) -> Misfits:

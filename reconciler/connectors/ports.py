@@ -1,8 +1,8 @@
 """The two ports of a connector: where data comes from, and where it goes.
 
 Connectors run in worker processes only, in plain threads, and may block. They know nothing of
-the catalog's storage, of each other or of the daemon. What moves is ``pyarrow.RecordBatch``; it is
-named here as ``Any`` typed alias so that importing the ports does not import Arrow.
+the catalog's storage, of each other or of the daemon. What moves is ``pyarrow.RecordBatch``, which
+is ``Any`` unless types are checked: importing the ports does not import Arrow.
 """
 
 from __future__ import annotations

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Final
-
-READY: Final = "READY=1"
 
 
 def notify(state: str) -> None:

@@ -43,10 +43,6 @@ LOOP_PATIENCE = 10.0
 """Seconds without a turn of the loop after which the watchdog is no longer fed."""
 
 
-class Stopped(Exception):
-    """Ends the daemon on purpose; ``str()`` is the reason."""
-
-
 def serve(config: Path) -> int:
     """Serve the project of this config file until SIGTERM or SIGINT; returns the exit code.
 

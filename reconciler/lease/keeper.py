@@ -1,8 +1,9 @@
 """Holds leases: claims, heartbeats, and knows until when this process may trust itself.
 
-What it promises: after ``trusted_until`` nothing new is started, and a lease that the catalog says
-is lost is reported once, to the run that held it. What it does not promise: that a paused process
-stops in time. It cannot; that is why every write shows its epoch (rule 1, A6).
+What it promises: each worker hears until when it may write, which is earlier than others may take
+over, and a lease that the catalog says is lost is reported once, to the run that held it. What it
+does not promise: that a paused process stops in time. It cannot; that is why every write shows its
+epoch (rule 1, A6).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Keeper:
     """Of ``claim`` and ``renew``: a renewal would take what is just being claimed for unknown."""
 
     def trusted(self) -> bool:
-        """This process may start something new under its leases."""
+        """The leases were renewed in time: by this clock, nobody may have taken them over."""
         return self.clock.boot_ns() < self.deadline_ns
 
     def may_hold(self) -> bool:

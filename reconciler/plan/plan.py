@@ -7,7 +7,7 @@ upstream. Nothing here knows limits: whether there is room is the business of wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -351,8 +351,3 @@ def _rank(entry: tuple[str, Action]) -> tuple[int, Micros, str]:
 
 def _asked(dispatch: Dispatch) -> bool:
     return dispatch.candidate.trigger.kind is TriggerKind.REQUEST
-
-
-def order(dispatches: Iterable[Dispatch]) -> list[Dispatch]:
-    """Requests of persons first, then those that have waited longest: none starves."""
-    return sorted(dispatches, key=lambda d: _rank((d.candidate.pipeline, d)))

@@ -207,7 +207,7 @@ class WorkerPool:
         return len(self._busy)
 
     def busy_workers(self) -> tuple[Worker, ...]:
-        """Workers with a run, for word of a renewed lease."""
+        """Workers with a run: ``bench`` looks at their memory."""
         return tuple(self._busy)
 
     async def warm(self) -> None:

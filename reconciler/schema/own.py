@@ -1,4 +1,8 @@
-"""The three columns that every row carries besides the source's own."""
+"""The three columns that every row carries besides the source's own.
+
+They say which run and batch brought it, and when, and are no part of a stream's schema: not
+fingerprinted, not compared.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,6 @@ _NAMES = frozenset(f.name for f in _OWN)
 
 class ReservedColumn(ValueError):
     """A source column has the name of one of our own. ``str()`` is a sentence for a person."""
-
-
-def own_columns() -> tuple[Field, ...]:
-    """``_run_id``, ``_batch_id`` and ``_loaded_at``: which run and batch brought a row, and when.
-
-    They are no part of a stream's schema: not fingerprinted, not compared.
-    """
-    return _OWN
 
 
 def reserved(schema: Schema) -> tuple[str, ...]:

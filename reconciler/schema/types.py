@@ -245,16 +245,6 @@ def _in_order(found: Type) -> Type:
     return replace(found, fields=tuple(sorted(fields, key=lambda field: field[0])))
 
 
-def widens(old: str, new: str) -> bool:
-    """Whether ``new`` takes every value of ``old`` and more. Raises ``BadType``."""
-    return holds(parse(new), parse(old)) and not holds(parse(old), parse(new))
-
-
-def narrows(old: str, new: str) -> bool:
-    """The inverse of ``widens``: ``old`` takes every value of ``new`` and more."""
-    return widens(new, old)
-
-
 def common(old: str, new: str) -> str:
     """The type that a column takes when a person accepts that ``old`` became ``new``.
 

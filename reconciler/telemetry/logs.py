@@ -47,9 +47,9 @@ def register_secret(value: str) -> None:
     """Never let ``value`` appear in a log line, in any of its forms."""
     if value in _secrets:  # each run reads its secrets anew
         return
-    # Longest first: an escaped form may contain the plain one.
     for form in forms(value):
         _secrets[form] = form.encode("utf-8", "surrogatepass")
+    # Longest first: an escaped form may contain the plain one.
     for form in sorted(_secrets, key=len, reverse=True):
         _secrets[form] = _secrets.pop(form)
 

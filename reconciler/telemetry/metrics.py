@@ -191,8 +191,8 @@ class Metrics:
     def leases_held(self, count: int) -> None:
         self._leases.set(count)
 
-    def lease_lost(self, count: int = 1) -> None:
-        self._lost.inc(count)
+    def lease_lost(self) -> None:
+        self._lost.inc()
 
     def write_fenced(self) -> None:
         self._fenced.inc()
@@ -206,7 +206,7 @@ class Metrics:
         self._tick.observe(seconds)
 
     def loop_lagged(self, seconds: float) -> None:
-        """How late a timer of the loop fired; sampled about once a second."""
+        """How late a timer of the loop fired."""
         self._lag.observe(max(seconds, 0.0))
 
     def workers(self, *, idle: int, busy: int) -> None:

@@ -14,7 +14,7 @@ from reconciler.schema.answers import ALLOWED
 from reconciler.schema.changes import compare
 from reconciler.schema.decide import GoOn, HoldOn, decide
 from reconciler.schema.model import Field, Schema, dump, fingerprint, load
-from reconciler.schema.types import SIMPLE, Type, common, holds, parse, widens
+from reconciler.schema.types import SIMPLE, Type, common, holds, parse
 
 NAMES = ("id", "a", "b", "c", "d")
 
@@ -80,7 +80,6 @@ def test_holding_is_an_order(a: str, b: str, c: str) -> None:
     assert holds(one, one)
     if holds(one, two) and holds(two, three):
         assert holds(one, three)
-    assert not (widens(a, b) and widens(b, a))
 
 
 @given(words, words)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.daemon.notify import READY, notify, watchdog_interval
+from reconciler.daemon.notify import notify, watchdog_interval
 from tests.patience import PATIENCE
 
 
@@ -28,7 +28,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_notice_arrives_as_one_datagram(manager: socket.socket) -> None:
-    notify(f"{READY}\nSTATUS=8 runs")
+    notify("READY=1\nSTATUS=8 runs")
     assert manager.recv(100) == b"READY=1\nSTATUS=8 runs"
 
 
@@ -39,7 +39,7 @@ def test_without_a_listening_manager_nothing_happens(
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-    notify(READY)
+    notify("READY=1")
 
 
 def test_a_full_socket_does_not_block(manager: socket.socket) -> None:

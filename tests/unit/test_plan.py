@@ -22,7 +22,6 @@ from reconciler.plan.plan import (
     Dispatch,
     Wait,
     decide,
-    order,
     plan_project,
 )
 from reconciler.plan.schedule import SECOND, latest_due, next_after
@@ -365,8 +364,6 @@ def test_the_plan_lists_requests_then_the_longest_due_then_waits_then_orphans() 
     plan = plan_project(project, states, THREE + HOUR)
     assert [name for name, _ in plan] == ["asked", "old", "new", "later", "idle", "gone"]
     assert plan[-1][1].reason.code is Code.ORPHANED
-    dispatches = [action for _, action in plan if isinstance(action, Dispatch)]
-    assert order(reversed(dispatches)) == dispatches
 
 
 def test_the_plan_of_a_project_knows_what_each_pipeline_has_brought() -> None:

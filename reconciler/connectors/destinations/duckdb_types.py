@@ -86,7 +86,7 @@ def holds(wide: str, narrow: str) -> bool:
         return narrow in _INTEGERS and _integer_holds(wide, narrow)
     if decimal := _DECIMAL.fullmatch(wide):
         return _decimal_holds(int(decimal[1]), int(decimal[2]), narrow)
-    return _SIMPLE.get(wide, _nothing)(narrow)
+    return wide in _SIMPLE and _SIMPLE[wide](narrow)
 
 
 def is_float(kind: str) -> bool:
@@ -114,11 +114,6 @@ def _decimal_holds(precision: int, scale: int, narrow: str) -> bool:
     if other is None:
         return False
     return digits >= int(other[1]) - int(other[2]) and scale >= int(other[2])
-
-
-def _nothing(narrow: str) -> bool:
-    del narrow
-    return False
 
 
 _SIMPLE: dict[str, Callable[[str], bool]] = {

@@ -63,7 +63,7 @@ class TableState:
     owner: Owner
     seq: int
     epoch: int
-    """The run whose batch was published last; None: a person set the marker."""
+    """The run whose batch was published last, or that adopted the table after it."""
     cursor: Cursor | None
     schema_version: int
     publishes: int
