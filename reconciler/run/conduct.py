@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import anyio
+from msgspec.structs import replace
 
 from catalog.clock import Clock
 from catalog.errors import Fenced, Refused, Unavailable, Unknown
@@ -64,6 +65,8 @@ class Conduct:
     _stop: tuple[Outcome, str] | None = field(default=None, init=False)
     _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope, init=False)
     _worker: Worker | None = field(default=None, init=False)
+    _deadline_ns: int = field(default=0, init=False)
+    """Of the newest renewal; 0: there was none since the order was written."""
 
     @property
     def lease(self) -> Lease:
@@ -81,7 +84,8 @@ class Conduct:
             self._scope.cancel()
 
     async def extend(self, deadline_ns: int) -> None:
-        """Tell the worker that the lease was renewed (A8)."""
+        """Tell the worker that the lease was renewed (A8); if there is none yet, with its order."""
+        self._deadline_ns = deadline_ns
         if self._worker is not None and self._worker.alive:
             try:
                 await self._worker.send(m.Deadline(deadline_ns))
@@ -133,7 +137,7 @@ class Conduct:
             with self._scope:
                 try:
                     self._worker = worker = await pool.acquire()
-                    await worker.send(order)
+                    await worker.send(self._as_renewed(order))
                     done = await self._with_limits(worker)
                     healthy = True
                     return Ended(done, printed=worker.printed())
@@ -155,6 +159,10 @@ class Conduct:
             self._worker = None
             if worker is not None:
                 await pool.release(worker, healthy=healthy)
+
+    def _as_renewed(self, order: m.RunOrder) -> m.RunOrder:
+        """It may have waited for a worker longer than the lease was for."""
+        return replace(order, deadline_ns=max(order.deadline_ns, self._deadline_ns))
 
     async def _with_limits(self, worker: Worker) -> m.Done:
         timeout = self.pipeline.timeout

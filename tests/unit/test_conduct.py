@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
+import msgspec
 import pytest
 
 from catalog.clock import ManualClock
@@ -19,16 +21,20 @@ from catalog.records import (
     Claimed,
     ErrorClass,
     FileEntry,
+    Finish,
     Holder,
     Outcome,
+    SchemaVersion,
     StreamResult,
     Trigger,
     TriggerKind,
 )
+from reconciler.config.desired import SchemaPolicy, StreamSettings
 from reconciler.run import conduct
 from reconciler.run import messages as m
 from reconciler.run.conduct import Conduct, Ended, until_known
 from reconciler.run.pool import LeaseRanOut, Worker, WorkerGone, WorkerPool
+from reconciler.schema.model import Field, Schema, dump, fingerprint
 from tests.crash.whole_world import PIPELINE, PROJECT
 
 pytestmark = pytest.mark.anyio
@@ -133,7 +139,6 @@ async def test_a_worker_whose_lease_ran_out_interrupts_its_run() -> None:
 @pytest.mark.parametrize("alive", [True, False])
 async def test_a_worker_that_lives_is_told_its_deadline(*, alive: bool) -> None:
     run = await a_run()
-    await run.extend(1)  # none has the run yet: nobody is told
     worker = Script()
     worker.alive = alive
 
@@ -147,6 +152,20 @@ async def test_a_worker_that_lives_is_told_its_deadline(*, alive: bool) -> None:
         worker.on_silence = lambda: tasks.start_soon(end)
         await ended(run, worker)
     assert worker.heard[1:] == ([m.Deadline(77)] if alive else [])
+
+
+async def test_a_worker_that_was_waited_for_is_told_the_deadline_of_the_newest_renewal() -> None:
+    """It may have been waited for as long as the lease was for."""
+    run = await a_run()
+
+    class Late(Script):
+        async def acquire(self) -> Worker:
+            await run.extend(77)
+            return await super().acquire()
+
+    worker = Late(done(run))
+    await run.run(cast(WorkerPool, worker), await run.order(lambda _: {}, 5))
+    assert [cast(m.RunOrder, told).deadline_ns for told in worker.heard] == [77]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +222,22 @@ async def test_a_cancelled_worker_is_asked_to_stop_and_killed_when_it_does_not(
     assert found.done == (done(run) if stops else m.Done((), {}, failure="ann said so"))
 
 
-async def test_a_fenced_worker_is_killed_at_once() -> None:
+async def test_a_worker_that_talks_nonsense_when_it_is_to_stop_is_killed() -> None:
+    run = await a_run()
+    worker = Script()
+
+    def stop() -> None:
+        run.stop(Outcome.CANCELLED, "ann said so")
+        worker.lines = [m.Ready()]
+
+    worker.on_silence = stop
+    found = await ended(run, worker)
+    assert (found.outcome, found.done.failure) == (Outcome.CANCELLED, "ann said so")
+    assert (worker.released, worker.killed) == ([False], 1)
+
+
+async def test_a_fenced_worker_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conduct, "CANCEL_WITHIN", 600)
     run = await a_run()
     worker = Script()
     worker.on_silence = lambda: run.stop(Outcome.FENCED, "another took over")
@@ -230,11 +264,44 @@ async def test_a_run_that_is_stopped_before_it_has_a_worker_ends_as_it_was_told(
 
 async def test_a_commit_is_answered() -> None:
     run = await a_run()
+    moved: list[m.Moved] = []
+    run.on_moved = moved.append
     batch = Batch("orders", 0, "r")
-    worker = Script(m.AskCommit(4, (batch,), {}, run.lease.epoch), done(run))
+    ask = m.AskCommit(4, (batch,), {}, run.lease.epoch)
+    worker = Script(m.Moved("orders", 1, 2), ask, done(run))
     await ended(run, worker)
     assert worker.heard[1:] == [m.Committed(4)]
     assert [row.seq for row in await run.catalog.commits("shop", "orders")] == [1]
+    assert moved == [m.Moved("orders", 1, 2)]
+
+
+async def test_a_commit_of_an_earlier_run_is_not_recorded_for_this_one() -> None:
+    run = await a_run()
+    ask = m.AskCommit(4, (Batch("orders", 0, "r"),), {}, run.lease.epoch - 1)
+    worker = Script(ask, done(run))
+    assert "answered for run 0 in the midst of run 1" in (await ended(run, worker)).done.failure
+    assert (worker.released, worker.killed) == ([False], 1)
+    assert await run.catalog.commits("shop") == ()
+
+
+async def test_who_asked_for_a_commit_is_answered_before_it_is_told_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Left not knowing, it would discard nothing and could publish nothing."""
+    run = await a_run()
+    commit = run.catalog.commit
+
+    async def slow(*asked: Any) -> None:
+        run.stop(Outcome.CANCELLED, "ann said so")
+        await anyio.lowlevel.checkpoint()
+        await commit(*asked)
+
+    monkeypatch.setattr(run.catalog, "commit", slow)
+    ask = m.AskCommit(4, (Batch("orders", 0, "r"),), {}, run.lease.epoch)
+    worker = Script(ask)
+    worker.on_silence = lambda: worker.lines.append(done(run))
+    assert (await ended(run, worker)).outcome is Outcome.CANCELLED
+    assert worker.heard[1:] == [m.Committed(4), m.Cancel()]
 
 
 @pytest.mark.parametrize(
@@ -278,6 +345,75 @@ async def test_a_long_ledger_is_given_page_by_page(monkeypatch: pytest.MonkeyPat
     await ended(run, worker)
     pages = [(a.id, [f.path for f in a.files], a.more) for a in worker.heard[1:]]  # type: ignore[union-attr]
     assert pages == [(3, ["0.csv", "1.csv"], True), (4, ["2.csv", "3.csv"], True), (5, [], False)]
+
+
+# -- what a run is told ---------------------------------------------------------------------------
+
+
+async def claimed_again(run: Conduct, **trigger: Any) -> Conduct:
+    """The next run of the pipeline, as the catalog is now."""
+    await run.catalog.finish(new_operation_id(), run.lease, Finish(Outcome.SUCCEEDED, "done"))
+    state = await run.catalog.pipeline("shop")
+    candidate = Candidate("shop", state.version, Trigger(TriggerKind.TICK, tick=2, **trigger), "")
+    (answer,) = await run.catalog.claim(
+        new_operation_id(), Holder("daemon-1", "host", 1), [candidate], ttl=60, limits={}
+    )
+    assert isinstance(answer, Claimed)
+    return Conduct(answer, run.project, run.catalog, ManualClock())
+
+
+@pytest.mark.parametrize("numbers", [{"orders": 2}, {"orders": 9, "country": 8}])
+async def test_a_run_is_told_of_every_batch_that_is_not_published(numbers: dict[str, int]) -> None:
+    """(B5) They come before a new one; the first of ``orders`` is."""
+    run = await a_run()
+    for stream, number in numbers.items():
+        for seq in range(number):
+            published = {"orders": 1} if seq else {}
+            batch = Batch(stream, seq, f"{stream} {seq + 1}")
+            await run.catalog.commit(new_operation_id(), run.lease, [batch], published)
+    run = await claimed_again(run)
+    told = (await run.order(lambda _: {}, 0)).unpublished
+    wanted = {(stream, n) for stream, number in numbers.items() for n in range(1, number + 1)}
+    assert {(commit.stream, commit.seq) for commit in told} == wanted - {("orders", 1)}
+
+
+async def test_a_run_is_told_what_it_is_to_read_and_the_name_that_destinations_know() -> None:
+    run = await claimed_again(await a_run(parallel=3), streams=("orders",))
+    order = await run.order(lambda _: {}, 0)
+    assert (order.only, order.parallel, order.origin) == (("orders",), 3, "shop")
+    run.claimed = msgspec.structs.replace(
+        run.claimed, pipeline=msgspec.structs.replace(run.claimed.pipeline, origin="store")
+    )
+    assert (await run.order(lambda _: {}, 0)).origin == "store"
+
+
+@pytest.mark.parametrize(("connector", "known"), [("files", 50), ("files", 51), ("shelf", 50)])
+async def test_a_ledger_that_is_short_comes_with_the_order(connector: str, known: int) -> None:
+    run = await a_run()
+    shelf = replace(run.project.connections["shelf"], connector=connector)
+    run.project = replace(run.project, connections={**run.project.connections, "shelf": shelf})
+    files = tuple(FileEntry(f"{n}.csv", n, 1, 1, 1, "hash") for n in range(known))
+    batch = Batch("orders", 0, "r", files=files)
+    await run.catalog.commit(new_operation_id(), run.lease, [batch], {})
+    told = (await run.order(lambda _: {}, 0)).ledgers
+    short = {"orders": known, "country": 0} if known == 50 else {"country": 0}
+    assert {s: len(found) for s, found in told.items()} == (short if connector == "files" else {})
+
+
+async def test_a_schema_is_judged_by_the_streams_own_policy_against_its_newest_version() -> None:
+    streams = {"orders": StreamSettings(schema_changes=SchemaPolicy(added="hold"))}
+    run = await a_run(streams=streams)
+    schemas = [Schema(tuple(Field(name, "int64") for name in names)) for names in ("a", "ab")]
+    for number, schema in enumerate(schemas):
+        version = SchemaVersion(number + 1, fingerprint(schema), dump(schema))
+        batch = Batch("orders", number, "r", schema=version)
+        await run.catalog.commit(new_operation_id(), run.lease, [batch], {})
+    wider = Schema((*schemas[1].fields, Field("c", "int64")))
+    worker = Script(m.Propose(1, "orders", schemas[1]), m.Propose(2, "orders", wider), done(run))
+    await ended(run, worker)
+    same, more = cast("list[m.Verdict]", worker.heard[1:])
+    assert (same.hold, same.version and same.version.version) == (None, 2)
+    assert more.hold is not None
 
 
 # -- what may or may not have happened -----------------------------------------------------------
