@@ -29,6 +29,8 @@ RUNS_PER_WORKER = 5_000
 """Then it is replaced: a leak in some library stays small."""
 STARTING_AT_ONCE = max(1, (os.cpu_count() or 1) // 2)
 """More would only keep each other, and the runs under way, off the processors."""
+START_WITHIN = 120.0
+"""Seconds in which a worker is to be ready; one that hangs would keep all others from starting."""
 _FORCED_AFTER = 200
 """Looks, of 5 ms each, at a process that is to end by itself."""
 LOG_LIMIT = 1024 * 1024
@@ -265,7 +267,10 @@ class WorkerPool:
         try:
             worker = await _start(self._inherit, self._env)
             try:
-                first = await worker.receive()
+                with anyio.move_on_after(START_WITHIN) as patience:
+                    first = await worker.receive()
+                if patience.cancelled_caught:
+                    raise WorkerGone(f"the worker was not ready within {START_WITHIN:g} s")
                 if not isinstance(first, m.Ready):
                     raise WorkerGone(f"the worker began with {type(first).__name__!r}")
             except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from functools import partial
@@ -17,6 +18,7 @@ import pytest
 
 from catalog.records import FileEntry
 from reconciler.run import messages as m
+from reconciler.run import pool as run_pool
 from reconciler.run.pool import LOG_LIMIT, Worker, WorkerGone, WorkerPool, printed_to
 from tests.patience import PATIENCE
 
@@ -151,6 +153,22 @@ async def test_a_variable_that_a_reload_names_as_a_secret_is_in_no_worker_that_s
         assert await pool.acquire() is worker, "it never had it"
     finally:
         await pool.aclose()
+
+
+async def test_a_worker_that_never_gets_ready_is_given_up(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few start at once: it would keep all others from starting."""
+    hung = tmp_path / "python"
+    hung.write_text("#!/bin/sh\nexec sleep 600\n")
+    hung.chmod(0o700)
+    with monkeypatch.context() as patch, anyio.fail_after(PATIENCE):
+        patch.setattr(run_pool, "START_WITHIN", 0.1)
+        patch.setattr(sys, "executable", str(hung))
+        with pytest.raises(WorkerGone, match=r"not ready within 0\.1 s"):
+            await pool.acquire()
+    worker = await pool.acquire()
+    await pool.release(worker, healthy=True)
 
 
 async def test_a_worker_that_hangs_keeps_nobody_who_speaks_to_it(pool: WorkerPool) -> None:
