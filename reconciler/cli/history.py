@@ -275,7 +275,7 @@ def logs(
             f"How it ended: reconciler show {pipeline}",
         )
     run, path = found
-    text = path.read_text(errors="replace")
+    text = path.read_bytes().decode(errors="replace")
     if json:
         output.emit({"pipeline": pipeline, "id": run, "path": str(path), "text": text})
     else:

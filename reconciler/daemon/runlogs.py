@@ -26,7 +26,7 @@ def keep(
     # Not the state directory: one that was moved away for a while is to find its place free.
     for folder in (target.parent.parent, target.parent):
         folder.mkdir(mode=0o700, exist_ok=True)
-    target.write_text(redact(printed.decode(errors="replace")))
+    target.write_bytes(redact(printed.decode(errors="replace")).encode())  # any locale
 
 
 def forget_before(state_dir: Path, wall_seconds: float) -> None:
