@@ -714,3 +714,27 @@ def test_a_log_cut_short_is_cut_back_to_what_was_there(
     destination.publish([receipt])
     assert len(rows(path, "id")) == 201
     assert rows(path, "id", "main.others") == [7]
+
+
+def test_the_log_of_another_database_is_named_and_that_of_one_that_is_gone_goes(
+    path: Path,
+) -> None:
+    """DuckDB opens no database beside such a log, and removes one that has none beside it."""
+    load(DuckdbDestination(path, "raw"), request(1), orders(1))
+    code = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]); "
+        "c.execute('CREATE TABLE others AS SELECT 7 AS id'); print('made', flush=True); "
+        "sys.stdin.read(); os._exit(0)"
+    )
+    with holder(path, code):
+        pass  # gone without a checkpoint
+    path.unlink()
+    log = path.with_name("shop.duckdb.wal")
+    content = log.read_bytes()
+    destination = DuckdbDestination(path, "raw")
+    assert destination.marker(OWNER, TABLE) is None
+    load(destination, request(1, epoch=2), orders(2))
+    assert rows(path, "id") == [2]
+    log.write_bytes(content)
+    with pytest.raises(ConnectorError, match="the log beside it is another database's"):
+        DuckdbDestination(path, "raw").marker(OWNER, TABLE)

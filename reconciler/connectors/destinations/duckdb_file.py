@@ -158,6 +158,9 @@ class DuckdbFile:
         duckdb.connect(str(fresh)).close()
         self.files.sync_file(fresh)
         point("duckdb.make.made")
+        if self.files.size(self._log) is not None:  # of one that is gone: DuckDB refuses it here
+            self.files.unlink(self._log)
+            self.files.sync_dir(self.path.parent)
         self.files.rename(fresh, self.path)
         self.files.sync_dir(self.path.parent)
 
@@ -228,10 +231,13 @@ def translated(error: duckdb.Error, path: Path) -> ConnectorError:
         return ConnectorError(ErrorClass.SCHEMA_INCOMPATIBLE, f"{path}: {text}{hint}")
     if isinstance(error, duckdb.OutOfMemoryException) or "failed to pin block" in text:
         return OutOfMemory(ErrorClass.TRANSIENT, f"{path}: {text}")
+    disk = "; look at the disk: room, and its health"
+    if "WAL does not match" in text:
+        disk = "; the log beside it is another database's: put its own back, or move this one away"
     kinds: tuple[tuple[Any, ErrorClass, str], ...] = (
         (duckdb.ConversionException, ErrorClass.SCHEMA_INCOMPATIBLE, ""),
         (duckdb.IntegrityError, ErrorClass.SCHEMA_INCOMPATIBLE, "; drop it from the table"),
-        (duckdb.IOException, ErrorClass.TRANSIENT, "; look at the disk: room, and its health"),
+        (duckdb.IOException, ErrorClass.TRANSIENT, disk),
         (duckdb.ProgrammingError, ErrorClass.PERMANENT, ""),
         (duckdb.NotSupportedError, ErrorClass.PERMANENT, ""),
     )
