@@ -146,12 +146,10 @@ class Loop:
     async def observe_all(self) -> None:
         """Read the whole catalog once, page by page, and put every pipeline on the agenda."""
         self._downstream = downstream(self.project)
-        unseen = set(self.project.pipelines)
         after = 0
         while page := await self._catalog.changed(after, _PAGE):
             after = page[-1].change
             for state in page:
-                unseen.discard(state.name)
                 self._note(state)
             await anyio.lowlevel.checkpoint()
         self._seen_change = after
