@@ -34,7 +34,7 @@ async def retain(session: Session, loop: Loop) -> None:
         await anyio.sleep(RETAIN_EVERY)
         schedules = (p.schedule for p in loop.project.pipelines.values())
         zones = {schedule.timezone for schedule in schedules if isinstance(schedule, Cron)}
-        if follow_zones(zones, session.clock.wall_us()):
+        if follow_zones(zones):
             loop.look(loop.project.pipelines)
         try:
             gone = await retention.retain(session, loop.project)

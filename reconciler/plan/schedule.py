@@ -18,8 +18,13 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import hashlib
+import io
+import zoneinfo
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
+from importlib import resources
+from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -34,10 +39,6 @@ _DAY = 86_400
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - a wall clock's reading has no zone
 _QUIET = 6 * _HOUR
 """No zone changes its offset twice within this time, or by more than it but at a date line."""
-
-
-_zones: dict[str, ZoneInfo] = {}
-"""Those that ``follow_zones`` compares with: the library itself keeps a few alone."""
 
 
 class BadSchedule(ValueError):
@@ -70,29 +71,50 @@ def next_after(schedule: Schedule, name: str, t: Micros) -> Micros:
             return _cron_after(line, zone, t // SECOND) * SECOND
 
 
-def follow_zones(names: Iterable[str], t: Micros) -> bool:
+def follow_zones(names: Iterable[str]) -> bool:
     """Take up the rules of zones as they are by now: they are updated while a daemon runs.
 
-    True: for a year from ``t`` some zone of ``names`` has others than before, so that what was
-    agreed by them is to be looked at again. One that cannot be read at this moment, as while it is
-    being replaced, leaves all as it was.
+    True: some zone of ``names`` has others than before, so that what was agreed by them is to be
+    looked at again. One that cannot be read at this moment, as while it is being replaced, leaves
+    all as it was.
     """
     try:
-        known = {name: _zones.setdefault(name, ZoneInfo(name)) for name in names}
-        changed = [n for n, z in known.items() if _course(z, t) != _course(ZoneInfo.no_cache(n), t)]
+        now = {name: _read(name) for name in names if name in _zones}
     except (OSError, ValueError, ZoneInfoNotFoundError):
         return False
-    if changed:
-        _zones.clear()
-        ZoneInfo.clear_cache()
+    if changed := any(rules != _zones[name][0] for name, (rules, _) in now.items()):
+        _zones.update(now)
         _cron_after.cache_clear()
         _cron_at_or_before.cache_clear()
-    return bool(changed)
+    return changed
 
 
-def _course(zone: ZoneInfo, t: Micros) -> list[int]:
-    begin = t // SECOND
-    return [_offset_at(zone, begin + hours * _HOUR) for hours in range(0, 366 * 24, 6)]
+# -- zones -----------------------------------------------------------------------------------------
+
+
+_zones: dict[str, tuple[bytes, ZoneInfo]] = {}
+"""With what each was read from: the library keeps a few alone, and does not say which rules."""
+
+
+def _zone(name: str) -> ZoneInfo:
+    if name not in _zones:
+        _zones[name] = _read(name)
+    return _zones[name][1]
+
+
+def _read(name: str) -> tuple[bytes, ZoneInfo]:
+    rules = _rules(name)
+    return rules, ZoneInfo.from_file(io.BytesIO(rules), key=name)
+
+
+def _rules(name: str) -> bytes:
+    """From where the library looks: the machine's folders, then the package."""
+    for folder in zoneinfo.TZPATH:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return Path(folder, name).read_bytes()
+    with suppress(FileNotFoundError):
+        return resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).read_bytes()
+    raise ZoneInfoNotFoundError(f"no time zone of the name {name!r} is found")
 
 
 # -- every -----------------------------------------------------------------------------------------
@@ -152,7 +174,7 @@ def _offset_at(zone: ZoneInfo, t: int) -> int:
 def _cron_after(line: str, zone: str, t: int) -> int:
     """The first tick after ``t``."""
     every_hour = len(_parsed(line).hours) == 24
-    return (_real_after if every_hour else _wall_after)(line, ZoneInfo(zone), t)
+    return (_real_after if every_hour else _wall_after)(line, _zone(zone), t)
 
 
 def _wall_after(line: str, zone: ZoneInfo, t: int) -> int:
