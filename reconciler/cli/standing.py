@@ -76,18 +76,21 @@ def _standing(
     states: Mapping[str, PipelineState],
     now: Micros,
 ) -> Standing:
-    from reconciler.plan.plan import held_streams
+    from reconciler.plan.plan import Dispatch, held_streams
+    from reconciler.plan.standing import State, next_run, state_of
     from reconciler.plan.words import these
 
     if project is None:
-        return Standing(state, _word(None, state, None), state.last_reason)
-    action = plan_one(project, state, states, now)
+        return Standing(state, state_of(None, state, None), state.last_reason)
     pipeline = project.pipelines.get(state.name)
-    word = _word(pipeline, state, action)
+    action = plan_one(project, state, states, now)
+    word = state_of(pipeline, state, action)
     reason = action.reason.text
-    if word == "held":
+    if word is State.HELD:
         reason = f"held: {these(held_streams(pipeline, state))}; {reason}"
-    return Standing(state, word, reason, _next_at(action, now), pipeline)
+    orphaned = pipeline is None and word is not State.RUNNING
+    next_at = now if isinstance(action, Dispatch) else next_run(action)
+    return Standing(state, "orphaned" if orphaned else word, reason, next_at, pipeline)
 
 
 def plan_one(
@@ -101,28 +104,3 @@ def plan_one(
         return orphaned()
     news = {up: states[up].news if up in states else 0 for up in pipeline.after}
     return decide(pipeline, state, news, now, running=False)
-
-
-def _word(pipeline: Pipeline | None, state: PipelineState, action: Action | None) -> str:
-    from reconciler.plan.plan import Code, Dispatch, held_streams
-
-    if state.holder and not state.lapsed:
-        return "running"
-    if action is not None and action.reason.code is Code.ORPHANED:
-        return "orphaned"
-    if state.paused:
-        return "paused"
-    if state.parked:
-        return "parked"
-    if held_streams(pipeline, state):
-        return "held"
-    waiting = isinstance(action, Dispatch) or state.retry_at is not None
-    return "waiting" if waiting else "idle"
-
-
-def _next_at(action: Action, now: Micros) -> Micros | None:
-    from reconciler.plan.plan import Code, Dispatch, Wait
-
-    if isinstance(action, Wait):  # the end of another's lease is no run
-        return None if action.reason.code is Code.LEASED else action.until
-    return now if isinstance(action, Dispatch) else None

@@ -39,9 +39,6 @@ from reconciler.web.app import build_app
 from reconciler.web.server import CannotListen
 from reconciler.web.server import serve as serve_web
 
-LOOP_PATIENCE = 10.0
-"""Seconds without a turn of the loop after which the watchdog is no longer fed."""
-
 
 def serve(config: Path) -> int:
     """Serve the project of this config file until SIGTERM or SIGINT; returns the exit code.
@@ -149,7 +146,7 @@ class _Daemon:
             "left open": lambda: upkeep.end_runs_left_open(session, loop),
             "workers": lambda: upkeep.trim_workers(session),
             "lag": lambda: upkeep.watch_lag(self._metrics),
-            "watchdog": lambda: self._feed_watchdog(loop),
+            "watchdog": lambda: _feed_watchdog(status),
         }
         for name, task in eternal.items():
             tasks.start_soon(_guard, name, task, name=name)
@@ -187,13 +184,13 @@ class _Daemon:
                 else:
                     self._told_to_stop.set()
 
-    async def _feed_watchdog(self, loop: Loop) -> None:
-        interval = watchdog_interval()
-        while True:
-            await anyio.sleep(min(interval / 3, 5.0) if interval else 5.0)
-            # Told to stop it turns no more, and the runs have their grace, however long.
-            if interval and (loop.draining or time.monotonic() - loop.beat_at < LOOP_PATIENCE):
-                notify("WATCHDOG=1")
+
+async def _feed_watchdog(status: Status) -> None:
+    interval = watchdog_interval()
+    while True:
+        await anyio.sleep(min(interval / 3, 5.0) if interval else 5.0)
+        if interval and not status.not_alive():
+            notify("WATCHDOG=1")
 
 
 async def _guard(name: str, task: Callable[[], Awaitable[None]]) -> None:

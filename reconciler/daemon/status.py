@@ -12,11 +12,13 @@ from reconciler import version
 from reconciler.daemon.loop import Loop
 from reconciler.daemon.session import Session
 from reconciler.plan.plan import held_streams
+from reconciler.plan.standing import fresh_at
 from reconciler.telemetry.metrics import Metrics, PipelineView
 from reconciler.web.status import PipelinePage, PipelineQuery, PipelineStatus, Summary
 
 LOOP_PATIENCE = 10.0
-"""Seconds without a turn of the loop after which the process ought to be restarted."""
+"""Seconds without a turn of the loop after which the process ought to be restarted: the watchdog is
+no longer fed."""
 
 
 class Status:
@@ -33,6 +35,7 @@ class Status:
 
     def not_alive(self) -> str:
         silent = time.monotonic() - self._loop.beat_at
+        # Told to stop it turns no more, and the runs have their grace, however long.
         if silent < LOOP_PATIENCE or self._loop.draining:
             return ""
         return f"the loop has not come round for {silent:.0f} s"
@@ -87,7 +90,7 @@ class Status:
             name=view.name,
             state=view.state,
             reason=self._loop.views.reason(view.name),
-            fresh_at=_fresh_at(view),
+            fresh_at=fresh_at(view.data_at, view.last_success_at),
             fresh_within=view.fresh_within,
             stale=_is_stale(view, self._session.clock.wall_us()),
             last_outcome=state.last_outcome.value if state.last_outcome else None,
@@ -112,13 +115,8 @@ class Status:
             self._metrics.catalog_stats(None)
 
 
-def _fresh_at(view: PipelineView) -> Micros | None:
-    known = [moment for moment in (view.data_at, view.last_success_at) if moment is not None]
-    return max(known, default=None)
-
-
 def _is_stale(view: PipelineView, now: Micros) -> bool:
     if view.fresh_within is None:
         return False
-    fresh_at = _fresh_at(view)
-    return fresh_at is None or now - fresh_at > view.fresh_within * 1e6
+    reached = fresh_at(view.data_at, view.last_success_at)
+    return reached is None or now - reached > view.fresh_within * 1e6

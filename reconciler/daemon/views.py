@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from catalog.records import Micros, PipelineState
+from catalog.records import PipelineState
 from reconciler.config.desired import Pipeline
-from reconciler.plan.plan import Action, Code, Dispatch, Wait, held_streams
-from reconciler.telemetry.metrics import PipelineView, State
+from reconciler.plan.plan import Action, Code, Wait, held_streams
+from reconciler.plan.standing import next_run, state_of
+from reconciler.telemetry.metrics import PipelineView
 
 
 class Views:
@@ -37,36 +38,18 @@ class Views:
             self._reasons.pop(pipeline.name, None)
         else:
             self._reasons[pipeline.name] = action.reason.text
-        # The end of another's lease is when to look again, and no run.
-        leased = action.reason.code is Code.LEASED
-        next_run: Micros | None = action.until if isinstance(action, Wait) and not leased else None
-        held = len(held_streams(pipeline, state))
         self._views[pipeline.name] = PipelineView(
             pipeline.name,
-            _state(state, action, running=running, held=held),
+            state_of(pipeline, state, action, running=running),
             state.last_success_at,
             state.data_at,
             pipeline.fresh_within,
-            next_run,
+            next_run(action),
             state.failures,
-            held,
+            len(held_streams(pipeline, state)),
         )
 
     def keep_only(self, names: Collection[str]) -> None:
         """Forget pipelines that the config no longer has."""
         self._views = {name: view for name, view in self._views.items() if name in names}
         self._reasons = {name: text for name, text in self._reasons.items() if name in names}
-
-
-def _state(state: PipelineState, action: Action, *, running: bool, held: int) -> State:
-    if running or (state.holder and not state.lapsed):
-        return State.RUNNING
-    if state.paused:
-        return State.PAUSED
-    if state.parked:
-        return State.PARKED
-    if held:
-        return State.HELD
-    if isinstance(action, Dispatch) or state.retry_at is not None:
-        return State.WAITING
-    return State.IDLE

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from catalog.records import Micros, Outcome, PipelineState, StreamState
 from reconciler.config.desired import Pipeline
 from reconciler.plan.plan import Action, Code, Dispatch, Wait, decide, held_streams
+from reconciler.plan.standing import fresh_at
 from reconciler.plan.words import schedule_words, since, span, these, when
 
 _VERBS = ("approve", "reject", "refresh", "retry", "cursor")
@@ -383,13 +384,13 @@ def _next(
 def _freshness(
     desired: Pipeline | None, state: PipelineState, now: Micros
 ) -> tuple[bool | None, str]:
-    known = [t for t in (state.data_at, state.last_success_at) if t is not None]
+    reached = fresh_at(state.data_at, state.last_success_at)
     within = desired.fresh_within if desired is not None else None
-    if not known:
+    if reached is None:
         promise = f"; wanted within {span(within)}" if within is not None else ""
         return (None if within is None else False), f"none yet{promise}"
-    age = max((now - max(known)) / 1e6, 0.0)
-    text = f"{span(round(age)) or '0s'} old, of {when(max(known))}"
+    age = max((now - reached) / 1e6, 0.0)
+    text = f"{span(round(age)) or '0s'} old, of {when(reached)}"
     if within is None:
         return None, text
     if age <= within:

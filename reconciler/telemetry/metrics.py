@@ -14,7 +14,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from prometheus_client import (
@@ -29,30 +28,15 @@ from prometheus_client import (
 )
 
 from catalog.records import CatalogStats, Micros, Outcome
+from reconciler.plan.standing import State
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _CHUNK_LINES: Final = 2_000
 
 
-class State(StrEnum):
-    """Where a pipeline stands now; exactly one of these."""
-
-    IDLE = "idle"
-    """Nothing to do until its next run is due."""
-    RUNNING = "running"
-    WAITING = "waiting"
-    """Due, and kept back: a limit, a retry's delay, another holder, the catalog."""
-    PAUSED = "paused"
-    """A person paused it."""
-    PARKED = "parked"
-    """Not planned until a person acts."""
-    HELD = "held"
-    """At least one stream waits for a person's answer; the others go on."""
-
-
 @dataclass(frozen=True, slots=True)
 class PipelineView:
-    """One pipeline as the metrics need it; made at the scrape, thrown away after it."""
+    """One pipeline as the metrics and the page need it, from when the loop last looked at it."""
 
     name: str
     state: State

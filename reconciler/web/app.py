@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from reconciler.telemetry.metrics import CONTENT_TYPE, Metrics, State
+from reconciler.plan.standing import State
+from reconciler.telemetry.metrics import CONTENT_TYPE, Metrics
 from reconciler.web.page import POLICY, render_page
 from reconciler.web.status import PipelineQuery, PipelineStatus, StatusSource
 

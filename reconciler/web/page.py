@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from catalog.records import Micros
-from reconciler.telemetry.metrics import State
+from reconciler.plan.standing import State
 from reconciler.web.status import PipelinePage, PipelineQuery, PipelineStatus, Summary
 
 REFRESH_S: Final = 10

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from catalog.records import Micros
-from reconciler.telemetry.metrics import State
+from reconciler.plan.standing import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from catalog.records import CatalogStats
-from reconciler.telemetry.metrics import Metrics, PipelineView, State
+from reconciler.plan.standing import State
+from reconciler.telemetry.metrics import Metrics, PipelineView
 
 DEPLOY = Path(__file__).parents[2] / "deploy/prometheus"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.daemon.serve import LOOP_PATIENCE
+from reconciler.daemon.status import LOOP_PATIENCE
 from tests.crash.test_kill_points import _DUCKDB, _row
 from tests.crash.test_stale_holder import _gone, _stopped, _workers
 from tests.e2e.world import Daemon, World, eventually

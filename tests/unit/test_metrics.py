@@ -11,7 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from catalog.records import CatalogStats, Outcome
-from reconciler.telemetry.metrics import Metrics, PipelineView, State
+from reconciler.plan.standing import State
+from reconciler.telemetry.metrics import Metrics, PipelineView
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reconciler.telemetry.metrics import Metrics, PipelineView, State
+from reconciler.plan.standing import State
+from reconciler.telemetry.metrics import Metrics, PipelineView
 from reconciler.web.app import build_app, is_loopback
 from reconciler.web.server import CannotListen, serve
 from reconciler.web.status import PipelinePage, PipelineQuery, PipelineStatus, Summary
