@@ -20,13 +20,11 @@ from catalog.records import (
     StreamState,
 )
 from reconciler.cli import desk, grammar, options, output
-from reconciler.cli import target as targets
 from reconciler.cli.desk import Place
 from reconciler.cli.editing import How, Plan, edit
 from reconciler.cli.failure import Exit, Failure
 from reconciler.cli.grammar import verb
-from reconciler.cli.history import must_know_stream
-from reconciler.cli.target import Target, parse_stream
+from reconciler.cli.target import name_of, parse
 
 _PANEL = "State"
 grammar.app.add_typer(grammar.cursor, name="cursor", rich_help_panel=_PANEL)
@@ -44,11 +42,11 @@ def cursor_get(
 ) -> int:
     """Show where a stream's cursor is, or those of all streams of a pipeline."""
     place = desk.find(config)
-    wanted = targets.parse(target)
+    wanted = parse(target)
 
     async def read(catalog: Catalog) -> tuple[StreamState, ...]:
         if wanted.stream:
-            return (await must_know_stream(place, catalog, wanted),)
+            return (await desk.must_know_stream(place, catalog, wanted),)
         await desk.must_know(place, catalog, wanted)
         return await catalog.streams(wanted.pipeline)
 
@@ -94,7 +92,7 @@ def cursor_set(
     """Put a stream's cursor somewhere else; the next run reads what lies beyond it."""
 
     async def prepare(place: Place, catalog: Catalog) -> Plan:
-        stream = await stream_of(place, catalog, target)
+        stream = await desk.one_stream(place, catalog, target)
         name = name_of(stream)
         if stream.cursor is None:
             raise Failure(
@@ -127,18 +125,18 @@ def _taken(cursor: Cursor, hold: Hold | None) -> tuple[CursorKind, str, str]:
 
 def _cursor_at(cursor: Cursor, hold: Hold | None, text: str) -> Cursor:
     """The stream's cursor at the position that a person wrote."""
-    from catalog.position import BadPosition, parse
+    from catalog import position
 
     kind, definition, tag = _taken(cursor, hold)
     what = output.cursor_of(definition)
     at = f"It is at {cursor.position.text} now."
     try:
-        position = parse(tag, text)
-    except BadPosition as error:
+        found = position.parse(tag, text)
+    except position.BadPosition as error:
         raise Failure(f"This cursor, {what}, cannot be set so: {error}", Exit.USAGE, at) from error
     if tag == cursor.position.tag == "text" and what == output.cursor_of(cursor.definition):
         _must_sort_with(cursor.position.text, text, what, at)
-    return Cursor(kind, definition, position)
+    return Cursor(kind, definition, found)
 
 
 def _must_sort_with(old: str, new: str, what: str, at: str) -> None:
@@ -176,7 +174,7 @@ def cursor_adopt(
     """Accept the destination as it is: the next run sets its marker to what the catalog says."""
 
     async def prepare(place: Place, catalog: Catalog) -> Plan:
-        stream = await stream_of(place, catalog, target)
+        stream = await desk.one_stream(place, catalog, target)
         hold = _must_be_held(stream)
         done = f"The next run of {name_of(stream)} takes its table over as it is."
         action = Adopt(stream.pipeline, stream.stream, hold.detail)
@@ -214,7 +212,7 @@ def cursor_rewind(
         )
 
     async def prepare(place: Place, catalog: Catalog) -> Plan:
-        stream = await stream_of(place, catalog, target)
+        stream = await desk.one_stream(place, catalog, target)
         if to_batch is None:
             return _to_destination(stream)
         back = max(stream.seq - to_batch + 1, 1)
@@ -286,17 +284,3 @@ def _marker(hold: Hold) -> _Marker | None:
         return msgspec.json.decode(hold.detail, type=_Marker)
     except msgspec.MsgspecError:
         return None
-
-
-async def stream_of(place: Place, catalog: Catalog, text: str) -> StreamState:
-    """The catalog's record of the stream named; a pipeline alone is told which streams it has."""
-    target = targets.parse(text)
-    if not target.stream:
-        await desk.must_know(place, catalog, target)
-        parse_stream(text, [s.stream for s in await catalog.streams(target.pipeline)])
-    return await must_know_stream(place, catalog, target)
-
-
-def name_of(stream: StreamState) -> Target:
-    """``pipeline.stream``."""
-    return Target(stream.pipeline, stream.stream)

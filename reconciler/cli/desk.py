@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from catalog.port import Catalog
-from catalog.records import Micros, PipelineState
+from catalog.records import Micros, PipelineState, StreamState
 from reconciler.cli import output
 from reconciler.cli.failure import Exit, Failure
-from reconciler.cli.target import Target, unmatched
+from reconciler.cli.target import Target, parse, parse_stream, unmatched
 
 if TYPE_CHECKING:
     from reconciler.config.desired import Project
@@ -150,3 +150,22 @@ async def must_know(place: Place, catalog: Catalog, target: Target) -> PipelineS
                 raise Failure(f'"{target.pipeline}" was renamed: {state.paused.why}.', Exit.NOTHING)
             raise unmatched("pipeline", target.pipeline, known)
     return state
+
+
+async def must_know_stream(place: Place, catalog: Catalog, target: Target) -> StreamState:
+    """The catalog's record of the target's stream; raises ``Failure`` with the nearest name."""
+    await must_know(place, catalog, target)
+    streams = {s.stream: s for s in await catalog.streams(target.pipeline)}
+    if target.stream not in streams:
+        names = {f"{target.pipeline}.{name}" for name in streams}
+        raise unmatched("stream", str(target), names)
+    return streams[target.stream]
+
+
+async def one_stream(place: Place, catalog: Catalog, text: str) -> StreamState:
+    """The catalog's record of the stream named; a pipeline alone is told which streams it has."""
+    target = parse(text)
+    if not target.stream:
+        await must_know(place, catalog, target)
+        parse_stream(text, [s.stream for s in await catalog.streams(target.pipeline)])
+    return await must_know_stream(place, catalog, target)

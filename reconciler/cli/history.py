@@ -16,7 +16,7 @@ from reconciler.cli.desk import Place
 from reconciler.cli.failure import Exit, Failure
 from reconciler.cli.grammar import verb
 from reconciler.cli.holds import tell_hold
-from reconciler.cli.target import Target, parse, parse_pipeline, unmatched
+from reconciler.cli.target import Target, parse, parse_pipeline
 
 _PANEL = "Look"
 _LONGEST_NUMBER = 19
@@ -26,9 +26,7 @@ _RECENT = 5
 
 @verb("runs", _PANEL, "runs shop --outcome failed --limit 5")
 def runs(
-    pipeline: Annotated[
-        str, typer.Argument(metavar="PIPELINE", help="A pipeline.", show_default=False)
-    ] = "",
+    pipeline: options.PipelineName = "",
     outcome: Annotated[
         Outcome | None, typer.Option(help="Only runs that ended so.", show_default=False)
     ] = None,
@@ -181,7 +179,7 @@ class _StreamStory:
 
 def _show_stream(place: Place, target: Target, *, as_json: bool) -> int:
     async def read(catalog: Catalog) -> _StreamStory:
-        stream = await must_know_stream(place, catalog, target)
+        stream = await desk.must_know_stream(place, catalog, target)
         commits = await catalog.commits(target.pipeline, target.stream, limit=_RECENT)
         edits = await catalog.edits(target.pipeline, limit=100)
         mine = tuple(e for e in edits if e.stream in ("", target.stream))[:_RECENT]
@@ -240,16 +238,6 @@ def _tell_stream(stream: StreamState) -> None:
             ("next run will", stream.directive),
         )
     )
-
-
-async def must_know_stream(place: Place, catalog: Catalog, target: Target) -> StreamState:
-    """The catalog's record of the target's stream; raises ``Failure`` with the nearest name."""
-    await desk.must_know(place, catalog, target)
-    streams = {s.stream: s for s in await catalog.streams(target.pipeline)}
-    if target.stream not in streams:
-        names = {f"{target.pipeline}.{name}" for name in streams}
-        raise unmatched("stream", str(target), names)
-    return streams[target.stream]
 
 
 @verb("logs", _PANEL, "logs shop")

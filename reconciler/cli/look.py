@@ -10,7 +10,6 @@ from reconciler.cli import desk, options, output
 from reconciler.cli.desk import Place
 from reconciler.cli.failure import Exit
 from reconciler.cli.grammar import verb
-from reconciler.cli.history import must_know_stream
 from reconciler.cli.holds import tell_hold
 from reconciler.cli.standing import Standing, standings
 from reconciler.cli.target import Target, parse
@@ -20,7 +19,7 @@ _PANEL = "Look"
 
 @verb("status", _PANEL, "status shop")
 def status(
-    target: options.MaybeTarget = "", config: options.Config = None, json: options.Json = False
+    target: options.AnyTarget = "", config: options.Config = None, json: options.Json = False
 ) -> int:
     """Show how the pipelines stand, or one of them with its streams."""
     place = desk.find(config)
@@ -71,7 +70,7 @@ def _status_of(place: Place, target: Target, *, as_json: bool) -> int:
         await desk.must_know(place, catalog, target)
         (standing,) = await standings(place, catalog, target.pipeline)
         if target.stream:
-            return standing, (await must_know_stream(place, catalog, target),)
+            return standing, (await desk.must_know_stream(place, catalog, target),)
         return standing, await catalog.streams(target.pipeline)
 
     standing, streams = desk.with_catalog(place, read)

@@ -29,12 +29,6 @@ Why: TypeAlias = Annotated[
 PipelineName: TypeAlias = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A pipeline.", show_default=False)
 ]
-MaybeTarget: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="PIPELINE[.STREAM]", help="A pipeline, or one stream of it.", show_default=False
-    ),
-]
 AnyTarget: TypeAlias = Annotated[
     str,
     typer.Argument(

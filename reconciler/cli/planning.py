@@ -11,7 +11,6 @@ from reconciler.cli import desk, options, output
 from reconciler.cli.desk import Place
 from reconciler.cli.failure import Exit
 from reconciler.cli.grammar import verb
-from reconciler.cli.history import must_know_stream
 from reconciler.cli.standing import plan_one
 from reconciler.cli.target import Target, parse
 from reconciler.config import changes, last_kept
@@ -94,7 +93,7 @@ def why(
 async def _why(place: Place, catalog: Catalog, target: Target) -> Why:
     await desk.must_know(place, catalog, target)
     if target.stream:
-        await must_know_stream(place, catalog, target)
+        await desk.must_know_stream(place, catalog, target)
     project = place.load()
     states = await desk.all_states(catalog)
     state = await catalog.pipeline(target.pipeline)

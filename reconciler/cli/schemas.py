@@ -9,10 +9,10 @@ import typer
 from catalog.port import Catalog
 from catalog.records import Decision, HoldKind, SchemaVersion, StreamState
 from reconciler.cli import desk, options, output
-from reconciler.cli.cursors import name_of, stream_of
 from reconciler.cli.desk import Place
 from reconciler.cli.failure import Exit, Failure
 from reconciler.cli.grammar import verb
+from reconciler.cli.target import name_of
 
 _PANEL = "State"
 
@@ -50,7 +50,7 @@ class _Schemas(NamedTuple):
 
 
 async def _read_schemas(place: Place, catalog: Catalog, text: str) -> _Schemas:
-    stream = await stream_of(place, catalog, text)
+    stream = await desk.one_stream(place, catalog, text)
     return _Schemas(
         stream,
         await catalog.schemas(stream.pipeline, stream.stream),

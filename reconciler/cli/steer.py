@@ -24,8 +24,7 @@ from reconciler.cli.desk import Place
 from reconciler.cli.editing import How, Plan, edit
 from reconciler.cli.failure import Exit, Failure
 from reconciler.cli.grammar import verb
-from reconciler.cli.history import must_know_stream
-from reconciler.cli.target import Target, parse, parse_pipeline, parse_stream
+from reconciler.cli.target import Target, name_of, parse, parse_pipeline
 from reconciler.plan.why import commands
 
 _PANEL = "Steer"
@@ -121,7 +120,7 @@ def retry(
         streams = (wanted.stream,) if wanted.stream else ()
         actions: list[EditAction] = []
         if wanted.stream:
-            stream = await must_know_stream(place, catalog, wanted)
+            stream = await desk.must_know_stream(place, catalog, wanted)
             actions += _release(wanted, stream)
         actions.append(RequestRun(wanted.pipeline, new_operation_id(), streams))
         warning = ""
@@ -187,9 +186,8 @@ def reject(
 
 def _answer(text: str, answer: Literal["approved", "rejected"], fingerprint: str, how: How) -> int:
     async def prepare(place: Place, catalog: Catalog) -> Plan:
-        target = await _one_stream(place, catalog, text)
-        stream = await must_know_stream(place, catalog, target)
-        hold = stream.hold
+        stream = await desk.one_stream(place, catalog, text)
+        target, hold = name_of(stream), stream.hold
         if hold is None or hold.kind is not HoldKind.SCHEMA:
             raise Failure(
                 f"{target} waits for no answer about its schema.",
@@ -231,7 +229,7 @@ def refresh(
         await desk.must_know(place, catalog, wanted)
         known = [s.stream for s in await catalog.streams(wanted.pipeline)]
         if wanted.stream:
-            await must_know_stream(place, catalog, wanted)
+            await desk.must_know_stream(place, catalog, wanted)
         elif not known:
             raise Failure(
                 f"{wanted} has read nothing yet: its first run reads all anyway.", Exit.NOTHING
@@ -242,12 +240,3 @@ def refresh(
         return Plan(actions, done, (f"reconciler run {wanted.typed}",))
 
     return edit(How(config, json, dry_run, why), prepare)
-
-
-async def _one_stream(place: Place, catalog: Catalog, text: str) -> Target:
-    """``text`` as a stream; a pipeline alone is answered with the streams it has."""
-    target = parse(text)
-    if target.stream:
-        return target
-    await desk.must_know(place, catalog, target)
-    return parse_stream(text, [s.stream for s in await catalog.streams(target.pipeline)])

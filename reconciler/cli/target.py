@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from catalog.records import StreamState
 from reconciler.cli.failure import Exit, Failure
 
 
@@ -23,6 +24,11 @@ class Target:
     def typed(self) -> str:
         """As a shell takes it: a stream's name may be any text."""
         return shlex.quote(str(self))
+
+
+def name_of(stream: StreamState) -> Target:
+    """``pipeline.stream``."""
+    return Target(stream.pipeline, stream.stream)
 
 
 def parse(text: str) -> Target:
