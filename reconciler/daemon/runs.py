@@ -128,15 +128,14 @@ class Runs:
         except (ConfigError, CatalogError) as error:
             # A secret that is not there at this moment is being renewed as it seems; nobody was
             # asked to let us in, so to try again locks no account.
-            return Ended(m.Done((), {}, failure=str(error), error=ErrorClass.TRANSIENT))
+            return Ended(m.failed(str(error)))
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             text = f"no worker process can be started: {error.strerror or error}{where}"
-            return Ended(m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT))
+            return Ended(m.failed(text))
         except Exception as error:  # a fault of ours costs this run, not the daemon's others
             text = f"the daemon met a fault of its own: {type(error).__name__}: {error}"
-            done = m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT)
-            return Ended(done, printed=traceback.format_exc().encode())
+            return Ended(m.failed(text), printed=traceback.format_exc().encode())
 
 
 _GOOD = (Outcome.SUCCEEDED, Outcome.NOTHING_NEW)

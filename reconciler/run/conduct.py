@@ -19,7 +19,6 @@ from catalog.records import (
     MAX_UNPUBLISHED,
     Claimed,
     Commit,
-    ErrorClass,
     FileEntry,
     Lease,
     Outcome,
@@ -145,11 +144,11 @@ class Conduct:
                     printed = worker.printed() if worker else b""
                     # Nothing failed that a later try would have to be spared.
                     outcome = Outcome.INTERRUPTED if isinstance(gone, LeaseRanOut) else None
-                    return Ended(_failed(str(gone)), outcome, printed)
+                    return Ended(m.failed(str(gone)), outcome, printed)
                 except (_Overdue, _OutOfTurn) as why:
                     assert worker is not None
                     worker.kill()
-                    return Ended(_failed(str(why)), printed=worker.printed())
+                    return Ended(m.failed(str(why)), printed=worker.printed())
             assert self._stop is not None
             if worker is None:  # stopped while it waited for one
                 return Ended(m.Done((), {}, failure=self._stop[1]), self._stop[0])
@@ -269,15 +268,11 @@ class Conduct:
 
         try:
             await until_known(attempt)
-        except Fenced as error:
-            self.fenced(self.lease)
-            return m.NotCommitted(asked.id, error.code, str(error), definite=True)
-        except Refused as error:
-            return m.NotCommitted(asked.id, error.code, str(error), definite=True)
-        except Unavailable as error:
-            return m.NotCommitted(asked.id, error.code, str(error), definite=True)
-        except Unknown as error:
-            return m.NotCommitted(asked.id, error.code, str(error), definite=False)
+        except (Refused, Unavailable, Unknown) as error:
+            if isinstance(error, Fenced):
+                self.fenced(self.lease)
+            definite = not isinstance(error, Unknown)
+            return m.NotCommitted(asked.id, error.code, str(error), definite=definite)
         return m.Committed(asked.id)
 
 
@@ -310,7 +305,3 @@ async def until_known(attempt: Callable[[], Awaitable[object]], tries: int = _CO
         await anyio.sleep(min(0.05 * 2**number, 2.0))
     assert unknown is not None
     raise unknown
-
-
-def _failed(why: str) -> m.Done:
-    return m.Done((), {}, failure=why, error=ErrorClass.TRANSIENT)

@@ -198,6 +198,17 @@ class Done(_Message, frozen=True, tag="done"):
     """Of the order that it answers."""
 
 
+def failed(
+    why: str,
+    error: ErrorClass = ErrorClass.TRANSIENT,
+    *,
+    retry_after: float | None = None,
+    epoch: int = 0,
+) -> Done:
+    """The end of a run in which no stream could be tried."""
+    return Done((), {}, retry_after=retry_after, failure=why, error=error, epoch=epoch)
+
+
 class Inspected(_Message, frozen=True, tag="inspected"):
     """What ``InspectOrder`` found."""
 

@@ -21,7 +21,6 @@ import sys
 import threading
 import traceback
 
-from catalog.records import ErrorClass
 from reconciler.connectors.ports import ConnectorError, Finding
 from reconciler.run import messages as m
 from reconciler.run.connections import Connections
@@ -62,18 +61,11 @@ def _run(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
     try:
         return execute(order, link, connections)
     except ConnectorError as error:
-        return m.Done(
-            (),
-            {},
-            failure=str(error),
-            error=error.error,
-            retry_after=error.retry_after,
-            epoch=order.epoch,
-        )
+        return m.failed(str(error), error.error, retry_after=error.retry_after, epoch=order.epoch)
     except Exception as error:
         traceback.print_exc()  # to the run's log; the person gets the sentence
         text = f"the worker met a fault of its own: {type(error).__name__}: {error}"
-        return m.Done((), {}, failure=text, error=ErrorClass.TRANSIENT, epoch=order.epoch)
+        return m.failed(text, epoch=order.epoch)
 
 
 def _carry_out(
