@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from catalog.records import ErrorClass
+from reconciler.config.rules import DESTINATIONS, SOURCES
 from reconciler.connectors.ports import ConnectorError, Destination, Secrets, Source
-
-SOURCES = ("sql", "files", "history")
-DESTINATIONS = ("parquet", "duckdb")
 
 
 def open_source(

@@ -11,6 +11,7 @@ import msgspec
 from reconciler.config import ConfigError
 from reconciler.config.desired import Pipeline, Project
 from reconciler.config.hiding import Hiding
+from reconciler.config.rules import DESTINATIONS
 from reconciler.connectors.ports import Finding, FoundStream
 from reconciler.daemon.runs import reveal
 from reconciler.daemon.session import secret_variables
@@ -103,9 +104,7 @@ def _check_order(project: Project, name: str, pipeline: Pipeline | None) -> m.In
     order = connection_order(project, name, reveal)
     if pipeline is not None:
         return m.InspectOrder(order, "source", pipeline.select, pipeline.streams, pipeline.defaults)
-    return m.InspectOrder(
-        order, "destination" if order.connector in ("duckdb", "parquet") else "source"
-    )
+    return m.InspectOrder(order, "destination" if order.connector in DESTINATIONS else "source")
 
 
 def _uses(connection: str, pipelines: Iterable[Pipeline]) -> list[Pipeline | None]:
