@@ -14,22 +14,20 @@ from reconciler.config.environment import variable_for
 from reconciler.config.locations import absolute, catalog_url
 from reconciler.config.positions import LineIndex
 from reconciler.config.problems import ConfigError
-from reconciler.config.words import Wrong, listen, name, size
+from reconciler.config.words import Wrong, name, size
 
 DEFAULT_LIMIT = 10 * 2**30
 _LARGE = 64 * 1024
 _HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
-_DAEMON = re.compile(r"^[ \t]*\[[ \t]*daemon[ \t]*\]", re.MULTILINE)
 
 
 class Located(NamedTuple):
-    """What a command needs to open the catalog and to find the daemon."""
+    """What a command needs to open the catalog, and to see whether a daemon is up."""
 
     project: str
     state_dir: Path
     catalog: str
     """URL."""
-    listen: str
     catalog_limit: int = DEFAULT_LIMIT
     """Bytes; whoever opens the catalog has to open it with its ceiling."""
 
@@ -45,13 +43,11 @@ def locate(path: Path, env: Mapping[str, str]) -> Located:
     project = _value(document, ("project",), env, "")
     state = _value(document, ("state_dir",), env, "state")
     url = _value(document, ("catalog",), env, "")
-    address = _value(document, ("daemon", "listen"), env, "127.0.0.1:8790")
     limit = _value(document, ("catalog_limit",), env, f"{DEFAULT_LIMIT >> 30}GiB")
     checks: dict[tuple[str, ...], Callable[[], str]] = {
         ("project",): partial(name, project, "project"),
         ("state_dir",): partial(absolute, state, base),
         ("catalog",): partial(catalog_url, url, base) if url else str,
-        ("daemon", "listen"): partial(listen, address),
     }
     found: list[str] = []
     for key, check in checks.items():
@@ -66,9 +62,9 @@ def locate(path: Path, env: Mapping[str, str]) -> Located:
         document.add(("catalog_limit",), wrong.message, allowed=wrong.allowed)
     if document.problems:
         raise ConfigError(document.problems)
-    project, state, url, address = found
+    project, state, url = found
     catalog = url or f"sqlite:///{state}/catalog.db"
-    return Located(project, Path(state), catalog, address, ceiling)
+    return Located(project, Path(state), catalog, ceiling)
 
 
 def _value(document: Document, key: tuple[str, ...], env: Mapping[str, str], default: str) -> str:
@@ -90,7 +86,7 @@ def _value(document: Document, key: tuple[str, ...], env: Mapping[str, str], def
 
 
 def _quick(path: Path) -> Source:
-    """The file; of a large one only the keys before the first table, and [daemon]."""
+    """The file; of a large one only the keys before the first table."""
     try:
         large = path.stat().st_size > _LARGE
         text = path.read_text(encoding="utf-8") if large else ""
@@ -102,18 +98,13 @@ def _quick(path: Path) -> Source:
 
 
 def _head(text: str) -> RawTable | None:
-    """Top-level keys and [daemon]; None when a string of many lines might hide a header."""
+    """Top-level keys; None when a string of many lines might hide a header."""
     if '"""' in text or "'''" in text:
         return None
-    daemons = list(_DAEMON.finditer(text))
     first = _HEADER.search(text)
-    if len(daemons) > 1 or first is None:
+    if first is None:
         return None
-    parts = [text[: first.start()]]
-    if daemons:
-        end = _HEADER.search(text, daemons[0].end())
-        parts.append(text[daemons[0].start() : end.start() if end else len(text)])
     try:
-        return tomllib.loads("".join(parts))
+        return tomllib.loads(text[: first.start()])
     except (tomllib.TOMLDecodeError, RecursionError):
         return None

@@ -473,23 +473,27 @@ def test_locate_agrees_with_load(write: Write) -> None:
     large = text + "# filled up\n" * 10_000
     later = large + '[retention]\nruns = "1d"\n'
     hidden = large + '[connections.x]\nconnector = "files"\npath = """\n[daemon]"""\n'
-    moved = {"RECONCILER_STATE_DIR": "here", "RECONCILER_daemon__listen": "a:1"}
+    moved = {"RECONCILER_STATE_DIR": "here"}
     for body in (text, large, later, hidden):
         path = write(body)
         for env in (ENV, ENV | moved):
             project = load(path, env)
-            listen, limit = project.daemon.listen, project.catalog_limit
-            expected = (project.name, project.state_dir, project.catalog, listen, limit)
+            limit = project.catalog_limit
+            expected = (project.name, project.state_dir, project.catalog, limit)
             assert locate(path, env) == expected
 
 
+def test_what_is_wrong_elsewhere_bars_no_command_that_only_needs_the_catalog(write: Write) -> None:
+    path = write(f'{SHOP}[daemon]\nlisten = "x"\n')
+    assert "listen" in refused(path, ENV)
+    assert locate(path, ENV).project == "shop"
+
+
 def test_locate_names_what_is_wrong_as_load_does(write: Write) -> None:
-    path = write('state_dir = 7\ncatalog = "mysql://me:hunter2@x"\n[daemon]\nlisten = "x"\n')
+    path = write('state_dir = 7\ncatalog = "mysql://me:hunter2@x"\n')
     with pytest.raises(ConfigError) as caught:
         locate(path, {})
-    assert [p.key for p in caught.value.problems] == [
-        "project", "state_dir", "catalog", "daemon.listen",
-    ]  # fmt: skip
+    assert [p.key for p in caught.value.problems] == ["project", "state_dir", "catalog"]
     assert "hunter2" not in str(caught.value)
 
 
