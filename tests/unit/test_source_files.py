@@ -7,6 +7,7 @@ import errno
 import gzip
 import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -30,7 +32,14 @@ from reconciler.connectors.ports import (
     Stopped,
 )
 from reconciler.connectors.registry import open_source
-from reconciler.connectors.sources import file_csv, file_read, file_set
+from reconciler.connectors.sources import (
+    csv_lines,
+    file_csv,
+    file_jsonl,
+    file_parquet,
+    file_read,
+    file_set,
+)
 from reconciler.connectors.sources.file_format import BLOCK
 from tests.replacing import replace
 from tests.source_kit import Taken, take
@@ -552,6 +561,21 @@ def test_a_file_that_a_pattern_matches_in_several_ways_is_read_once(inbox: Inbox
     assert inbox.take(StreamSettings(path="**/**/*.csv", mode=Mode.APPEND)).column("x") == ["1"]
 
 
+def test_links_that_lead_round_in_circles_are_not_followed_for_ever(inbox: Inbox) -> None:
+    inbox.put("a/one.csv", "x\n1\n")
+    inbox.put("b/two.csv", "x\n2\n")
+    for place, target in (("up", "."), ("again", "."), ("a/b", "../b"), ("b/a", "../a")):
+        (inbox.folder / place).symlink_to(target)
+    elsewhere = inbox.folder.with_name(f"{inbox.folder.name}-elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / "three.csv").write_text("x\n3\n")
+    (inbox.folder / "out").symlink_to(elsewhere)
+    settings = StreamSettings(path="**/*.csv", mode=Mode.APPEND, settle=0.0)
+    assert sorted(inbox.take(settings).column("x")) == ["1", "2", "3"]
+    assert set(inbox.ledger) == {"a/one.csv", "b/two.csv", "out/three.csv"}
+    assert file_set.unlisted(inbox.folder, "**/*.csv") == []
+
+
 def test_another_definition_is_held(inbox: Inbox) -> None:
     inbox.put("a.csv", "id\n1\n")
     inbox.take()
@@ -705,6 +729,53 @@ def test_a_line_longer_than_a_block_is_read(inbox: Inbox) -> None:
     long = "x" * (BLOCK + 10)
     inbox.put("a.csv", f"id,n\n1,a\n2,{long}\n3,c\n")
     assert [len(n) for n in inbox.take().column("n")] == [1, len(long), 1]
+
+
+def test_a_line_that_is_too_long_is_set_aside_without_being_kept(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (csv_lines, file_jsonl):
+        monkeypatch.setattr(module, "LINE_LIMIT", 1000)
+    monkeypatch.setattr(file_csv, "BLOCK", 200)  # longer lines are not left to Arrow
+    most, more = "x" * 996, "x" * 5000
+    inbox.put("a.csv", f'id,n\n1,a\n2,{more}\n3,{most}\n4,"\n{more}\n5,e\n')
+    taken = inbox.take()
+    assert taken.column("id") == ["1", "3", "5"]
+    assert [(row.place, row.reason[:22]) for row in taken.rejected] == [
+        ("a.csv:3", "a line of more than 64"),
+        ("a.csv:5", "a quote is opened and "),
+        ("a.csv:6", "a line of more than 64"),
+    ]
+    rows = [f'{{"n": "{n}"}}' for n in ("a", more, "x" * 900, "d")]
+    inbox.put("a.jsonl", "\n".join(rows) + "\n")
+    monkeypatch.setattr(file_jsonl, "BLOCK", 100)
+    taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+    assert [len(n) for n in taken.column("n")] == [1, 900, 1]
+    assert [(row.place, row.reason[:22]) for row in taken.rejected] == [
+        ("a.jsonl:2", "a line of more than 64")
+    ]
+
+
+def test_lines_that_are_named_late_cost_no_memory_for_those_before(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of where records stand is that of some blocks, however long the file is."""
+    monkeypatch.setattr(file_csv, "BLOCK", 40_000)
+    good, bad = "1,a\n" * 10_000, "3\n"
+    inbox.put("a.csv", "id,n\n" + good + bad + good * 12 + bad)
+    kept = []
+
+    def forget(self: Any, good: int, bad: int) -> None:
+        kept.append(len(self._good.numbers) + len(self._bad.numbers))
+        plain(self, good, bad)
+
+    plain = file_csv._Places.forget
+    monkeypatch.setattr(file_csv._Places, "forget", forget)
+    taken = inbox.take()
+    assert [row.place for row in taken.rejected] == ["a.csv:10002", "a.csv:130003"]
+    assert len(taken.column("id")) == 130_000
+    assert len(kept) > 10
+    assert 0 < max(kept) <= 30_000
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
@@ -898,6 +969,31 @@ def test_parquet_files_of_different_types_meet_in_a_type_that_holds_both(inbox: 
         {"a": 2.0, "x": None},
         {"a": 1.5, "x": "q"},
     ]
+
+
+@pytest.mark.parametrize("rows", [100_000, 4_000_000], ids=["many groups", "one group"])
+def test_a_parquet_file_is_not_kept_in_memory_while_it_is_read(inbox: Inbox, rows: int) -> None:
+    table = pa.table({"a": pc.random(4_000_000)})
+    pq.write_table(table, inbox.folder / "a.parquet", row_group_size=rows)
+    del table
+    inbox.put("a.parquet", (inbox.folder / "a.parquet").read_bytes())
+    (file,) = file_set.listing(inbox.folder, "*.parquet", "inbox")
+    reader = file_parquet.Parquet(StreamSettings())
+    schema = pa.schema({"a": pa.float64()})
+    before, most, count = pa.total_allocated_bytes(), 0, 0
+    tracemalloc.start()  # what is read of the file is Python's, what is made of it Arrow's
+    try:
+        with file.full.open("rb", buffering=0) as raw:
+            for batch, _ in reader.blocks(file, cast("Any", raw), schema):
+                assert batch is not None
+                count += batch.num_rows
+                most = max(most, pa.total_allocated_bytes() - before)
+        most += tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 4_000_000
+    assert file.size > 30_000_000
+    assert most < 12_000_000
 
 
 def test_a_parquet_value_that_does_not_fit_its_column_is_set_aside(inbox: Inbox) -> None:

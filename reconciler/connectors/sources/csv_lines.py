@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from reconciler.connectors.sources.file_format import LINE_LIMIT, TOO_LONG
+
 MAX_RECORD = 8 * 1024 * 1024
 """A quote that is open for so many characters was never meant to be one. Not less than the two
 blocks that pyarrow takes: what it gave is counted here again."""
@@ -41,7 +43,9 @@ def lines(text: IO[str], delimiter: str, quote: str) -> Iterator[Line]:
         waiting.append(raw)
         size += len(raw)
         start = number - len(waiting) + 1
-        if record.add(raw):
+        if len(raw) > LINE_LIMIT and len(waiting) == 1:
+            yield Line(start, [], [], raw, TOO_LONG)
+        elif record.add(raw):
             yield Line(start, record.values, record.quoted, "".join(waiting).rstrip("\r\n"))
         elif size > MAX_RECORD or source.at_end():
             problem = "a quote is opened and never closed"
@@ -101,17 +105,21 @@ class _Record:
 
 
 class _Pushback:
-    """Lines, without the byte order mark before the first; some of them may be given back."""
+    """Lines, without the byte order mark before the first; some of them may be given back. Of one
+    that is too long, so much that it shows.
+    """
 
     def __init__(self, text: IO[str]) -> None:
         self._text = text
-        self._back = [first.removeprefix("\ufeff")] if (first := next(text, "")) else []
+        self._back = [first.removeprefix("\ufeff")] if (first := self._line()) else []
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        return self._back.pop() if self._back else next(self._text)
+        if line := self._back.pop() if self._back else self._line():
+            return line
+        raise StopIteration
 
     def push(self, rows: list[str]) -> None:
         self._back.extend(reversed(rows))
@@ -119,6 +127,13 @@ class _Pushback:
     def at_end(self) -> bool:
         if self._back:
             return False
-        following = next(self._text, "")
+        following = self._line()
         self._back += [following] if following else []
         return not following
+
+    def _line(self) -> str:
+        """The next one, with its end unless it is too long; empty: there is none."""
+        line = more = self._text.readline(LINE_LIMIT + 1)
+        while len(more) > LINE_LIMIT and not more.endswith(("\r", "\n")):
+            more = self._text.readline(LINE_LIMIT + 1)
+        return line

@@ -115,6 +115,7 @@ class Csv:
         good, bad = parsed.good, parsed.bad
         rows: list[Line] = []
         rejected: list[RejectedRow] = []
+        size = 0
         for line in self.records(parsed.file):
             reason = problem(line, len(parsed.shaper.names))
             if reason:
@@ -126,10 +127,11 @@ class Csv:
             good -= 1
             if good < 0:
                 rows.append(line)
-            if len(rows) >= _ROWS:
+                size += len(line.raw)
+            if len(rows) >= _ROWS or size >= BLOCK:
                 batch, misfits = parsed.shaper.lines(rows)
                 yield batch, rejected + misfits
-                rows, rejected = [], []
+                rows, rejected, size = [], [], 0
         batch, misfits = parsed.shaper.lines(rows)
         yield batch, rejected + misfits
 
@@ -232,6 +234,7 @@ class _Parsed:
 
     def _block(self, batch: pa.RecordBatch | None) -> Block:
         rejected = []
+        self._places.forget(self.good, self.bad)
         waiting, self._waiting = self._waiting, []
         if waiting and is_open(waiting[-1].text, *self._marks):
             self._waiting = [waiting.pop()]  # the file's last, met while a batch was still held
@@ -248,12 +251,34 @@ class _Parsed:
         return rows, rejected + misfits
 
 
+class _Lines:
+    """In which lines records of one kind stand, from the first that may still be asked for."""
+
+    def __init__(self) -> None:
+        self.count = self.first = 0
+        self.numbers = array("Q")
+
+    def add(self, number: int) -> None:
+        if self.count >= self.first:
+            self.numbers.append(number)
+        self.count += 1
+
+    def forget(self, before: int) -> None:
+        del self.numbers[: before - self.first]
+        self.first = before
+
+
 class _Places:
     """Where records stand in their file; read through only if one has to be named."""
 
     def __init__(self, records: Iterator[Line], width: int) -> None:
         self._records, self._width = records, width
-        self._good, self._bad = array("Q"), array("Q")
+        self._good, self._bad = _Lines(), _Lines()
+
+    def forget(self, good: int, bad: int) -> None:
+        """None before these will be asked for: a file may have hundreds of millions."""
+        self._good.forget(good)
+        self._bad.forget(bad)
 
     def good(self, index: int) -> int:
         """The line of the good record of that index."""
@@ -263,13 +288,13 @@ class _Places:
         """The line of the bad record of that index."""
         return self._find(self._bad, index)
 
-    def _find(self, numbers: array[int], index: int) -> int:
-        while len(numbers) <= index:
+    def _find(self, lines: _Lines, index: int) -> int:
+        while lines.count <= index:
             line = next(self._records, None)
             if line is None:
                 return 0
-            (self._bad if problem(line, self._width) else self._good).append(line.number)
-        return numbers[index]
+            (self._bad if problem(line, self._width) else self._good).add(line.number)
+        return lines.numbers[index - lines.first]
 
 
 class _Shaper:

@@ -20,6 +20,10 @@ from reconciler.connectors.sources.file_set import Found
 
 BLOCK = 4 * 1024 * 1024
 RAW_LIMIT = 4096
+LINE_LIMIT = 64 * 1024 * 1024
+"""A longer line is set aside without ever being in memory as a whole: a worker needs eight times as
+much for one, and who writes all of a document into one line writes no lines."""
+TOO_LONG = f"a line of more than {LINE_LIMIT >> 20} MiB"
 _GZIP = b"\x1f\x8b"
 _ENDINGS = {
     ".csv": "csv",

@@ -19,7 +19,9 @@ from reconciler.connectors.parse import parser
 from reconciler.connectors.ports import ConnectorError, RejectedRow
 from reconciler.connectors.sources.file_format import (
     BLOCK,
+    LINE_LIMIT,
     RAW_LIMIT,
+    TOO_LONG,
     Block,
     Described,
     is_packed,
@@ -129,11 +131,14 @@ def _open(file: Found) -> Any:
 
 
 def _lines(source: IO[bytes]) -> Iterator[bytes]:
-    """Lines without their newline; ``readline`` takes seconds for one of some megabytes."""
+    """Lines without their newline; ``readline`` takes seconds for one of some megabytes. Of one
+    that is too long, so much that it shows.
+    """
     pieces: list[bytes] = []
     while chunk := source.read(BLOCK):
         first, *others = chunk.split(b"\n")
-        pieces.append(first)
+        if sum(map(len, pieces)) <= LINE_LIMIT:
+            pieces.append(first)
         for following in others:
             yield b"".join(pieces)
             pieces = [following]
@@ -144,6 +149,8 @@ def _lines(source: IO[bytes]) -> Iterator[bytes]:
 def _object(line: bytes, number: int) -> tuple[dict[str, Any], str]:
     if number == 1:
         line = line.removeprefix(_MARK)
+    if len(line) > LINE_LIMIT:
+        return {}, TOO_LONG
     try:
         value = msgspec.json.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

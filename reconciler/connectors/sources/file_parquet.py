@@ -23,6 +23,8 @@ from reconciler.connectors.sources.file_set import Found
 from reconciler.schema import types
 
 _ROWS = 32_768
+_BUFFER = 1024 * 1024
+"""Bytes kept of each column."""
 _DAMAGED = (pa.ArrowException, OSError)
 
 
@@ -53,7 +55,10 @@ class Parquet:
         row = 0
         try:
             # INT96, as Spark writes times: in nanoseconds, 9999-12-31 would wrap around to 1816.
-            with pq.ParquetFile(source, coerce_int96_timestamp_unit="us") as parquet:
+            # And page by page: else all that was read of the file stays in memory to its end.
+            with pq.ParquetFile(
+                source, coerce_int96_timestamp_unit="us", pre_buffer=False, buffer_size=_BUFFER
+            ) as parquet:
                 for batch in parquet.iter_batches(batch_size=_ROWS):
                     yield self._block(file, batch, schema, row)
                     row += batch.num_rows

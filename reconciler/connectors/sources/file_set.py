@@ -6,7 +6,8 @@ import glob
 import os
 import stat as stat_module
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def listing(root: Path, pattern: str, where: str) -> list[Found]:
     must_be_there(root, where)
     found = []
     # A pattern with ** twice matches one file in several ways.
-    for path in set(glob.iglob(pattern, root_dir=root, recursive=True)):  # noqa: PTH207 - relative names
+    for path in set(_matching(root, pattern)):
         full = root / path
         try:
             info = full.stat()
@@ -121,12 +122,65 @@ def refuse_unseen(root: Path, paths: Iterable[str], where: str) -> None:
 
 def unlisted(root: Path, pattern: str) -> list[str]:
     """The folders in which files might match, and that cannot be listed."""
+    parts, _ = _parts(pattern)
     folders = {
-        folder
-        for part in Path(pattern).parents
-        for folder in glob.iglob(f"{part}/", root_dir=root, recursive=True)  # noqa: PTH207
+        folder for depth in range(len(parts) + 1) for folder in _folders(root, parts[:depth])
     }
-    return sorted(f for f in folders if not os.access(root / f, os.R_OK | os.X_OK))
+    return sorted(f or "." for f in folders if not os.access(root / f, os.R_OK | os.X_OK))
+
+
+def _parts(pattern: str) -> tuple[list[str], str]:
+    """A pattern of folders, part by part, and that of the files in them."""
+    *folders, name = filter(None, pattern.split("/"))
+    return ([*folders, name], "*") if name == "**" else (folders, name)
+
+
+def _matching(root: Path, pattern: str) -> Iterator[str]:
+    parts, last = _parts(pattern)
+    for folder in _folders(root, parts):
+        for name in glob.iglob(last, root_dir=root / folder):  # noqa: PTH207 - relative names
+            yield os.path.join(folder, name)  # noqa: PTH118
+
+
+def _folders(root: Path, parts: Sequence[str]) -> Iterator[str]:
+    """The folders that match, relative; ``root`` is empty."""
+    if not parts:
+        yield ""
+        return
+    for above in _folders(root, parts[:-1]):
+        if parts[-1] == "**":
+            yield from _below(root, above)
+            continue
+        for name in glob.iglob(f"{parts[-1]}/", root_dir=root / above):  # noqa: PTH207
+            yield os.path.join(above, name.rstrip("/"))  # noqa: PTH118
+
+
+def _below(root: Path, top: str) -> Iterator[str]:
+    """A folder and those below it, each once: where links lead round in circles, a recursive glob
+    of Python's follows them 40 deep, by every way there is. Of several ways to a folder, that
+    without a link is taken.
+    """
+    seen = set()
+    straight, linked = deque([top]), deque[str]()
+    while straight or linked:
+        folder = straight.popleft() if straight else linked.popleft()
+        try:
+            info = os.stat(root / folder)  # noqa: PTH116
+            with os.scandir(root / folder) as entries:
+                below = sorted((e.name, e.is_symlink()) for e in entries if _is_open_folder(e))
+        except OSError:
+            below = []  # said by ``unlisted``
+        else:
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+        yield folder
+        for name, is_link in below:
+            (linked if is_link else straight).append(os.path.join(folder, name))  # noqa: PTH118
+
+
+def _is_open_folder(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.is_dir()
 
 
 def _refuse_unwritable(path: str, where: str) -> None:
