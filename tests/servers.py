@@ -71,7 +71,7 @@ def postgres_programs() -> Path | None:
     """The folder of ``initdb`` and ``postgres``: from PATH, or as Debian installs them."""
     found = shutil.which("initdb")
     if found and shutil.which("postgres"):
-        return Path(found).parent
+        return Path(found).resolve().parent  # where the others are too
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
     return folders[0].parent if folders else None
 
@@ -116,15 +116,25 @@ class PrivateServer(PostgresServer):
     """A server that can be stopped and started again; its data stays."""
 
     def __init__(
-        self, folder: Path, programs: Path, who: dict[str, Any], settings: dict[str, str]
+        self,
+        folder: Path,
+        programs: Path,
+        who: dict[str, Any],
+        settings: dict[str, str],
+        primary: PostgresServer | None = None,
     ) -> None:
+        """``primary``: whose standby it is, which may be promoted."""
         super().__init__(_free_port())
         self._settings = _SETTINGS | settings
         self._folder, self._programs, self._who = folder, programs, who
         self._process: subprocess.Popen[bytes] | None = None
         self._has_run = False
-        self._run("initdb", "-D", "data", "-A", "trust", "-U", "postgres", "--no-sync", "-E",
-                  "UTF8", "--locale=C.UTF-8")  # fmt: skip
+        if primary is None:
+            self._run("initdb", "-D", "data", "-A", "trust", "-U", "postgres", "--no-sync", "-E",
+                      "UTF8", "--locale=C.UTF-8")  # fmt: skip
+        else:
+            self._run("pg_basebackup", "-D", "data", "-d", primary.url(), "-R", "--no-sync",
+                      "--checkpoint=fast")  # fmt: skip
 
     def _run(self, program: str, *args: str) -> None:
         subprocess.run(
@@ -166,11 +176,15 @@ class PrivateServer(PostgresServer):
 
 
 @contextmanager
-def private_postgres(**settings: str) -> Iterator[PrivateServer]:
-    """A server of one's own, running; the test is skipped where there can be none."""
+def private_postgres(
+    primary: PostgresServer | None = None, **settings: str
+) -> Iterator[PrivateServer]:
+    """A server of one's own, or a standby, running; the test is skipped where there can be none."""
     programs = postgres_programs()
     if programs is None:
         pytest.skip("needs initdb and postgres, in PATH or under /usr/lib/postgresql")
+    if primary is not None and not (programs / "pg_basebackup").exists():
+        pytest.skip("needs pg_basebackup beside initdb")
     account = _account()
     if os.geteuid() == 0 and account is None:
         pytest.skip("PostgreSQL refuses to run as root, and there is no user to run it as")
@@ -180,7 +194,7 @@ def private_postgres(**settings: str) -> Iterator[PrivateServer]:
         os.chown(folder, *account)
         who = {"user": account[0], "group": account[1], "extra_groups": []}
     try:
-        server = PrivateServer(folder, programs, who, settings)
+        server = PrivateServer(folder, programs, who, settings, primary)
         try:
             server.start()
             yield server

@@ -54,6 +54,17 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_is_in_recover
 FROM east
 """
 """The zones are the server's, and those set for databases and roles: who writes has one of them."""
+_REPLAYED = """
+SELECT (extract(epoch FROM coalesce(
+         pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint())
+       )) * 1000000)::int8
+WHERE pg_last_wal_replay_lsn() IS NOT NULL AND NOT (
+  EXISTS (SELECT FROM pg_stat_wal_receiver)
+  AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+)
+"""
+"""When what a replica shows last was committed, where it may lack what came since: it has not
+replayed all that it received, or receives nothing now."""
 _ORIGINS = """
 WITH RECURSIVE below (oid, relkind) AS (
   SELECT oid, relkind FROM pg_class WHERE oid = {table}::regclass
@@ -173,8 +184,10 @@ def _by_time(session: Session, wanted: Wanted) -> Bound:
     settle = settings.settle
     if settle is None:
         settle = SETTLE_BY_CLOCK_ALONE if late else SETTLE
-    found: tuple[int, list[str], str] = clock.now, [], ""
-    micros, notes, stuck = found if alone else _below_open(session, clock, wanted)
+    if alone:
+        micros, notes, stuck = *_shown(session, clock), ""
+    else:
+        micros, notes, stuck = _below_open(session, clock, wanted)
     if late:
         why = _why_late(clock, foreign=foreign)
         notes.append(f"{why}: rows that appear more than {settle:g} s late are passed over")
@@ -191,6 +204,22 @@ def _by_time(session: Session, wanted: Wanted) -> Bound:
         )
     now = _in_column(wanted.column.tag, clock.now, clock)[0]
     return Bound(value, far=f"{name} > {far}", notes=tuple(notes), stuck=stuck, clock=now)
+
+
+def _shown(session: Session, clock: _Clock) -> tuple[int, list[str]]:
+    """The clock, or what a replica has come to where it lags: its replay is paused, delayed or kept
+    waiting by a query, or its line is cut. By the clock alone, rows that are still on their way for
+    longer than ``settle`` would be passed.
+    """
+    micros = session.value(_REPLAYED) if clock.replica else None
+    if micros is None or micros >= clock.now:
+        return clock.now, []
+    age = (clock.now - micros) / moments.SECOND
+    notes = [
+        f"held back by the replica: it shows what was committed until {moments.iso(micros)}Z, "
+        f"{age:.0f} s ago"
+    ]
+    return micros, notes if age > 1 else []
 
 
 def _origins(session: Session, relation: Relation) -> tuple[bool, bool]:
