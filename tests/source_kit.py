@@ -29,7 +29,6 @@ class Taken:
     cursor: Cursor | None
     has_news: bool
     ordered: bool = False
-    whole: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     batches: list[pa.RecordBatch] = field(default_factory=list)
     rejected: list[RejectedRow] = field(default_factory=list)
@@ -76,7 +75,7 @@ def take(
         )
     )
     try:
-        taken = Taken(read.schema, cursor, read.has_news, read.ordered, read.whole)
+        taken = Taken(read.schema, cursor, read.has_news, read.ordered)
         count = 0
         for item in read.items() if read.has_news else ():
             match item:

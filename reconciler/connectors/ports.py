@@ -176,8 +176,6 @@ class Read(Protocol):
     schema: ArrowSchema
     """Of every batch. Canonical Arrow types only: see ``reconciler.connectors.arrow``."""
     key: tuple[str, ...]
-    whole: bool
-    """The read is the whole table: one batch, published as a replacement or merged."""
     ordered: bool
     """Marks come between rows; otherwise one mark ends the read."""
     has_news: bool

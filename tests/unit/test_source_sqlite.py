@@ -228,7 +228,7 @@ def test_a_refresh_is_one_commit_also_where_an_index_gives_the_order(shop: Shop)
     settings = StreamSettings(cursor=("id",))
     assert shop.take("t", settings).ordered
     again = take(shop.source, "t", settings, refresh=True)
-    assert (again.ordered, again.whole, len(again.rows)) == (False, True, 40_000)
+    assert (again.ordered, len(again.rows)) == (False, 40_000)
 
 
 def test_a_text_cursor_with_a_nul_in_it_goes_on(shop: Shop) -> None:
@@ -430,7 +430,7 @@ def test_another_definition_of_the_cursor_is_held_and_says_what_changed(shop: Sh
     assert caught.value.kind is HoldKind.DEFINITION
     assert caught.value.choices == ("refresh", "cursor set", "retry")
     fresh = take(shop.source, "t", StreamSettings(cursor=("n",)), refresh=True)
-    assert (len(fresh.rows), fresh.whole, len(fresh.marks)) == (1, True, 1)
+    assert (len(fresh.rows), fresh.ordered, len(fresh.marks)) == (1, False, 1)
 
 
 def test_a_cursor_goes_on_in_nothing_but_what_it_was_kept_for(shop: Shop, tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_a_table_without_the_cursor_is_read_as_a_whole_but_never_appended(shop: 
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
     shop.app.execute("INSERT INTO t VALUES (1)")
     taken = shop.take("t", StreamSettings(cursor=("updated_at",), mode=Mode.REPLACE))
-    assert taken.whole
+    assert not taken.ordered
     assert taken.cursor is not None
     assert taken.cursor.kind is CursorKind.SNAPSHOT_ID
     assert taken.notes == ()

@@ -17,9 +17,8 @@ from reconciler.connectors.destinations.rows import PartFiles, stored_schema
 from reconciler.connectors.destinations.staging import (
     Staging,
     check_keys,
-    empty_receipt,
-    filled,
     flush_failed,
+    receipt_of,
     refuse_empty_replace,
     rejected_batch,
     rejected_schema,
@@ -114,12 +113,8 @@ class FileStage:
         files = self._rows.finish()
         point("staging.seal.files")
         rejected = self._rejected.finish() if self._rejected else ()
-        receipt = filled(
-            empty_receipt(self._home.connector, self._home.identity, request),
-            files,
-            rejected,
-            cursor,
-        )
+        home = self._home
+        receipt = receipt_of(home.connector, home.identity, request, files, rejected, cursor)
         refuse_empty_replace(request, receipt.rows, had_rows=self._had_rows)
         try:
             for folder in (*self._rows.folders(), *(["rejected"] if rejected else [])):

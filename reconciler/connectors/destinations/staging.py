@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -221,8 +220,15 @@ def rejected_batch(schema: pa.Schema, rows: Sequence[RejectedRow], name: BatchNa
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def empty_receipt(connector: str, destination: str, request: StageRequest) -> Receipt:
-    """The receipt of a batch that has no rows yet."""
+def receipt_of(
+    connector: str,
+    destination: str,
+    request: StageRequest,
+    files: tuple[StagedFile, ...],
+    rejected: tuple[StagedFile, ...],
+    cursor: Cursor | None,
+) -> Receipt:
+    """Of a batch whose files are all durable."""
     return Receipt(
         connector=connector,
         destination=destination,
@@ -233,28 +239,13 @@ def empty_receipt(connector: str, destination: str, request: StageRequest) -> Re
         key=request.schema.key if request.settings.mode is Mode.MERGE else (),
         schema=request.schema,
         schema_version=request.schema_version,
-        rows=0,
-        bytes=0,
-        files=(),
-        partition_by=request.settings.partition_by,
-        after=request.after,
-    )
-
-
-def filled(
-    receipt: Receipt,
-    files: tuple[StagedFile, ...],
-    rejected: tuple[StagedFile, ...],
-    cursor: Cursor | None,
-) -> Receipt:
-    """The receipt of the batch once all its files are durable."""
-    return replace(
-        receipt,
         rows=sum(file.rows for file in files),
         bytes=sum(file.size for file in (*files, *rejected)),
         files=files,
         rejected=rejected,
+        partition_by=request.settings.partition_by,
         cursor=cursor,
+        after=request.after,
     )
 
 

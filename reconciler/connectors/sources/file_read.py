@@ -173,7 +173,6 @@ class FilesRead:
         self._formats = Formats(request.settings)
         self.schema = pa.schema([])
         self.key = request.settings.key
-        self.whole = work.whole
         self.ordered = not work.whole
         self.has_news = work.has_news
         self.idle = ""

@@ -32,15 +32,23 @@ class Found:
     mtime_ns: int
     ctime_ns: int
 
+    @property
+    def standing(self) -> tuple[int, int, int, int]:
+        """What tells whether it is another file, or was written to."""
+        return self.inode, self.size, self.mtime_ns, self.ctime_ns
+
     def entry(self, content: str, before: FileEntry | None = None) -> FileEntry:
         """Its line in the ledger. ``before``: of this content as it came; None: it comes now."""
-        stat = (self.inode, self.size, self.mtime_ns, self.ctime_ns)
         brought = (before.seq, before.epoch) if before else ()
-        return FileEntry(self.path, *stat, content, *brought)
+        return FileEntry(self.path, *self.standing, content, *brought)
 
     def is_still(self, now: os.stat_result) -> bool:
         """Whether ``now`` is the same file, untouched."""
-        return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == _standing(now)
+        return self.standing == _standing(now)
+
+    def is_noted(self, entry: FileEntry) -> bool:
+        """Whether the ledger has it as it lies there."""
+        return self.standing == (entry.inode, entry.size, entry.mtime_ns, entry.ctime_ns)
 
 
 def _standing(info: os.stat_result) -> tuple[int, int, int, int]:
@@ -204,7 +212,7 @@ def sort_out(found: Iterable[Found], ledger: Sequence[FileEntry], settle: float)
     for file in found:
         seen.add(file.path)
         entry = known.get(file.path)
-        if entry is not None and _matches(file, entry):
+        if entry is not None and file.is_noted(entry):
             result.same.append(file)
         elif _changed_ns(file) > latest:
             result.unsettled.append(file)
@@ -214,15 +222,6 @@ def sort_out(found: Iterable[Found], ledger: Sequence[FileEntry], settle: float)
             result.touched.append(file)
     result.gone = [path for path in known if path not in seen]
     return result
-
-
-def _matches(file: Found, entry: FileEntry) -> bool:
-    return (file.inode, file.size, file.mtime_ns, file.ctime_ns) == (
-        entry.inode,
-        entry.size,
-        entry.mtime_ns,
-        entry.ctime_ns,
-    )
 
 
 def _changed_ns(file: Found) -> int:

@@ -158,7 +158,6 @@ class HistoryRead:
         """``open_run``: the one that keeps ended runs back."""
         self._source = source
         self._definition, self._after, self._bound = definition_, after, bound
-        self.whole = whole
         self.has_news = whole or bound > after
         self.idle = ""
         if open_run is not None and not self.has_news:

@@ -43,7 +43,6 @@ class SqlRead:
         self._dialect, self._plan = dialect, plan
         self.schema = plan.schema
         self.key = plan.key
-        self.whole = plan.whole
         self.ordered = plan.ordered
         self.has_news = plan.has_news
         self.idle = plan.idle
