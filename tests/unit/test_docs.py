@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.config import load
+
 _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([_ROOT / "README.md", *(_ROOT / "docs").glob("*.md")])
 
@@ -30,3 +32,10 @@ def test_each_test_that_a_page_names_exists(page: Path) -> None:
         if name and f"def {name}(" not in (_ROOT / file).read_text():
             missing.append(f"{file}::{name}")
     assert missing == []
+
+
+def test_the_config_that_the_readme_shows_is_one(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```toml\n(.*?)```", (_ROOT / "README.md").read_text(), re.DOTALL)
+    path = tmp_path / "config.toml"
+    path.write_text(shown)
+    assert list(load(path, {}, secrets=False).pipelines) == ["shop"]
