@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
 import gzip
 import os
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ from reconciler.connectors.sources import (
     csv_lines,
     file_csv,
     file_jsonl,
+    file_match,
     file_parquet,
     file_read,
     file_set,
@@ -430,6 +432,38 @@ def test_a_folder_that_cannot_be_listed_does_not_take_its_rows_away(
     assert gone.column("id") == ["1"], "a folder that is gone with its files keeps nothing back"
 
 
+@pytest.mark.parametrize("path", ["**/*.csv", "sub/*.csv", "*/*.csv"])
+@pytest.mark.parametrize("mode", [Mode.REPLACE, Mode.APPEND])
+def test_a_listing_that_breaks_off_is_not_taken_for_whole(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, path: str, mode: Mode
+) -> None:
+    """As of a folder on a server that goes away: it is opened, and read no further."""
+    settings = StreamSettings(path=path, mode=mode, settle=0.0)
+    for i in range(4):
+        inbox.put(f"sub/{i}.csv", f"id\n{i}\n", age=20 + i)
+    inbox.take(settings)
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def broken(place: str) -> Iterator[Iterator[object]]:
+        with scandir(place) as entries:
+            yield some(entries, breaks="sub" in str(place))
+
+    def some(entries: Iterator[object], *, breaks: bool) -> Iterator[object]:
+        yield next(entries)
+        if breaks:
+            raise OSError(errno.ESTALE, "Stale file handle", "sub")
+        yield from entries
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", broken)
+        with pytest.raises(ConnectorError, match="'sub' cannot be listed: Stale") as caught:
+            inbox.take(settings)
+    assert caught.value.error is ErrorClass.TRANSIENT
+    assert len(inbox.ledger) == 4
+    assert inbox.take(settings).has_news is False
+
+
 def test_a_folder_that_cannot_be_listed_is_named(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -573,7 +607,7 @@ def test_links_that_lead_round_in_circles_are_not_followed_for_ever(inbox: Inbox
     settings = StreamSettings(path="**/*.csv", mode=Mode.APPEND, settle=0.0)
     assert sorted(inbox.take(settings).column("x")) == ["1", "2", "3"]
     assert set(inbox.ledger) == {"a/one.csv", "b/two.csv", "out/three.csv"}
-    assert file_set.unlisted(inbox.folder, "**/*.csv") == []
+    assert file_match.unlisted(inbox.folder, "**/*.csv") == []
 
 
 def test_another_definition_is_held(inbox: Inbox) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import stat as stat_module
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.records import ErrorClass, FileEntry
 from reconciler.connectors.ports import ConnectorError
+from reconciler.connectors.sources.file_match import matching
 
 SETTLE = 2.0
 _MOST = 2**63 - 1
@@ -89,11 +88,20 @@ def must_be_there(root: Path, where: str) -> None:
 
 
 def listing(root: Path, pattern: str, where: str) -> list[Found]:
-    """The files that match, oldest first. Raises ``ConnectorError`` without the folder."""
+    """The files that match, oldest first. Raises ``ConnectorError`` without the folder, or where a
+    listing fails or breaks off.
+    """
     must_be_there(root, where)
+    try:
+        # A pattern with ** twice matches one file in several ways.
+        names = set(matching(root, pattern))
+    except OSError as error:
+        raise ConnectorError(
+            ErrorClass.TRANSIENT,
+            f"connection {where!r}: folder {error.filename!r} cannot be listed: {error.strerror}",
+        ) from None
     found = []
-    # A pattern with ** twice matches one file in several ways.
-    for path in set(_matching(root, pattern)):
+    for path in names:
         full = root / path
         try:
             info = full.stat()
@@ -126,69 +134,6 @@ def refuse_unseen(root: Path, paths: Iterable[str], where: str) -> None:
                 f"({error.strerror}), and files that were read lie in it: a read of all files "
                 "cannot leave them out",
             ) from None
-
-
-def unlisted(root: Path, pattern: str) -> list[str]:
-    """The folders in which files might match, and that cannot be listed."""
-    parts, _ = _parts(pattern)
-    folders = {
-        folder for depth in range(len(parts) + 1) for folder in _folders(root, parts[:depth])
-    }
-    return sorted(f or "." for f in folders if not os.access(root / f, os.R_OK | os.X_OK))
-
-
-def _parts(pattern: str) -> tuple[list[str], str]:
-    """A pattern of folders, part by part, and that of the files in them."""
-    *folders, name = filter(None, pattern.split("/"))
-    return ([*folders, name], "*") if name == "**" else (folders, name)
-
-
-def _matching(root: Path, pattern: str) -> Iterator[str]:
-    parts, last = _parts(pattern)
-    for folder in _folders(root, parts):
-        for name in glob.iglob(last, root_dir=root / folder):  # noqa: PTH207 - relative names
-            yield os.path.join(folder, name)  # noqa: PTH118
-
-
-def _folders(root: Path, parts: Sequence[str]) -> Iterator[str]:
-    """The folders that match, relative; ``root`` is empty."""
-    if not parts:
-        yield ""
-        return
-    for above in _folders(root, parts[:-1]):
-        if parts[-1] == "**":
-            yield from _below(root, above)
-            continue
-        for name in glob.iglob(f"{parts[-1]}/", root_dir=root / above):  # noqa: PTH207
-            yield os.path.join(above, name.rstrip("/"))  # noqa: PTH118
-
-
-def _below(root: Path, top: str) -> Iterator[str]:
-    """A folder and those below it, each once: where links lead round in circles, a recursive glob
-    of Python's follows them 40 deep, by every way there is. Of several ways to a folder, that
-    without a link is taken.
-    """
-    seen = set()
-    straight, linked = deque([top]), deque[str]()
-    while straight or linked:
-        folder = straight.popleft() if straight else linked.popleft()
-        try:
-            info = os.stat(root / folder)  # noqa: PTH116
-            with os.scandir(root / folder) as entries:
-                below = sorted((e.name, e.is_symlink()) for e in entries if _is_open_folder(e))
-        except OSError:
-            below = []  # said by ``unlisted``
-        else:
-            if (info.st_dev, info.st_ino) in seen:
-                continue
-            seen.add((info.st_dev, info.st_ino))
-        yield folder
-        for name, is_link in below:
-            (linked if is_link else straight).append(os.path.join(folder, name))  # noqa: PTH118
-
-
-def _is_open_folder(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".") and entry.is_dir()
 
 
 def _refuse_unwritable(path: str, where: str) -> None:

@@ -19,6 +19,7 @@ from reconciler.connectors.ports import (
 )
 from reconciler.connectors.sources import definition
 from reconciler.connectors.sources.file_format import kind_of
+from reconciler.connectors.sources.file_match import unlisted
 from reconciler.connectors.sources.file_read import FilesRead, Work, shapes
 from reconciler.connectors.sources.file_set import (
     SETTLE,
@@ -28,7 +29,6 @@ from reconciler.connectors.sources.file_set import (
     must_be_there,
     refuse_unseen,
     sort_out,
-    unlisted,
 )
 
 _LOOKED_AT = 20
