@@ -47,6 +47,8 @@ _LOOKS_A_TICK = 500
 _TROUBLE_SECONDS = 1.0
 _RIVAL_SECONDS = 0.5
 _PAGE = 1_000
+_AWAKE_SECONDS = 1.0
+"""The loop comes round at least so often: the wall clock may be moved under it."""
 
 
 class Loop:
@@ -181,10 +183,9 @@ class Loop:
                 await anyio.lowlevel.checkpoint()
                 continue
             following = self._agenda.next()
-            # Woken at least each second: the wall clock may be moved under us.
-            pause = 1.0 if following is None else min((following - now) / _MICROS, 1.0)
+            until = _AWAKE_SECONDS if following is None else (following - now) / _MICROS
             self._wake = anyio.Event()  # nothing could happen since the agenda was read
-            with anyio.move_on_after(max(pause, 0)):
+            with anyio.move_on_after(max(min(until, _AWAKE_SECONDS), 0)):
                 await self._wake.wait()
 
     async def follow(self) -> None:

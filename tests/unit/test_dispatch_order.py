@@ -41,6 +41,19 @@ def test_an_earlier_look_replaces_a_later_one_and_never_the_reverse() -> None:
     assert agenda.next() is None
 
 
+def test_what_was_agreed_before_an_earlier_look_is_no_look_any_more() -> None:
+    agenda = Agenda()
+    agenda.look("a", 50)
+    agenda.look("a", 10)
+    assert agenda.take_due(10, 10) == ["a"]
+    agenda.look("a", 90)
+    assert agenda.take_due(60, 10) == []
+    agenda.look("a", 80)
+    agenda.look("b", 85)
+    assert agenda.take_due(80, 10) == ["a"]
+    assert agenda.next() == 85
+
+
 def test_neither_grows_by_looking_again() -> None:
     agenda, backlog = Agenda(), Backlog()
     for now in range(1000):
@@ -71,7 +84,19 @@ def test_a_pipeline_decided_anew_keeps_its_place_in_the_queue() -> None:
     backlog.put(_candidate("b"), 7)
     backlog.put(_candidate("a"), 30)
     assert len(backlog) == 2
-    assert _names(backlog, 9) == ["a", "b"]
+    taken = backlog.take(9, lambda _: True)
+    assert [(candidate.pipeline, due) for candidate, due in taken] == [("a", 5), ("b", 7)]
+
+
+def test_nothing_is_left_of_what_waited_before_a_reload() -> None:
+    backlog = Backlog()
+    backlog.put(_candidate("a"), 1)
+    backlog.put(_candidate("b"), 2)
+    backlog.clear()
+    assert len(backlog) == 0
+    backlog.put(_candidate("b"), 3)
+    backlog.put(_candidate("a"), 4)
+    assert _names(backlog, 9) == ["b", "a"]
 
 
 def test_a_full_connection_does_not_keep_others_waiting() -> None:
