@@ -342,8 +342,10 @@ def _unlinked() -> IO[bytes]:
 
 async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:
     ours, theirs = socket.socketpair()
-    output = printed_to()
-    with theirs:
+    with contextlib.ExitStack() as undone, theirs:
+        undone.callback(ours.close)
+        output = printed_to()
+        undone.callback(output.close)
         process = subprocess.Popen(  # noqa: ASYNC220 - returns at exec; its end is seen on the socket
             [
                 *(sys.executable, "-P", "-m", "reconciler.run.worker"),
@@ -356,12 +358,8 @@ async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:
             env=env,
             process_group=0,
         )
-    try:
+        undone.callback(process.wait)
+        undone.callback(process.kill)
         line = await asyncio.open_unix_connection(sock=ours)
-    except BaseException:
-        ours.close()
-        output.close()
-        process.kill()
-        process.wait()
-        raise
+        undone.pop_all()
     return Worker(process, line, output, env)

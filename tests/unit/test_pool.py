@@ -7,19 +7,21 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from catalog.records import FileEntry
 from reconciler.run import messages as m
 from reconciler.run import pool as run_pool
-from reconciler.run.pool import LOG_LIMIT, Worker, WorkerGone, WorkerPool, printed_to
+from reconciler.run.pool import LOG_LIMIT, LeaseRanOut, Worker, WorkerGone, WorkerPool, printed_to
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -114,7 +116,9 @@ def test_what_is_kept_of_a_long_output_begins_with_a_whole_line() -> None:
         worker.begin()
         output.write(b"half of a secret\n" * (LOG_LIMIT // 17 + 2))
         assert worker.printed().startswith(b"half of a secret\n")
+        assert len(worker.printed()) <= LOG_LIMIT
         worker.begin()
+        assert os.fstat(output.fileno()).st_size == 0, "the disk is not filled"
         output.write(b"short\n")
         assert worker.printed() == b"short\n"
 
@@ -155,20 +159,100 @@ async def test_a_variable_that_a_reload_names_as_a_secret_is_in_no_worker_that_s
         await pool.aclose()
 
 
-async def test_a_worker_that_never_gets_ready_is_given_up(
-    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def impostors(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, worker processes are this in place of what they are. ``line``: the daemon's end."""
+    program = folder / "python"
+    program.write_text(f"#!{sys.executable}\nimport os, sys, time\nline = int(sys.argv[4])\n{code}")
+    program.chmod(0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(program))
+        yield
+
+
+async def test_a_worker_that_never_gets_ready_is_given_up_and_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few start at once: it would keep all others from starting."""
-    hung = tmp_path / "python"
-    hung.write_text("#!/bin/sh\nexec sleep 600\n")
-    hung.chmod(0o700)
-    with monkeypatch.context() as patch, anyio.fail_after(PATIENCE):
-        patch.setattr(run_pool, "START_WITHIN", 0.1)
-        patch.setattr(sys, "executable", str(hung))
-        with pytest.raises(WorkerGone, match=r"not ready within 0\.1 s"):
+    ours, theirs = os.pipe()
+    pool = WorkerPool(inherit=(theirs,))
+    code = f"os.fork()\nos.write({theirs}, b'.')\ntime.sleep(600)"
+    monkeypatch.setattr(run_pool, "START_WITHIN", 1.0)
+    with impostors(tmp_path, code, monkeypatch), anyio.fail_after(PATIENCE):
+        with pytest.raises(WorkerGone, match="not ready within 1 s"):
             await pool.acquire()
-    worker = await pool.acquire()
-    await pool.release(worker, healthy=True)
+        os.close(theirs)
+        while await anyio.to_thread.run_sync(os.read, ours, 100, abandon_on_cancel=True):
+            pass
+    os.close(ours)
+    assert pool.busy == 0
+    await pool.aclose()
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "words"),
+    [
+        (f"sys.exit({m.LEASE_OVER_EXIT})", LeaseRanOut, "its lease ran out"),
+        ("os.close(line)\ntime.sleep(600)", WorkerGone, "killed by SIGKILL"),
+        ("os.write(line, bytes(8))", WorkerGone, "sent what is no message"),
+        (f"os.write(line, {m.frame(m.Moved('', 0, 0))!r})", WorkerGone, "began with 'Moved'"),
+    ],
+)
+async def test_how_a_worker_ended_is_told_to_who_waits_for_it(
+    pool: WorkerPool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    error: type[WorkerGone],
+    words: str,
+) -> None:
+    with impostors(tmp_path, code, monkeypatch), anyio.fail_after(PATIENCE):
+        with pytest.raises(error, match=words) as told:
+            await pool.acquire()
+        assert type(told.value) is error
+
+
+async def test_a_program_that_cannot_be_started_is_told_to_who_waits_for_it(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with anyio.fail_after(PATIENCE), pytest.raises(FileNotFoundError):
+        await pool.acquire()
+
+
+READY = f"os.write(line, {m.frame(m.Ready())!r})\nos.read(line, 1)"
+
+
+async def test_a_worker_that_served_its_share_or_is_not_well_serves_no_other_run(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_pool, "RUNS_PER_WORKER", 2)
+    with impostors(tmp_path, READY, monkeypatch), anyio.fail_after(PATIENCE):
+        first = await pool.acquire()
+        await pool.release(first, healthy=True)
+        assert await pool.acquire() is first
+        await pool.release(first, healthy=True)
+        assert (first.alive, pool.idle, pool.busy) == (False, 0, 0)
+        second = await pool.acquire()
+        await pool.release(second, healthy=False)
+        assert (second.alive, pool.idle, pool.busy) == (False, 0, 0)
+
+
+async def test_of_idle_workers_a_few_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = WorkerPool(keep=1)
+    with impostors(tmp_path, READY, monkeypatch), anyio.fail_after(PATIENCE):
+        first, second = await pool.acquire(), await pool.acquire()
+        for worker in (first, second):
+            await pool.release(worker, healthy=True)
+        await pool.trim()
+        assert (pool.idle, first.alive, second.alive) == (1, False, True)
+        await pool.warm()
+        assert await pool.acquire() is second
+        assert (pool.idle, pool.busy) == (0, 1)
+        await pool.aclose()
+        assert not second.alive
 
 
 async def test_a_worker_that_hangs_keeps_nobody_who_speaks_to_it(pool: WorkerPool) -> None:
