@@ -4,17 +4,21 @@ any length comes through it.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 
 import pytest
 
 from catalog.records import FileEntry
+from reconciler.config.desired import StreamSettings
 from reconciler.run import link as module
 from reconciler.run import messages as m
-from reconciler.run.link import Link
+from reconciler.run.link import LeaseOver, Link
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(
@@ -70,6 +74,84 @@ def test_bytes_that_arrive_are_a_sign_of_life_and_silence_is_none(
             finally:
                 over.set()
                 thread.join()
+
+
+def _falls_silent(daemon: socket.socket) -> bool:
+    """After what is on its way, and that a step ended."""
+    return any(_hears(daemon, 0.3) is None for _ in range(3))
+
+
+def test_work_is_a_sign_of_life_within_a_step_of_a_run_and_nowhere_else(
+    daemon: tuple[socket.socket, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that only waits for its source may be stalled, however busy the process is."""
+    monkeypatch.setattr(time, "process_time", count().__next__)
+    near, link = daemon
+    with link.under_way():
+        with link.pulse():
+            assert [_hears(near, PATIENCE) for _ in range(4)] == [m.Moved("", 0, 0)] * 4
+        assert _falls_silent(near)
+    with link.pulse():
+        assert _falls_silent(near)
+
+
+def _order(epoch: int, deadline_ns: int) -> m.RunOrder:
+    end = m.ConnectionOrder("x", "none", {}, {})
+    return m.RunOrder(
+        catalog="cat",
+        pipeline="shop",
+        origin="shop",
+        epoch=epoch,
+        deadline_ns=deadline_ns,
+        source=end,
+        destination=end,
+        select=(),
+        defaults=StreamSettings(),
+        named={},
+        only=(),
+        parallel=1,
+        streams=(),
+        unpublished=(),
+    )
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def test_a_run_has_the_deadline_and_the_number_that_it_is_told(
+    daemon: tuple[socket.socket, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(A8) What was asked of the run before is over with it."""
+    near, link = daemon
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda _: ended.set())
+    threading.Thread(target=link.listen, daemon=True).start()
+    past, future = 1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**12
+    near.sendall(m.frame(m.Cancel()))
+    _until(lambda: link.cancelled)
+    assert link.cancelled
+    near.sendall(m.frame(_order(7, future)))
+    assert link.orders.get(timeout=PATIENCE)
+    assert not link.cancelled
+    link.check_lease()
+    thread = threading.Thread(target=link.commit, args=((), {"orders": 1}))
+    thread.start()
+    asked = _hears(near, PATIENCE)
+    assert isinstance(asked, m.AskCommit)
+    assert (asked.epoch, asked.published) == (7, {"orders": 1})
+    near.sendall(m.frame(m.Committed(asked.id)))
+    thread.join()
+    near.sendall(m.frame(m.Deadline(past)))
+    _until(lambda: link.deadline_ns == past)
+    with pytest.raises(LeaseOver):
+        link.check_lease()
+    with pytest.raises(LeaseOver):  # nobody answers
+        link.commit((), {})
+    near.shutdown(socket.SHUT_RDWR)
+    assert ended.wait(PATIENCE)
 
 
 def test_a_ledger_is_asked_for_page_by_page_until_it_ends(

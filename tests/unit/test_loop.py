@@ -232,7 +232,7 @@ async def test_room_that_a_run_leaves_is_taken_before_its_end_is_written(world: 
         await written.wait()
         return await finish(*said)
 
-    here.ours.finish = late  # type: ignore[method-assign]
+    here.ours.finish = late  # type: ignore[assignment,method-assign]
     async with here.served():
         first, second = await here.one_of("a", "b")
         await anyio.wait_all_tasks_blocked()
@@ -417,6 +417,6 @@ async def test_a_config_that_is_edited_while_the_catalog_is_away_is_served_when_
 
     async with here.served():
         await anyio.wait_all_tasks_blocked()
-        here.ours.changed = away  # type: ignore[method-assign]
+        here.ours.changed = away  # type: ignore[assignment,method-assign]
         await here.loop.adopt(project(pipeline("a")))
         await here.crew.begun("a")
