@@ -301,7 +301,8 @@ def _failures(desired: Pipeline, state: PipelineState, now: Micros) -> Checked:
 
 
 def _trigger(desired: Pipeline, state: PipelineState, action: Action, facts: Facts) -> Checked:
-    due = action if isinstance(action, Dispatch) else _if_free(desired, state, facts)
+    now = replace(state, retry_at=None)  # which is looked at by itself
+    due = action if isinstance(action, Dispatch) else _if_free(desired, now, facts)
     if isinstance(due, Dispatch):
         return Checked("trigger", True, due.reason.text)
     if desired.schedule is not None:
@@ -352,7 +353,7 @@ def _held(state: PipelineState, facts: Facts) -> tuple[HeldStream, ...]:
 
 def _if_free(desired: Pipeline, state: PipelineState, facts: Facts) -> Action:
     """What would be decided if nobody had put it aside and nothing ran."""
-    free = replace(state, paused=None, parked=None, holder="", lapsed=False, retry_at=None)
+    free = replace(state, paused=None, parked=None, holder="", lapsed=False)
     return decide(desired, free, facts.upstream, facts.now, running=False)
 
 
@@ -369,7 +370,8 @@ def _next(
     condition = ""
     if _runs(action):
         condition = "after this run, "
-        state = replace(state, tick=facts.now, request=None)  # it answers what is due by now
+        # It answers what is due by now.
+        state = replace(state, tick=facts.now, request=None, retry_at=None)
     elif action.reason.code in (Code.PAUSED, Code.PARKED):
         condition = "once resumed, "
     later = _if_free(desired, state, facts)

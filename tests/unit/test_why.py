@@ -135,6 +135,8 @@ def test_a_run_being_cancelled_says_so() -> None:
     assert answer.answer == (
         "shop runs now: run 41, conducted by host-1; a person asked to cancel it, and it is ending."
     )
+    answer = ask(replace(state, cancel=40), running=True)
+    assert answer.answer == "shop runs now: run 41, conducted by host-1.", "it was another run"
 
 
 DUE = replace(GOOD, tick=NINE - HOUR, last_started_at=NINE - HOUR)
@@ -159,6 +161,7 @@ def test_without_a_daemon_the_command_runs_it_here() -> None:
     answer = ask(DUE, replace(FACTS, daemon="down"))
     assert answer.code == "daemon_down"
     assert answer.command == "reconciler run shop"
+    assert ask(DUE, replace(FACTS, daemon="unknown")).code == "tick"
 
 
 def test_the_daemons_own_limit_is_a_cause() -> None:
@@ -185,6 +188,19 @@ def test_a_wait_after_a_failure_can_be_cut_short() -> None:
     assert "2 runs in a row failed: connection refused" in answer.answer
     assert answer.next == "2026-11-24 09:35:00Z (in 5m)"
     assert answer.command == "reconciler retry shop"
+    assert "waits until 2026-11-24 09:35:00Z to try again" in seen(answer)
+    stopped = ask(replace(state, last_outcome=Outcome.INTERRUPTED))
+    assert stopped.command == "reconciler retry shop"
+    over = ask(replace(state, retry_at=NOW - MINUTE))
+    assert over.code == "retry"
+    assert seen(over) == []
+
+
+def test_what_was_renamed_has_nothing_to_type() -> None:
+    """To resume it would begin another pipeline by a name that it had."""
+    mark = Mark(by="the config", at=NOW, why="shop is store in the config")
+    answer = ask(PipelineState("shop", version=9, origin="shop~1", paused=mark))
+    assert (answer.code, answer.command) == ("paused", "")
 
 
 def test_a_failed_pipeline_without_retries_left_says_so() -> None:
@@ -194,6 +210,8 @@ def test_a_failed_pipeline_without_retries_left_says_so() -> None:
         answer
     )
     assert answer.command == "reconciler retry shop"
+    left = ask(replace(state, failures=5))
+    assert "5 runs in a row failed, but it waits for no retry" in ruled_out(left)
 
 
 def test_held_streams_come_with_their_choices() -> None:
@@ -220,13 +238,16 @@ def test_a_hold_of_a_stream_that_the_config_reads_no_more_waits_for_nobody() -> 
 
 def test_asked_about_a_held_stream_the_hold_is_the_cause() -> None:
     streams = (
-        StreamState("shop", "orders", hold=HOLD, last_outcome=Outcome.HELD),
+        StreamState(
+            "shop", "orders", hold=HOLD, last_outcome=Outcome.HELD, last_reason=HOLD.reason
+        ),
         StreamState("shop", "people", last_outcome=Outcome.SUCCEEDED, last_reason="3 rows"),
     )
     facts = replace(FACTS, streams=streams, stream="orders")
     answer = ask(replace(GOOD, held=("orders",)), facts)
     assert (answer.target, answer.code) == ("shop.orders", "held")
     assert answer.answer.startswith("shop.orders is not loaded: it is held. Column 'a'")
+    assert [line for line in lines(answer) if "Column 'a'" in line] == [answer.answer]
     other = ask(replace(GOOD, held=("orders",)), replace(facts, stream="people"))
     assert (other.code, other.held, other.last) == ("next_tick", (), "succeeded: 3 rows")
 
@@ -258,6 +279,8 @@ def test_a_request_behind_a_pause_is_not_forgotten() -> None:
 @pytest.mark.parametrize(
     ("age", "fresh", "words"),
     [
+        (-HOUR, True, "0s old, of 2026-11-24 10:30:00Z; fresh (wanted within 2h)"),
+        (2 * HOUR, True, "2h old, of 2026-11-24 07:30:00Z; fresh (wanted within 2h)"),
         (HOUR, True, "1h old, of 2026-11-24 08:30:00Z; fresh (wanted within 2h)"),
         (3 * HOUR, False, "3h old, of 2026-11-24 06:30:00Z; late by 1h (wanted within 2h)"),
         (None, False, "none yet; wanted within 2h"),
@@ -268,6 +291,7 @@ def test_freshness_is_the_age_of_the_newest_data(age: int | None, fresh: bool, w
     for state in (
         replace(GOOD, last_success_at=newest, data_at=None),
         replace(GOOD, last_success_at=None, data_at=newest),
+        replace(GOOD, last_success_at=newest, data_at=newest and NOW - 9 * HOUR),
     ):
         answer = ask(state)
         assert (answer.fresh, answer.freshness) == (fresh, words)
@@ -349,6 +373,16 @@ def test_a_pipeline_that_never_ran_to_an_end_says_so() -> None:
 def test_a_run_of_this_process_is_conducted_here() -> None:
     answer = ask(replace(GOOD, epoch=41), running=True)
     assert answer.answer == "shop runs now: run 41, conducted here."
+
+
+def test_what_a_run_under_way_answers_is_not_what_comes_after_it() -> None:
+    state = replace(GOOD, epoch=41, request=Request("r", "bob", NOW), last_started_at=NOW - MINUTE)
+    assert ask(state, running=True).next == "after this run, 2026-11-24 10:00:00Z (in 30m)"
+
+
+def test_the_end_of_a_pause_is_not_the_end_of_a_wait_for_a_retry() -> None:
+    state = replace(DUE, paused=Mark("ada", NINE, ""), retry_at=NOW + 5 * MINUTE)
+    assert ask(state).next == "once resumed, 2026-11-24 09:35:00Z (in 5m)"
 
 
 def test_a_hold_without_choices_has_no_command() -> None:
