@@ -118,7 +118,7 @@ EDITS = [
 def project(tmp_path: Path, text: str) -> Project:
     path = tmp_path / "config.toml"
     path.write_text(text)
-    return load(path, {})
+    return load(path, {"ONE": "1", "TWO": "2"})
 
 
 def edited(tmp_path: Path, old: str, new: str) -> tuple[ConfigChange, ...]:
@@ -194,6 +194,40 @@ def test_a_change_reads_as_a_sentence(tmp_path: Path) -> None:
 def test_a_schedule_reads_as_the_file_says_it(tmp_path: Path) -> None:
     (change,) = edited(tmp_path, 'schedule = "every 15m"', 'schedule = "every 1h30m"')
     assert (change.old, change.new) == ("every 15m", "every 1h30m")
+
+
+def test_lists_and_what_is_not_set_read_as_words(tmp_path: Path) -> None:
+    (after,) = edited(tmp_path, SHOP, SHOP + 'after = "drop"\n')
+    assert (after.old, after.new) == ("none", "drop")
+    (columns,) = edited(tmp_path, ORDERS, ORDERS + 'columns = { id = "int64", at = "date" }\n')
+    assert (columns.old, columns.new) == ("none", "id int64, at date")
+
+
+def test_another_secret_is_told_by_its_name(tmp_path: Path) -> None:
+    db = 'url = "postgresql://db/shop"\npassword = "env:{}"\n'
+    one, two = (BASE.replace('url = "sqlite:///shop2.db"\n', db.format(v)) for v in ("ONE", "TWO"))
+    first, second = project(tmp_path, one), project(tmp_path, two)
+    (found,) = changes(first, second)
+    assert (found.kind, found.connection, found.key) == (K.CONNECTION_OPTIONS, "db2", "password")
+    assert found.new == "env:TWO"
+
+
+def test_a_pipeline_that_was_there_takes_no_other_ones_place(tmp_path: Path) -> None:
+    """It has cursors of its own: the other one is removed, and said to be."""
+    text = BASE.replace(BASE[BASE.index(SHOP) : BASE.index("[pipelines.drop]")], "")
+    text = text.replace("[pipelines.drop]\n", '[pipelines.drop]\nrenamed_from = "shop"\n')
+    found = changes(project(tmp_path, BASE), project(tmp_path, text))
+    assert found == (ConfigChange(K.PIPELINE_REMOVED, "shop"),)
+
+
+def test_defaults_of_streams_that_are_selected_no_more_are_no_edit(tmp_path: Path) -> None:
+    text = BASE.replace('select = ["main.*"]\n', "").replace("updated_at", "changed_at")
+    one, other = project(tmp_path, BASE), project(tmp_path, text)
+    for old, new in ((one, other), (other, one)):
+        assert {(c.kind, c.subject, c.key) for c in changes(old, new)} == {
+            (K.SELECT, "shop", "select"),
+            (K.DEFINITION, "shop.main.country", "cursor"),
+        }
 
 
 def test_the_table_in_the_docs_is_what_happens() -> None:
