@@ -17,9 +17,10 @@ import pytest
 
 from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode
+from reconciler.connectors.destinations import duckdb as duckdb_module
 from reconciler.connectors.destinations import duckdb_file
 from reconciler.connectors.destinations.duckdb import DuckdbDestination, open_duckdb
-from reconciler.connectors.destinations.duckdb_file import DuckdbFile
+from reconciler.connectors.destinations.duckdb_file import DuckdbFile, OutOfMemory
 from reconciler.connectors.destinations.duckdb_undo import HEADER
 from reconciler.connectors.destinations.files import Files
 from reconciler.connectors.ports import (
@@ -231,6 +232,41 @@ def test_a_table_without_marker_is_held_until_adopted(
     assert rows(path) == [(5, None), (6, "n6")]
 
 
+def test_an_adopted_marker_speaks_of_the_table_as_it_is(destination: DuckdbDestination) -> None:
+    load(destination, request(1, version=3), orders(1))
+    for table, version, has_rows in ((TABLE, 3, True), ("not_made_yet", 0, False)):
+        destination.adopt(OWNER, table, 5, 2, cursor(5))
+        marker = destination.marker(OWNER, table)
+        assert marker is not None
+        assert (marker.seq, marker.epoch, marker.schema_version) == (5, 2, version)
+        assert marker.has_rows is has_rows
+
+
+def test_a_publish_leaves_the_markers_of_other_tables_known(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    other = Owner("cat-1", "shop", "other")
+    load(destination, request(1, owner=other, table="other"), orders(1))
+    load(destination, request(1), orders(1))
+    assert destination.marker(other, "other") is not None
+    receipt = seal(destination, request(2), orders(2))
+    change(path, "CREATE TABLE more AS SELECT 7 AS id")
+    destination.publish([receipt])
+    assert destination.marker(other, "other") is not None
+
+
+def test_a_batch_that_takes_more_memory_is_published_with_more(
+    destination: DuckdbDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = seal(destination, request(1), orders(*range(1000)))
+    monkeypatch.setattr(duckdb_module, "MEMORY_LIMITS", ("1MB",))
+    with pytest.raises(OutOfMemory):
+        destination.publish([receipt])
+    monkeypatch.setattr(duckdb_module, "MEMORY_LIMITS", ("1MB", "256MB"))
+    destination.publish([receipt])
+    assert len(rows(path, "id")) == 1000
+
+
 def test_a_key_that_is_text_in_a_table_taken_over_is_compared_as_text(
     destination: DuckdbDestination, path: Path
 ) -> None:
@@ -355,7 +391,9 @@ def test_a_database_in_use_is_named_and_is_no_failure(
 ) -> None:
     load(destination, request(1), orders(1))
     receipt = seal(destination, request(2), orders(2))
-    with holder(path) as pid:
+    code = OPENED.replace("print", "c.execute('CREATE TABLE theirs (id INT)'); print")
+    with holder(path, code) as pid:
+        seal(DuckdbDestination(path, "raw", wait=0.1), request(3), orders(3))
         with pytest.raises(ConnectorError, match=f"process {pid}") as busy:
             DuckdbDestination(path, "raw", wait=0.1).publish([receipt])
         assert busy.value.busy
@@ -495,6 +533,10 @@ def test_rejected_rows_go_beside_the_table_with_the_batch(
         ("a.csv:7", "no number", "x;y", 3, 1),
         ("a.csv:7", "no number", "x;y", 3, 2),
     ]
+    change(path, "DELETE FROM raw.orders")
+    marker = destination.marker(OWNER, TABLE)
+    assert marker is not None
+    assert marker.seq == 0, "that the last batch brought no rows does not say that there were none"
 
 
 def test_a_table_named_as_rows_set_aside_of_another_is_held(destination: DuckdbDestination) -> None:
@@ -630,6 +672,34 @@ def test_a_checkpoint_that_another_has_just_ended_is_not_undone(
     assert marker is not None
     assert marker.seq == 2
     assert path.read_bytes() == ended
+
+
+def test_nothing_is_undone_in_a_state_that_another_went_on_to(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken as it is: what is kept is of an earlier one."""
+    torn(path, monkeypatch)
+    ended = path.read_bytes()
+    broken = ended[: HEADER + 512] + bytes(1000) + ended[HEADER + 1512 :]
+    path.write_bytes(broken)
+    with pytest.raises(ConnectorError, match="Corrupt"):
+        DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+    assert path.read_bytes() == broken
+    path.write_bytes(ended)
+    code = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]); "
+        "c.execute('CREATE TABLE others AS SELECT * FROM range(500)'); "
+        "c.execute('CREATE TABLE more AS SELECT * FROM range(500)'); print('made', flush=True); "
+        "sys.stdin.read(); os._exit(0)"
+    )
+    with holder(path, code):
+        pass  # gone without a checkpoint: what it wrote is in the log
+    log = path.with_name("shop.duckdb.wal")
+    content = log.read_bytes()[:-400] + bytes(400)
+    log.write_bytes(content)
+    with pytest.raises(ConnectorError, match="Corrupt WAL"):
+        DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+    assert log.read_bytes() == content
 
 
 def test_a_copy_put_in_its_place_and_gone_on_from_is_not_undone(
