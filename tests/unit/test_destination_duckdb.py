@@ -370,6 +370,49 @@ def test_a_restored_database_is_noticed(destination: DuckdbDestination, path: Pa
     assert marker.seq == 1
 
 
+def test_rows_that_a_killed_program_took_away_are_missed(
+    destination: DuckdbDestination, path: Path
+) -> None:
+    """That is in the log alone."""
+    load(destination, request(1), orders(1))
+    code = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]); "
+        "c.execute('DELETE FROM raw.orders'); print('gone', flush=True); "
+        "sys.stdin.read(); os._exit(0)"
+    )
+    before = path.read_bytes()
+    with holder(path, code):
+        pass
+    assert path.read_bytes() == before
+    for _ in range(2):
+        marker = destination.marker(OWNER, TABLE)
+        assert marker is not None
+        assert (marker.seq, marker.has_rows) == (0, False)
+        path.with_name("shop.duckdb.reconciler").joinpath("markers.json").write_bytes(b"\x00")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "more"),
+    [
+        (duckdb.ConversionException("x"), ErrorClass.SCHEMA_INCOMPATIBLE, False),
+        (duckdb.ConstraintException("x"), ErrorClass.SCHEMA_INCOMPATIBLE, False),
+        (duckdb.CatalogException("it! depend on it."), ErrorClass.SCHEMA_INCOMPATIBLE, False),
+        (duckdb.CatalogException("a depends on it!"), ErrorClass.SCHEMA_INCOMPATIBLE, False),
+        (duckdb.CatalogException("no such table"), ErrorClass.PERMANENT, False),
+        (duckdb.NotImplementedException("x"), ErrorClass.PERMANENT, False),
+        (duckdb.IOException("x"), ErrorClass.TRANSIENT, False),
+        (duckdb.OutOfMemoryException("x"), ErrorClass.TRANSIENT, True),
+        (duckdb.Error("failed to pin block of size 3"), ErrorClass.TRANSIENT, True),
+        (duckdb.InternalException("x"), ErrorClass.TRANSIENT, False),
+    ],
+)
+def test_an_error_says_what_is_next(error: duckdb.Error, kind: ErrorClass, *, more: bool) -> None:
+    """``more``: with more memory it may do."""
+    found = duckdb_file.translated(error, Path("/shop.duckdb"))
+    assert (found.error, isinstance(found, OutOfMemory), found.busy) == (kind, more, False)
+    assert str(found).startswith("/shop.duckdb: ")
+
+
 def test_an_unchanged_database_is_not_opened_for_its_markers(
     destination: DuckdbDestination, path: Path
 ) -> None:

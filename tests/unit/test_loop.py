@@ -269,3 +269,39 @@ async def test_a_config_that_is_edited_while_the_catalog_is_away_is_served_when_
         here.ours.changed = away  # type: ignore[assignment,method-assign]
         await here.loop.adopt(project(pipeline("a")))
         await here.crew.begun("a")
+
+
+async def test_what_a_reload_removed_while_it_was_claimed_in_vain_is_not_claimed_again(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "_TROUBLE_SECONDS", 0.01)
+    here = world(project(pipeline("a")))
+    claim = here.ours.claim
+
+    async def away(*_: Any, **__: Any) -> Sequence[Any]:
+        here.ours.claim = claim  # type: ignore[method-assign]
+        await here.loop.adopt(project(pipeline("b")))
+        raise Unavailable("away")
+
+    here.ours.claim = away  # type: ignore[assignment,method-assign]
+    async with here.served():
+        await here.crew.begun("b")
+        await anyio.wait_all_tasks_blocked()
+        assert await here.other.runs(RunQuery("a")) == ()
+
+
+async def test_a_run_that_is_claimed_while_the_daemon_is_told_to_stop_is_not_carried_out(
+    world: Make,
+) -> None:
+    here = world(project(pipeline("a")))
+    claim = here.ours.claim
+
+    async def late(*asked: Any, **more: Any) -> Any:
+        here.loop.drain()
+        return await claim(*asked, **more)
+
+    here.ours.claim = late  # type: ignore[method-assign]
+    async with here.served():
+        await until(lambda: here.loop.draining and not here.runs.conducting)
+        (run,) = await here.other.runs(RunQuery("a"))
+        assert run.outcome is Outcome.INTERRUPTED
