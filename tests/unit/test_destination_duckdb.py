@@ -387,7 +387,8 @@ def test_rows_that_a_killed_program_took_away_are_missed(
     for _ in range(2):
         marker = destination.marker(OWNER, TABLE)
         assert marker is not None
-        assert (marker.seq, marker.has_rows) == (0, False)
+        assert (marker.seq, marker.epoch, marker.has_rows) == (0, 0, False)
+        assert marker.cursor is None
         path.with_name("shop.duckdb.reconciler").joinpath("markers.json").write_bytes(b"\x00")
 
 
@@ -610,6 +611,19 @@ def test_two_schemas_of_one_file_do_not_see_each_other(path: Path) -> None:
         marker = destination.marker(OWNER, TABLE)
         assert marker is not None
         assert marker.seq == seq
+
+
+def test_a_schema_and_a_file_by_another_name_are_the_same(path: Path) -> None:
+    destination = DuckdbDestination(path, "raw")
+    load(destination, request(1), orders(1))
+    link = path.with_name("link.duckdb")
+    link.symlink_to(path)
+    receipt = seal(destination, request(2), orders(2))
+    other = DuckdbDestination(link, "RAW")
+    other.publish([receipt])
+    marker = other.marker(OWNER, TABLE)
+    assert marker is not None
+    assert marker.seq == 2
 
 
 def test_names_that_differ_in_the_case_of_other_letters_are_two(path: Path) -> None:
