@@ -19,6 +19,7 @@ from catalog.records import ErrorClass, HoldKind
 from reconciler.config.desired import Mode
 from reconciler.connectors.destinations import duckdb as duckdb_module
 from reconciler.connectors.destinations import duckdb_file
+from reconciler.connectors.destinations import rows as staged_rows
 from reconciler.connectors.destinations.duckdb import DuckdbDestination, open_duckdb
 from reconciler.connectors.destinations.duckdb_file import DuckdbFile, OutOfMemory
 from reconciler.connectors.destinations.duckdb_undo import HEADER
@@ -115,6 +116,23 @@ def test_merge_keeps_the_last_row_of_each_key(destination: DuckdbDestination, pa
     second = [{"id": 2, "name": "d"}, {"id": 3, "name": "e"}, {"id": 2, "name": "f"}]
     load(destination, request(2, **merge), second)
     assert rows(path) == [(1, "c"), (2, "f"), (3, "e")]
+
+
+def test_the_last_row_of_a_key_wins_across_the_files_of_a_batch(
+    destination: DuckdbDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staged_rows, "GROUP_BYTES", 1)
+    monkeypatch.setattr(staged_rows, "PART_BYTES", 1)
+    wanted = request(1, mode=Mode.MERGE, key=("id",), table="Orders")
+    stage = destination.stage(wanted)
+    stage.write(batch(wanted, orders(1, 2, 3, name="old")))
+    stage.write(batch(wanted, orders(3, name="new")))
+    receipt = stage.seal(cursor(1))
+    assert len(receipt.files) == 2
+    destination.publish([receipt])
+    assert rows(path) == [(1, "old1"), (2, "old2"), (3, "new3")]
+    load(destination, request(2, mode=Mode.MERGE, key=("id",), table="Orders"), orders(1))
+    assert rows(path, "table_name, seq", "raw._reconciler_markers") == [("orders", 2)]
 
 
 def test_merge_on_several_columns_of_any_name(destination: DuckdbDestination, path: Path) -> None:
