@@ -121,10 +121,17 @@ def _in_parallel(
         except BaseException as error:
             over.append(error)
 
-    threads = [threading.Thread(target=serve, args=(n,)) for n in range(lanes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    running: list[threading.Thread] = []
+    for number in range(lanes):
+        thread = threading.Thread(target=serve, args=(number,))
+        try:
+            thread.start()
+        except RuntimeError:  # there are as many threads as there may be: those that run do it all
+            if not running:
+                raise
+            break
+        running.append(thread)
+    for thread in running:
         thread.join()
     for error in over:
         if isinstance(error, LeaseOver):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from catalog.records import Batch, Commit, Outcome, StreamState
 from reconciler.config.desired import Mode, Pipeline, SchemaPolicy, StreamSettings
@@ -101,6 +104,26 @@ def test_who_is_fenced_begins_no_other_stream_and_leaves_nothing(tmp_path: Path)
     done = carried_out(order(tmp_path, "a", "b", named={"a": APPEND, "b": APPEND}), Fencing())
     assert [(s.stream, s.outcome) for s in done.streams] == [("a", Outcome.FENCED)]
     assert not list(tmp_path.rglob("*.staged"))
+
+
+def test_where_no_more_threads_can_be_started_those_that_run_do_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None goes on behind the run that began it, into the commits of the next."""
+    begun: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if begun:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        real(thread)
+
+    real = threading.Thread.start
+    wanted = order(tmp_path, "a", "b", named={"a": APPEND, "b": APPEND}, parallel=2)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done = carried_out(wanted, Fencing())
+    assert [(s.stream, s.outcome) for s in done.streams] == [("a", Outcome.FENCED)]
+    assert not begun[0].is_alive()
 
 
 def test_a_stream_has_the_settings_of_its_name_and_only_those_asked_for_are_read(
