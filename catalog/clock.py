@@ -2,7 +2,7 @@
 
 Two clocks, never mixed: ``boot_ns`` (CLOCK_BOOTTIME: goes on in suspend, never jumps) decides when
 a lease may be taken over; ``wall_us`` is for people and for schedules. Neither is trusted for
-safety: that is what epochs are for (rule 1, PROTOCOL A6).
+safety: that is what epochs are for (rule 1, A6).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Three families, and the family tells the caller what happens next:
 - ``Refused``: nothing was changed, and sending the same request again is refused again until
   something else changes. Each subclass is one reason.
 - ``Unknown``: the request may or may not have been carried out. Send the *same operation id*
-  again, or read back; never act as if it had failed (PROTOCOL A5, D2).
+  again, or read back; never act as if it had failed (A5, D2).
 - ``Unavailable``: nothing was changed and the request itself is fine; try again later.
 """
 
@@ -59,7 +59,7 @@ class Fenced(Refused):
 
 
 class Conflict(Refused):
-    """A commit does not follow the stream's last batch (PROTOCOL B1)."""
+    """A commit does not follow the stream's last batch (B1)."""
 
     code = "conflict"
 

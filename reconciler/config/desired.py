@@ -93,7 +93,7 @@ class StreamSettings:
     lookback: float = 0.0
     """Read again this far behind the cursor (seconds, or units of an integer cursor)."""
     settle: float | None = None
-    """Stay this far behind the clock; None: what the source says is right (PROTOCOL C1, C6)."""
+    """Stay this far behind the clock; None: what the source says is right (C1, C6)."""
     max_wait: float = 300.0
     """How long an open transaction may hold the bound back. Past it, one that has written nothing
     is passed over; one that has written fails the run, which names it (C1)."""
