@@ -153,7 +153,8 @@ class StreamRun:
         except ConnectorError as error:
             self._forget_connections()
             if error.retry_after is not None:
-                self._shared.retry_after = error.retry_after
+                with self._shared.lock:  # of all its streams the longest counts
+                    self._shared.retry_after = max(error.retry_after, self._shared.retry_after or 0)
             return self._result(Outcome.FAILED, str(error), error.error)
         except Exception as error:
             traceback.print_exc()  # to the run's log; the person gets the sentence

@@ -531,6 +531,9 @@ def test_a_connectors_error_has_its_class_and_its_connections_are_opened_anew() 
     world.read = FakeRead(ConnectorError(ErrorClass.TRANSIENT, "gone"))
     world.run()
     assert world.shared.retry_after == 60.0
+    world.read = FakeRead(ConnectorError(ErrorClass.RATE_LIMITED, "slower", retry_after=5.0))
+    world.run()
+    assert world.shared.retry_after == 60.0
 
 
 def test_a_fault_of_a_connector_is_no_fault_of_the_worker(
