@@ -133,8 +133,5 @@ def _in_parallel(
         running.append(thread)
     for thread in running:
         thread.join()
-    for error in over:
-        if isinstance(error, LeaseOver):
-            raise error
     if over:
-        raise over[0]
+        raise next((error for error in over if isinstance(error, LeaseOver)), over[0])
