@@ -55,7 +55,8 @@ def _of_stream(settings: StreamSettings, source: Connection, tag: str) -> Iterat
     elif not postgres:
         yield "the writer is taken to stamp rows inside the transaction that inserts them"
     elif not (by_time or (settings.mode is Mode.MERGE and settings.lookback)):
+        covers = '; mode = "merge" with `lookback` covers those that come late'
         yield (
-            f"the cursor is of type {tag}: exact only if rows become visible in its order; "
-            'mode = "merge" with `lookback` covers those that come late'
+            f"the cursor is of type {tag}: exact only if rows become visible in its order"
+            + (covers if tag != "text" else "")
         )

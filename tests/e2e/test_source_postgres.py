@@ -465,6 +465,27 @@ def test_lookback_brings_a_late_number_that_was_passed_over(table: Shop) -> None
     assert sorted(table.take(settings, first).column("id")) == [1, 2, 3]
 
 
+def test_lookback_goes_by_the_time_in_a_uuid(shop: Shop) -> None:
+    def made(millis: int) -> uuid.UUID:
+        return uuid.UUID(int=millis << 80 | 7 << 76 | 2 << 62)
+
+    shop.run("CREATE TABLE t (id uuid PRIMARY KEY)", f"INSERT INTO t VALUES ('{made(90_000)}')")
+    settings = StreamSettings(cursor=("id",), lookback=60.0)
+    first = shop.take(settings)
+    late = (made(29_999), made(30_000), made(90_001))
+    shop.run(*(f"INSERT INTO t VALUES ('{value}')" for value in late))
+    assert set(shop.take(settings, first).column("id")) == {*late[1:], made(90_000)}
+
+
+@pytest.mark.parametrize("kind", ["uuid", "text"])
+def test_lookback_is_refused_where_there_is_no_way_back(shop: Shop, kind: str) -> None:
+    shop.run(f"CREATE TABLE t (id {kind} PRIMARY KEY)", "INSERT INTO t VALUES (gen_random_uuid())")
+    with pytest.raises(ConnectorError, match="lookback knows no way back from the value of 'id'"):
+        shop.take(StreamSettings(cursor=("id",), lookback=60.0))
+    note = shop.take(StreamSettings(cursor=("id",))).note("visible in its order")
+    assert "lookback" not in note
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "tag"),
     [
@@ -570,6 +591,28 @@ def test_a_null_cursor_is_held_skipped_or_read_again(shop: Shop) -> None:
     first = shop.take(again)
     assert first.column("id") == [1, 2]
     assert shop.take(again, first).column("id") == [2]
+
+
+def test_a_null_cursor_in_a_column_that_says_not_null_is_held(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz)",
+        "CREATE INDEX ON t (updated_at)",
+    )
+    if shop.app.info.server_version >= 180000:
+        shop.run(
+            "INSERT INTO t VALUES (1, '2026-01-01Z'), (2, NULL)",
+            "ALTER TABLE t ADD CONSTRAINT filled NOT NULL updated_at NOT VALID",
+        )
+    else:
+        shop.run(
+            "CREATE TABLE more () INHERITS (t)",
+            "ALTER TABLE ONLY t ALTER COLUMN updated_at SET NOT NULL",
+            "INSERT INTO t VALUES (1, '2026-01-01Z')",
+            "INSERT INTO more VALUES (2, NULL)",
+        )
+    with pytest.raises(NeedsAnswer) as caught:
+        shop.take(BY_TIME)
+    assert caught.value.kind is HoldKind.NULL_CURSOR
 
 
 def test_another_definition_is_held(table: Shop) -> None:

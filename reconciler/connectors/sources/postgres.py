@@ -309,6 +309,8 @@ class Postgres:
                 return value - int(lookback)
             case "decimal":
                 return value - Decimal(str(lookback))
+            case "uuid" if postgres_columns.has_time(value):
+                return postgres_columns.earlier(value, lookback)
         return value
 
     def data_at(self, column: Column, value: Any) -> Micros | None:

@@ -153,14 +153,22 @@ def _by_greatest(session: Session, wanted: Wanted) -> Bound:
         f"FROM {wanted.relation.source} WHERE {where} "
         f"ORDER BY {operand} DESC LIMIT 1"
     )
+    value = None if text is None else postgres_columns.parse_value(column.tag, text)
+    goes_back = column.tag in ("int", "decimal") or postgres_columns.has_time(value)
+    if settings.lookback and not goes_back and value is not None:
+        raise ConnectorError(
+            ErrorClass.PERMANENT,
+            f"{wanted.relation.identity}: lookback knows no way back from the value of "
+            f"{column.name!r}, which is neither a number, a time nor a UUID of version 7: take it "
+            "away, or name another cursor",
+        )
     notes: tuple[str, ...] = ()
     if not settings.lookback:
         notes = (
             f"cursor {column.name!r} is exact only if rows become visible in its order: a "
-            "transaction that takes a value early and commits late is passed over; "
-            "`lookback` with mode merge reads such rows again",
+            "transaction that takes a value early and commits late is passed over"
+            + ("; `lookback` with mode merge reads such rows again" if goes_back else ""),
         )
-    value = None if text is None else postgres_columns.parse_value(column.tag, text)
     return Bound(value, far=far, notes=notes)
 
 

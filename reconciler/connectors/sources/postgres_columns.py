@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -58,6 +59,17 @@ def parse_value(tag: str, text: str) -> Any:
         case "date":
             return dt.date.fromisoformat(text)
     return text
+
+
+def has_time(value: Any) -> bool:
+    """Whether this is a UUID that begins with the time at which it was made."""
+    return isinstance(value, uuid.UUID) and value.version == 7
+
+
+def earlier(value: uuid.UUID, seconds: float) -> uuid.UUID:
+    """The least that can have been made so long before one that has a time."""
+    millis = (value.int >> 80) - math.ceil(seconds * 1_000)
+    return uuid.UUID(int=max(millis, 0) << 80)
 
 
 def nameless(schema: pa.Schema) -> set[str]:

@@ -340,7 +340,9 @@ def _survey(
             f"count(*) FILTER (WHERE {span.news}) FROM {source}"
         )[0]
         return int(found[0]), int(found[1]), bool(found[2])
-    nulls = session.value(f"SELECT count(*) FROM {source} WHERE {null}") if column.nullable else 0
+    # Also where the column says NOT NULL: PostgreSQL has ways to leave older rows, and those of
+    # tables that inherit, without a value.
+    nulls = session.value(f"SELECT count(*) FROM {source} WHERE {null}")
     beyond = session.value(f"SELECT count(*) FROM {source} WHERE {far}") if bound.far else 0
     news = not span.empty and bool(
         session.rows(f"SELECT 1 FROM {source} WHERE {span.news} LIMIT 1")
