@@ -24,6 +24,7 @@ from reconciler.connectors.ports import (
     ConnectorError,
     NeedsAnswer,
     ReadRequest,
+    Rows,
     Secrets,
     Source,
     Stopped,
@@ -32,6 +33,7 @@ from reconciler.connectors.registry import open_source
 from reconciler.connectors.sources import postgres
 from reconciler.connectors.sources.postgres import Postgres
 from reconciler.connectors.sources.session import Session
+from reconciler.connectors.sources.sql import SqlSource
 from tests.e2e.world import eventually
 from tests.servers import PostgresServer, private_postgres
 from tests.source_kit import Taken, take
@@ -935,7 +937,7 @@ def test_a_missing_table_or_column_is_permanent_and_names_the_nearest(table: Sho
     assert no.value.error is ErrorClass.PERMANENT
 
 
-_OURS = "application_name = 'reconciler, read only'"
+_OURS = "application_name LIKE 'reconciler%'"
 _END_CONNECTIONS = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS}"
 
 
@@ -1278,6 +1280,26 @@ def test_a_pooler_that_gives_each_statement_another_session_is_named() -> None:
 
     with pytest.raises(ConnectorError, match="have the pooler in session mode"):
         Session("shop", Pooler(), ()).value("SELECT 1")
+
+
+def test_a_session_that_a_pooler_hands_on_says_nothing_of_us_and_reads_as_ours_do(
+    table: Shop,
+) -> None:
+    """In transaction mode one of others' begins our read, and ours is given to others after it."""
+    table.run("ALTER TABLE t ADD v interval DEFAULT '1 day 02:00'", "INSERT INTO t VALUES (1)")
+    names = f"SELECT application_name FROM pg_stat_activity WHERE {_OURS}"
+    url = table.server.url(database=table.database)
+    session = Session("shop", postgres.Server(url, None), ())
+    source = SqlSource(Postgres(session, url))
+    session.run("SET IntervalStyle = 'iso_8601'")
+    read = source.read(ReadRequest(STREAM, AT_ONCE, None))
+    (rows, _) = read.items()
+    assert isinstance(rows, Rows)
+    assert rows.batch.column("v").to_pylist() == ["1 day 02:00:00"]
+    assert table.value(names) == "reconciler, read only"
+    read.close()
+    assert table.value(names) == "reconciler"
+    source.close()
 
 
 def test_a_server_named_behind_the_question_mark_is_another_source(table: Shop) -> None:

@@ -43,6 +43,14 @@ _PATIENT = (
 )
 """So long a read waits for a table that is locked; then it fails alone, and the other streams come.
 What the role has set stands."""
+_WRITTEN = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+}
+"""What arrives as text is written so, whatever the database or the role prefers."""
 _BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(8 * 1024 * 1024)}
 _REWRITTEN = """
 SELECT EXISTS (
@@ -84,6 +92,15 @@ ORDER BY 1, 4
 """
 
 
+def _set(settings: dict[str, str], *, local: bool = False, **more: str) -> str:
+    """The statement that sets these for the session, or for its transaction alone."""
+    calls = (
+        f"set_config('{name}', {quote_text(value)}, {str(local).lower()})"
+        for name, value in (settings | more).items()
+    )
+    return f"SELECT {', '.join(calls)}"
+
+
 class Server:
     """Where a session connects to. The password is in the driver's call and nowhere else."""
 
@@ -95,17 +112,8 @@ class Server:
 
         connection = dbapi.connect(_with_password(self._url, self._password), autocommit=True)
         with connection.cursor() as cursor:
-            for setting in (
-                "TimeZone = 'UTC'",
-                "standard_conforming_strings = on",
-                # What arrives as text is written so, whatever the database or the role prefers.
-                "DateStyle = 'ISO'",
-                "IntervalStyle = 'postgres'",
-                "extra_float_digits = 1",
-                "bytea_output = 'hex'",
-                f"application_name = '{postgres_bound.READER}'",
-            ):
-                cursor.execute(f"SET {setting}")
+            cursor.execute("SET standard_conforming_strings = on")
+            cursor.execute(_set(_WRITTEN, application_name="reconciler"))
             cursor.execute(_PATIENT)
             cursor.execute("SELECT getdatabaseencoding()::text")
             if cursor.fetchall() != [("SQL_ASCII",)]:  # whose texts are looked at one by one
@@ -252,6 +260,9 @@ class Postgres:
 
     def begin(self) -> None:
         self.session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # Within the transaction: a pooler in transaction mode may give it another session than the
+        # one that was set up, and a name that outlives it to somebody who writes.
+        self.session.run(_set(_WRITTEN, local=True, application_name=postgres_bound.READER))
 
     def is_as_seen(self, relation: Relation, where: str) -> bool:
         # To plan a statement locks each partition that it reads; what stood in the way has ended.

@@ -85,7 +85,8 @@ SELECT coalesce(bool_or(relkind = 'f'), false), coalesce(bool_or(relkind = 'm'),
 """
 """Whether rows come out of foreign tables or materialized views, also below views or partitions."""
 READER = "reconciler, read only"
-"""What our sessions are called: no program that writes goes by it, as one may by "reconciler"."""
+"""What our sessions are called in a read: no program that writes goes by it, as one may by
+"reconciler"."""
 _OURS = f"(application_name = '{READER}' AND usename = current_user) IS TRUE"
 """Reads of this role by this program, which write nothing however long they take."""
 _OPEN = f"""

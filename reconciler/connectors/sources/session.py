@@ -244,7 +244,8 @@ def error_class(state: str, text: str) -> ErrorClass:
     """The class of a failed statement, by SQLSTATE, or by its words where there is none."""
     if state in ("28P01", "28000"):
         return ErrorClass.AUTH_EXPIRED
-    if state[:2] in ("08", "25", "40", "53", "55", "57", "58", "72", "XX"):
+    # 26: the statement of a session that a pooler has given to another one.
+    if state[:2] in ("08", "25", "26", "40", "53", "55", "57", "58", "72", "XX"):
         return ErrorClass.TRANSIENT
     if state:
         return ErrorClass.PERMANENT
