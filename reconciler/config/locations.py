@@ -81,7 +81,8 @@ def without_password(text: str, move: str) -> None:
     """Raise ``Wrong`` if a password stands in the URL, or may stand there by a slip."""
     try:
         parts = urlsplit(text)
-        _ = parts.port
+        for server in parts.netloc.rpartition("@")[2].split(","):  # libpq takes several
+            _ = urlsplit(f"//{server}").port
     except ValueError:
         raise Wrong(
             "is no URL that can be read",

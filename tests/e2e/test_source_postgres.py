@@ -1302,6 +1302,44 @@ def test_a_session_that_a_pooler_hands_on_says_nothing_of_us_and_reads_as_ours_d
     source.close()
 
 
+def test_of_several_servers_the_one_that_fits_is_read(table: Shop) -> None:
+    servers = f"localhost:1,127.0.0.1:{table.server.port}"
+    url = f"postgresql://postgres@{servers}/{table.database}?target_session_attrs=read-write"
+    table.run("INSERT INTO t VALUES (1, '2026-01-01Z')")
+    source = open_source("shop", "sql", {"url": url}, Secrets({"password": "none is asked for"}))
+    try:
+        first = take(source, STREAM, BY_TIME)
+    finally:
+        source.close()
+    assert first.column("id") == [1]
+    assert first.cursor is not None
+    assert servers in first.cursor.definition
+
+
+def test_a_role_whose_types_the_driver_cannot_name_is_told_why(table: Shop) -> None:
+    table.run(f"ALTER DATABASE {table.database} SET quote_all_identifiers = on")
+    with pytest.raises(ConnectorError, match="quote_all_identifiers is on") as caught:
+        table.take(BY_TIME)
+    assert caught.value.error is ErrorClass.PERMANENT
+
+
+def test_an_index_in_the_order_of_a_language_is_none_for_a_cursor(
+    postgres_server: PostgresServer,
+) -> None:
+    ((version,),) = postgres_server.execute("SHOW server_version_num")
+    if int(version) < 150_000:
+        pytest.skip("a database of another provider came with 15")
+    shop = Shop(
+        postgres_server,
+        "icu",
+        "LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LC_COLLATE 'C' TEMPLATE template0",
+    )
+    shop.run("CREATE TABLE t (id text PRIMARY KEY)", "INSERT INTO t VALUES ('a'), ('B')")
+    taken = shop.take(StreamSettings(cursor=("id",)))
+    shop.close()
+    assert (sorted(taken.column("id")), taken.ordered) == (["B", "a"], False)
+
+
 def test_a_server_named_behind_the_question_mark_is_another_source(table: Shop) -> None:
     def at(host: str) -> Source:
         url = f"postgresql://postgres@/{table.database}?host={host}&port={table.server.port}"

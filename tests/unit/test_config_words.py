@@ -146,6 +146,7 @@ def test_a_sqlite_path_is_relative_to_the_file_that_names_it() -> None:
     [
         "postgresql://reader@db.internal:5432/shop?sslmode=verify-full",
         "postgresql:///shop",
+        "postgresql://reader@a:5432,[::1]:5433,c/shop?target_session_attrs=read-write",
         "postgresql://reader%40corp@db/shop",
     ],
 )
@@ -164,6 +165,7 @@ def test_a_url_without_a_password_stays_as_it_is(text: str) -> None:
         "postgresql://reader:hunter2#x@db/shop",
         "postgresql://reader:hunter2?x@db/shop",
         "postgresql://reader:hunter2/x@db/shop",
+        "postgresql://reader:hunter2,b:5433/shop",
         "postgresql://reader:1/hunter2@db/shop",
         "postgresql://reader:hunter2@[db/shop",
         "postgresql:reader:hunter2@db/shop",

@@ -43,6 +43,10 @@ _PATIENT = (
 )
 """So long a read waits for a table that is locked; then it fails alone, and the other streams come.
 What the role has set stands."""
+_QUOTED = (
+    "the driver knows no type by its name where quote_all_identifiers is on: set it off for the "
+    "role that reads (ALTER ROLE ... SET quote_all_identifiers = off)"
+)
 _WRITTEN = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
@@ -77,7 +81,9 @@ WHERE i.indrelid = {oid} AND i.indisprimary AND i.indisvalid AND k.n <= i.indnke
 UNION ALL
 SELECT 'index', a.attname::text,
        i.indcollation[0] = 0 OR co.collname IN ('C', 'POSIX')
-       OR (co.collname = 'default' AND d.datcollate IN ('C', 'POSIX')), 0
+       OR (co.collname = 'default'
+           AND CASE to_jsonb(d) ->> 'datlocprovider'  -- which 14 does not have
+               WHEN 'i' THEN false WHEN 'b' THEN true ELSE d.datcollate IN ('C', 'POSIX') END), 0
 FROM pg_index i
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 JOIN pg_class c ON c.oid = i.indexrelid
@@ -112,6 +118,10 @@ class Server:
 
         connection = dbapi.connect(_with_password(self._url, self._password), autocommit=True)
         with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 WHERE current_setting('quote_all_identifiers') = 'on'")
+            if cursor.fetchall():
+                connection.close()
+                raise ConnectorError(ErrorClass.PERMANENT, _QUOTED)
             cursor.execute("SET standard_conforming_strings = on")
             cursor.execute(_set(_WRITTEN, application_name="reconciler"))
             cursor.execute(_PATIENT)
@@ -142,11 +152,15 @@ def _identity(url: str) -> str:
     """Where the database lives, and its name: what follows ``?`` goes before what stands before."""
     parts = urlsplit(url)
     said = dict(parse_qsl(parts.query))
-    host = said.get("host") or said.get("hostaddr") or parts.hostname or "local"
-    port = said.get("port") or parts.port or 5432
+    several = parts.netloc.rpartition("@")[2]
+    host = said.get("host") or said.get("hostaddr")
+    if "," in several:  # servers, each with its own port
+        at = host or several
+    else:
+        at = f"{host or parts.hostname or 'local'}:{said.get('port') or parts.port or 5432}"
     path = "/" + url_quote(said["dbname"]) if "dbname" in said else parts.path
     service = f"?service={said['service']}" if "service" in said else ""
-    return f"postgresql://{host}:{port}{path}{service}"
+    return f"postgresql://{at}{path}{service}"
 
 
 def _ambiguous(stream: str, tables: list[str]) -> ConnectorError:
