@@ -1222,6 +1222,20 @@ def test_what_a_key_includes_is_no_part_of_it(shop: Shop) -> None:
     assert found.schema.key == ("id",)
 
 
+@pytest.mark.parametrize("kind", ["text COLLATE ci", "numeric", "interval"])
+def test_a_key_of_which_a_value_has_two_writings_is_told(shop: Shop, kind: str) -> None:
+    shop.run(
+        "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        f"CREATE TABLE t (v int, id {kind}, n int, PRIMARY KEY (v, id))",
+        "INSERT INTO t VALUES (1, '1', 1)",
+    )
+    by_number = StreamSettings(cursor=("n",))
+    assert shop.take(by_number).note("another writing").startswith("key 'id'")
+    if kind == "numeric":
+        sized = StreamSettings(cursor=("n",), columns=(("id", "decimal(9,2)"),))
+        assert not [note for note in shop.take(sized).notes if "writing" in note]
+
+
 def test_a_key_that_its_partitions_do_not_have_yet_is_none(shop: Shop) -> None:
     shop.run(
         "CREATE TABLE t (id int NOT NULL) PARTITION BY LIST (id)",

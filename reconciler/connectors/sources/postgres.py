@@ -71,10 +71,14 @@ then: by TRUNCATE, and by each ALTER TABLE that rewrites. Catalogs are read in t
 function looks at what is true now."""
 _HIDDEN = "'pg_catalog', 'information_schema'"
 _SHAPE = """
-SELECT 'key' AS kind, a.attname::text, true AS usable, k.n
+SELECT 'key' AS kind, a.attname::text,
+       t.typname NOT IN ('citext', 'interval') AND (t.typname <> 'numeric' OR a.atttypmod >= 0)
+       AND coalesce(co.collisdeterministic, true) AS usable, k.n
 FROM pg_index i
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_collation co ON co.oid = i.indcollation[k.n - 1]
 WHERE i.indrelid = {oid} AND i.indisprimary AND i.indisvalid AND k.n <= i.indnkeyatts
   AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
                   WHERE h.inhparent = {oid} AND p.relkind <> 'p')
@@ -182,6 +186,18 @@ def _unseen(columns: tuple[Column, ...], *, secured: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _two_writings(shape: list[tuple[Any, ...]], settings: StreamSettings) -> tuple[str, ...]:
+    """Where the database takes for one key what is two at a destination: there it is compared as it
+    arrives, and mostly as text."""
+    sized = {name for name, _ in settings.columns}
+    return tuple(
+        f"key {name!r}: a row that comes with another writing of its key, which is the same to the "
+        "database ('a' and 'A', 1.0 and 1.00), is another row, and the one before stays"
+        for kind, name, usable, _ in shape
+        if kind == "key" and not usable and name not in sized and not settings.key
+    )
+
+
 class Postgres:
     """The dialect of PostgreSQL, 12 and later."""
 
@@ -244,7 +260,7 @@ class Postgres:
             indexed=self._indexed(columns, shape),
             rows=rows if rows >= 0 else None,
             made=made,
-            notes=_unseen(columns, secured=secured),
+            notes=_unseen(columns, secured=secured) + _two_writings(shape, settings),
             misfit=postgres_columns.array_misfit(columns),
         )
 
