@@ -40,6 +40,13 @@ def is_made(url: str) -> bool:
     return file == url or path.exists() or path.with_name(f"{path.name}.restoring").exists()
 
 
+def owner(url: str) -> int | None:
+    """The user whose file the catalog at ``url`` is; None: it is no file, or not made yet."""
+    file = url.removeprefix("sqlite:///")
+    path = Path(file).resolve()
+    return path.stat().st_uid if file != url and path.exists() else None
+
+
 def back_up(url: str, target: Path, *, force: bool = False, dry_run: bool = False) -> Backup:
     """Copy the catalog at ``url`` to one file, whole and durable, while others go on writing.
 

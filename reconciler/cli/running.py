@@ -83,6 +83,7 @@ def _here(place: Place, target: Target) -> Run:
     from reconciler.daemon.once import IsPaused, run_here
     from reconciler.daemon.session import open_hands
 
+    _refuse_for_another_user(place, target)
     streams = (target.stream,) if target.stream else ()
 
     def load() -> Project:
@@ -107,6 +108,24 @@ def _here(place: Place, target: Target) -> Run:
         output.note(f"\nThe run of {target} was ended. What it committed stays; go on with:")
         output.note("  " + output.as_typed(f"reconciler run {target.typed}"))
         raise
+
+
+def _refuse_for_another_user(place: Place, target: Target) -> None:
+    """What root makes at a destination, a service that runs as another user cannot write: each of
+    its pipelines that meets it is parked.
+    """
+    from catalog.open import owner
+
+    user = owner(place.catalog)
+    if os.geteuid() != 0 or not user:
+        return
+    as_user = f"setpriv --reuid {user} --regid {user} --clear-groups "
+    raise Failure(
+        f"the catalog belongs to user {user}, who could not write what a run of root's leaves at "
+        "the destination: start the daemon, which then carries out the run, or run it as that user",
+        Exit.USAGE,
+        as_user + output.as_typed(f"reconciler run {target.typed}"),
+    )
 
 
 def _secret_variables(config: Path) -> set[str]:

@@ -4,6 +4,7 @@ that does what one would do through the catalog's port."""
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import threading
 import time
@@ -17,6 +18,7 @@ from catalog.port import Catalog, new_operation_id
 from catalog.records import Finish, Hold, HoldKind, Outcome, Pause, RequestRun, StreamResult
 from reconciler.cli import waiting
 from reconciler.cli.arrival import look_command
+from reconciler.cli.desk import Place
 from reconciler.cli.failure import Exit
 from reconciler.cli.progress import Progress
 from reconciler.config.desired import Connection
@@ -316,6 +318,18 @@ def test_a_parked_pipeline_runs_when_it_is_asked_for(shop: Shop) -> None:
 
     shop.on(park)
     assert run_with(shop, ends(Outcome.SUCCEEDED)).code == Exit.GOOD
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_root_leaves_nothing_at_a_destination_that_the_services_user_cannot_write(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Place, "daemon_up", lambda _: False)
+    os.chown(shop.folder / "state" / "catalog.db", 61234, 61234)
+    done = shop.cli("run", "shop")
+    assert (done.code, done.out) == (Exit.USAGE, "")
+    assert "the catalog belongs to user 61234" in done.err
+    assert "setpriv --reuid 61234 --regid 61234 --clear-groups reconciler run shop" in done.err
 
 
 def test_dry_run_says_who_would_run_it(shop: Shop) -> None:
