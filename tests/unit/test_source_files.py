@@ -1030,6 +1030,23 @@ def test_a_parquet_file_is_not_kept_in_memory_while_it_is_read(inbox: Inbox, row
     assert most < 12_000_000
 
 
+@pytest.mark.parametrize("kind", ["plain", "dictionary", "wide"])
+def test_large_rows_of_a_parquet_file_come_in_small_batches(inbox: Inbox, kind: str) -> None:
+    if kind == "wide":
+        table = pa.table({f"c{i}": range(2_000) for i in range(3_000)})
+    else:
+        table = pa.table({"a": ["x" * 30_000] * 2_000})
+    path = inbox.folder / "a.parquet"
+    pq.write_table(table, path, use_dictionary=kind == "dictionary", compression="zstd")
+    (file,) = file_set.listing(inbox.folder, "*.parquet", "inbox")
+    reader = file_parquet.Parquet(StreamSettings())
+    with file.full.open("rb", buffering=0) as raw:
+        found = [batch for batch, _ in reader.blocks(file, cast("Any", raw), table.schema)]
+    batches = [batch for batch in found if batch is not None]
+    assert pa.Table.from_batches(batches).equals(table)
+    assert max(batch.nbytes for batch in batches) <= 20_000_000
+
+
 def test_a_parquet_value_that_does_not_fit_its_column_is_set_aside(inbox: Inbox) -> None:
     pq.write_table(pa.table({"a": ["1", "x"]}), inbox.folder / "1.parquet")
     columns = (("a", "int64"),)

@@ -23,7 +23,11 @@ from reconciler.connectors.sources.file_set import Found
 from reconciler.schema import types
 
 _ROWS = 32_768
-_BUFFER = 1024 * 1024
+_AT_ONCE = 16 * 1024 * 1024
+"""Bytes of rows in one batch, more or less."""
+_FIRST = 100
+"""Rows looked at to see how large they are once decoded: a dictionary keeps a text once."""
+_BUFFER = 64 * 1024
 """Bytes kept of each column."""
 _DAMAGED = (pa.ArrowException, OSError)
 
@@ -59,7 +63,7 @@ class Parquet:
             with pq.ParquetFile(
                 source, coerce_int96_timestamp_unit="us", pre_buffer=False, buffer_size=_BUFFER
             ) as parquet:
-                for batch in parquet.iter_batches(batch_size=_ROWS):
+                for batch in parquet.iter_batches(batch_size=_rows_at_once(parquet)):
                     yield self._block(file, batch, schema, row)
                     row += batch.num_rows
         except _DAMAGED as error:
@@ -93,6 +97,18 @@ class Parquet:
             for row, reason in sorted(misfits.items())
         ]
         return arrow.drop_rows(shaped, misfits), rejected
+
+
+def _rows_at_once(parquet: pq.ParquetFile) -> int:
+    """Fewer where they are large: thousands of columns, or texts of many kilobytes."""
+    groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+    size = max(
+        (group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0
+    )
+    for batch in parquet.iter_batches(batch_size=_FIRST):
+        size = max(size, batch.nbytes / max(batch.num_rows, 1))
+        break
+    return max(1, min(_ROWS, int(_AT_ONCE / max(size, 1))))
 
 
 def _refuse_doubles(file: Found, shape: pa.Schema) -> None:
