@@ -974,6 +974,19 @@ def test_objects_in_which_nothing_is_named_are_set_aside_where_there_are_no_othe
     assert (taken.column("a"), taken.rejected) == ([None, 1], [])
 
 
+def test_objects_with_names_of_their_own_come_in_small_blocks(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_jsonl, "_CELLS", 1000)
+    inbox.put("a.jsonl", "".join(f'{{"id": {i}, "k{i}": {i}}}\n' for i in range(99)))
+    (file,) = file_set.listing(inbox.folder, "*.jsonl", "inbox")
+    schema = pa.schema([("id", pa.int64()), *((f"k{i}", pa.int64()) for i in range(99))])
+    with file.full.open("rb") as raw:
+        found = [batch for batch, _ in file_jsonl.JsonLines(CSV).blocks(file, raw, schema)]
+    assert [batch.num_rows for batch in found if batch is not None] == [10] * 9 + [9]
+    assert inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND)).column("k98")[-1] == 98
+
+
 def test_columns_type_json_values_and_set_aside_what_does_not_fit(inbox: Inbox) -> None:
     inbox.put("a.jsonl.gz", gzip.compress(b'{"at": "2026-01-31T10:00:00Z"}\n{"at": "soon"}\n'))
     columns = (("at", "timestamp"),)

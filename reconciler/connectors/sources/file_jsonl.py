@@ -31,6 +31,8 @@ from reconciler.connectors.sources.file_set import Found
 from reconciler.schema import types
 
 _ROWS = 8_192
+_CELLS = 2_000_000
+"""In one block: an object may have names of its own, and each is a column of all the others."""
 _WORDS = {bool: "bool", int: "int64", float: "float64", str: "text", dict: "json", list: "json"}
 _INT64 = range(-(2**63), 2**63)
 _MARK = b"\xef\xbb\xbf"
@@ -71,6 +73,7 @@ class JsonLines:
         places: list[tuple[int, bytes]] = []
         rejected: list[RejectedRow] = []
         size = 0
+        most = max(1, min(_ROWS, _CELLS // max(1, len(schema))))
         for number, line in enumerate(self._lines(file, unpacked), 1):
             if not line.strip():
                 continue
@@ -81,7 +84,7 @@ class JsonLines:
             rows.append(value)
             places.append((number, line))
             size += len(line)
-            if len(rows) >= _ROWS or size >= BLOCK:
+            if len(rows) >= most or size >= BLOCK:
                 yield self._block(file.path, rows, places, schema, rejected)
                 rows, places, rejected, size = [], [], [], 0
         yield self._block(file.path, rows, places, schema, rejected)
