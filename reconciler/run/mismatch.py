@@ -34,7 +34,7 @@ class Mismatch:
     def gone(self) -> NeedsAnswer:
         return self._moved(
             f"table {self.table!r} has no marker, but the catalog published up to batch "
-            f"{self.state.published}: the destination is new or was emptied"
+            f"{self.state.published}: the destination is new, was emptied or is not mounted"
         )
 
     def behind(self) -> NeedsAnswer:

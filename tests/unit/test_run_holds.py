@@ -146,7 +146,7 @@ def test_a_destination_without_its_marker_is_new_or_was_emptied() -> None:
     found = held(world.run(seq=3, published=2))
     assert found.reason == (
         "table 'orders' has no marker, but the catalog published up to batch 2: the destination "
-        "is new or was emptied"
+        "is new, was emptied or is not mounted"
     )
     assert found.choices == TO_DESTINATION
     assert detail(found) == {"seq": 0, "epoch": 0, "cursor": None, "owner": None}

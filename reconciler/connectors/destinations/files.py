@@ -328,7 +328,7 @@ def disk_error(error: OSError) -> ConnectorError:
     hint = {
         errno.EXDEV: "; all of a destination must lie on one filesystem",
         errno.EINVAL: "; this filesystem cannot exchange two directories, which `replace` needs",
-        errno.ENOSPC: "; make room on the disk",
+        errno.ENOSPC: "; make room on the disk, which may lack inodes (`df -i`)",
     }.get(error.errno or 0, "")
     return ConnectorError(
         ErrorClass.PERMANENT if error.errno in lasting else ErrorClass.TRANSIENT,
