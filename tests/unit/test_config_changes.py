@@ -209,7 +209,7 @@ def test_another_secret_is_told_by_its_name(tmp_path: Path) -> None:
     first, second = project(tmp_path, one), project(tmp_path, two)
     (found,) = changes(first, second)
     assert (found.kind, found.connection, found.key) == (K.CONNECTION_OPTIONS, "db2", "password")
-    assert found.new == "env:TWO"
+    assert (found.old, found.new) == ("env:ONE", "env:TWO")
 
 
 def test_a_pipeline_that_was_there_takes_no_other_ones_place(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def test_what_was_agreed_before_an_earlier_look_is_no_look_any_more() -> None:
     agenda.look("a", 50)
     agenda.look("a", 10)
     assert agenda.take_due(10, 10) == ["a"]
+    agenda.look("b", 70)
+    assert agenda.next() == 70
+    assert agenda.take_due(70, 10) == ["b"]
     agenda.look("a", 90)
     assert agenda.take_due(60, 10) == []
     agenda.look("a", 80)

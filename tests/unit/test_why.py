@@ -382,7 +382,9 @@ def test_what_a_run_under_way_answers_is_not_what_comes_after_it() -> None:
 
 def test_the_end_of_a_pause_is_not_the_end_of_a_wait_for_a_retry() -> None:
     state = replace(DUE, paused=Mark("ada", NINE, ""), retry_at=NOW + 5 * MINUTE)
-    assert ask(state).next == "once resumed, 2026-11-24 09:35:00Z (in 5m)"
+    answer = ask(state)
+    assert answer.next == "once resumed, 2026-11-24 09:35:00Z (in 5m)"
+    assert any(text.startswith("due since 2026-11-24 09:00") for text in ruled_out(answer))
 
 
 def test_a_hold_without_choices_has_no_command() -> None:
