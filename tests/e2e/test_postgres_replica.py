@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -27,7 +30,8 @@ def pair() -> Iterator[tuple[PostgresServer, PostgresServer]]:
             "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now())",
             "CREATE INDEX ON t (updated_at)",
             "CREATE ROLE reader LOGIN",
-            "GRANT SELECT ON t TO reader",
+            "CREATE ROLE sees LOGIN IN ROLE pg_read_all_stats",
+            "GRANT SELECT ON t TO reader, sees",
         )
         with private_postgres(primary, wal_retrieve_retry_interval="100ms") as standby:
             yield primary, standby
@@ -45,8 +49,19 @@ def _wait_for(server: PostgresServer, row: int) -> None:
     eventually(lambda: server.execute(query) != [], f"row {row} is there")
 
 
-def _reads(server: PostgresServer) -> Source:
-    return open_source("shop", "sql", {"url": server.url("reader")}, Secrets({}))
+def _reads(server: PostgresServer, role: str = "reader") -> Source:
+    return open_source("shop", "sql", {"url": server.url(role)}, Secrets({}))
+
+
+@contextmanager
+def _silent(primary: PostgresServer) -> Iterator[None]:
+    """Its line to the standby stands, and nothing comes over it."""
+    ((sender,),) = primary.execute("SELECT pid FROM pg_stat_replication")
+    os.kill(sender, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(sender, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("why", ["paused", "cut off"])
@@ -77,6 +92,41 @@ def test_rows_that_a_replica_does_not_show_yet_are_read_once_it_does(
         assert take(source, STREAM, AT_ONCE, first.cursor).column("id") == [2, 3]
     finally:
         source.close()
+
+
+def test_rows_that_come_over_a_silent_line_later_are_read_once_they_do(
+    pair: tuple[PostgresServer, PostgresServer],
+) -> None:
+    primary, standby = pair
+    primary.execute("TRUNCATE t")
+    _add(pair, 1)
+    source = _reads(standby, "sees")
+    try:
+        with _silent(primary):
+            _add(pair, 2, seen=False)
+            first = take(source, STREAM, AT_ONCE)
+        assert first.column("id") == [1]
+        _wait_for(standby, 2)
+        _add(pair, 3)
+        assert take(source, STREAM, AT_ONCE, first.cursor).column("id") == [2, 3]
+    finally:
+        source.close()
+
+
+def test_a_replica_that_does_not_tell_how_far_it_lags_is_read_by_the_clock(
+    pair: tuple[PostgresServer, PostgresServer],
+) -> None:
+    primary, standby = pair
+    primary.execute("TRUNCATE t", "REVOKE EXECUTE ON FUNCTION pg_last_wal_receive_lsn FROM PUBLIC")
+    _add(pair, 1)
+    source = _reads(standby)
+    try:
+        read = take(source, STREAM, AT_ONCE)
+    finally:
+        source.close()
+        primary.execute("GRANT EXECUTE ON FUNCTION pg_last_wal_receive_lsn TO PUBLIC")
+    assert read.column("id") == [1]
+    assert read.note("how far the replica lags is not told")
 
 
 def test_a_replica_that_is_promoted_is_read_on() -> None:

@@ -30,6 +30,8 @@ SETTLE = 1.0
 SETTLE_BY_CLOCK_ALONE = 10.0
 """Where open transactions cannot be looked at or do not matter: C1."""
 _POLL_SECONDS = 0.02
+_IDLE_PRIMARY_SPEAKS = 45.0
+"""Seconds; and some more than the half minute that PostgreSQL sets."""
 # Not the clock as it was when the bound was found: rows are stamped until the snapshot is taken.
 _PRESENT = "statement_timestamp()"
 _CLOCK = """
@@ -54,17 +56,18 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_is_in_recover
 FROM east
 """
 """The zones are the server's, and those set for databases and roles: who writes has one of them."""
-_REPLAYED = """
-SELECT (extract(epoch FROM coalesce(
-         pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint())
-       )) * 1000000)::int8
-WHERE pg_last_wal_replay_lsn() IS NOT NULL AND NOT (
-  EXISTS (SELECT FROM pg_stat_wal_receiver)
-  AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
-)
+_SHOWN = """
+SELECT (extract(epoch FROM CASE
+  WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+       AND EXISTS (SELECT FROM pg_stat_wal_receiver)
+  THEN (SELECT last_msg_send_time FROM pg_stat_wal_receiver)
+  ELSE coalesce(pg_last_xact_replay_timestamp(),
+                (SELECT checkpoint_time FROM pg_control_checkpoint()))
+END) * 1000000)::int8
 """
-"""When what a replica shows last was committed, where it may lack what came since: it has not
-replayed all that it received, or receives nothing now."""
+"""Up to when a replica shows all: once it has replayed what it received, when its primary last said
+something (NULL for who may not see that), which an idle one does every half minute; before, or where
+it receives nothing now, when the newest that it shows was committed."""
 _ORIGINS = """
 WITH RECURSIVE below (oid, relkind) AS (
   SELECT oid, relkind FROM pg_class WHERE oid = {table}::regclass
@@ -217,18 +220,22 @@ def _by_time(session: Session, wanted: Wanted) -> Bound:
 
 def _shown(session: Session, clock: _Clock) -> tuple[int, list[str]]:
     """The clock, or what a replica has come to where it lags: its replay is paused, delayed or kept
-    waiting by a query, or its line is cut. By the clock alone, rows that are still on their way for
-    longer than ``settle`` would be passed.
+    waiting by a query, or its line is cut or silent. By the clock alone, rows that are still on their
+    way for longer than ``settle`` would be passed.
     """
-    micros = session.value(_REPLAYED) if clock.replica else None
+    if not clock.replica:
+        return clock.now, []
+    try:
+        micros = session.value(_SHOWN)
+    except ConnectorError as error:
+        if error.error is ErrorClass.TRANSIENT:
+            raise
+        return clock.now, [f"how far the replica lags is not told: {error}"]  # Aurora has no WAL
     if micros is None or micros >= clock.now:
         return clock.now, []
     age = (clock.now - micros) / moments.SECOND
-    notes = [
-        f"held back by the replica: it shows what was committed until {moments.iso(micros)}Z, "
-        f"{age:.0f} s ago"
-    ]
-    return micros, notes if age > 1 else []
+    notes = [f"held back by the replica: it shows what was committed until {moments.iso(micros)}Z"]
+    return micros, notes if age > _IDLE_PRIMARY_SPEAKS else []
 
 
 def _origins(session: Session, relation: Relation) -> tuple[bool, bool]:
