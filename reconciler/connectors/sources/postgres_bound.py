@@ -58,16 +58,17 @@ FROM east
 """The zones are the server's, and those set for databases and roles: who writes has one of them."""
 _SHOWN = """
 SELECT (extract(epoch FROM CASE
-  WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
-       AND EXISTS (SELECT FROM pg_stat_wal_receiver)
-  THEN (SELECT last_msg_send_time FROM pg_stat_wal_receiver)
+  WHEN line.latest_end_lsn <= pg_last_wal_replay_lsn() THEN line.last_msg_send_time
+  WHEN line.pid IS NOT NULL AND line.latest_end_lsn IS NULL
+       AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN NULL
   ELSE coalesce(pg_last_xact_replay_timestamp(),
                 (SELECT checkpoint_time FROM pg_control_checkpoint()))
 END) * 1000000)::int8
+FROM (SELECT) AS one LEFT JOIN pg_stat_wal_receiver AS line ON true
 """
-"""Up to when a replica shows all: once it has replayed what it received, when its primary last said
-something (NULL for who may not see that), which an idle one does every half minute; before, or where
-it receives nothing now, when the newest that it shows was committed."""
+"""Up to when a replica shows all. Once it has replayed what its primary has: when that last said
+something, as an idle one does every half minute; NULL for a role that may not see it. Before, or
+where it receives nothing now: when the newest that it shows was committed."""
 _ORIGINS = """
 WITH RECURSIVE below (oid, relkind) AS (
   SELECT oid, relkind FROM pg_class WHERE oid = {table}::regclass
@@ -220,8 +221,8 @@ def _by_time(session: Session, wanted: Wanted) -> Bound:
 
 def _shown(session: Session, clock: _Clock) -> tuple[int, list[str]]:
     """The clock, or what a replica has come to where it lags: its replay is paused, delayed or kept
-    waiting by a query, or its line is cut or silent. By the clock alone, rows that are still on their
-    way for longer than ``settle`` would be passed.
+    waiting by a query, or its line is cut or silent. By the clock alone, rows that are still on
+    their way for longer than ``settle`` would be passed.
     """
     if not clock.replica:
         return clock.now, []
