@@ -238,6 +238,19 @@ async def test_a_worker_that_served_its_share_or_is_not_well_serves_no_other_run
         assert (second.alive, pool.idle, pool.busy) == (False, 0, 0)
 
 
+async def test_a_worker_that_came_for_who_has_just_left_is_not_lost(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with impostors(tmp_path, READY, monkeypatch), anyio.fail_after(PATIENCE):
+        first = await pool.acquire()
+        asks = asyncio.create_task(pool.acquire())
+        await anyio.lowlevel.checkpoint()
+        await pool.release(first, healthy=True)
+        asks.cancel()
+        await asyncio.wait((asks,))
+        assert await pool.acquire() is first
+
+
 async def test_of_idle_workers_a_few_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

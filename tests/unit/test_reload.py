@@ -120,6 +120,36 @@ async def test_a_config_that_was_rejected_for_want_of_a_secret_is_taken_up_once_
     assert reloader.rejected == ""
 
 
+@pytest.mark.anyio
+async def test_an_edit_is_read_once(config: _Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+
+    def read(path: Path) -> Project:
+        reads.append(path)
+        return load(path)
+
+    monkeypatch.setattr(reload, "load_apart", read)
+    config.read_ns += 10**10  # nothing was edited while it was read
+    reloader = config.reloader()
+    times, looks = reloader._times, [0]
+
+    def look() -> tuple[tuple[str, int, int, int, int], ...]:
+        looks[0] += 1
+        return times()
+
+    monkeypatch.setattr(reloader, "_times", look)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reloader.watch)
+            _moved_in(config.path)
+            await config.adopted.wait()
+            looks[0] = 0
+            while looks[0] < 5:  # noqa: ASYNC110 - nobody is told of a look
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    assert reads == [config.path]
+
+
 async def _taken_up(config: _Watched, reloader: Reloader) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reloader.watch)
