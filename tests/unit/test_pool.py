@@ -238,6 +238,27 @@ async def test_a_worker_that_served_its_share_or_is_not_well_serves_no_other_run
         assert (second.alive, pool.idle, pool.busy) == (False, 0, 0)
 
 
+async def test_all_who_wait_get_a_worker_though_few_start_at_once(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_pool, "STARTING_AT_ONCE", 1)
+    with impostors(tmp_path, READY, monkeypatch), anyio.fail_after(PATIENCE):
+        got = await asyncio.gather(*(pool.acquire() for _ in range(3)))
+    assert len({worker.pid for worker in got}) == pool.busy == 3
+
+
+async def test_a_worker_is_started_without_what_is_hidden_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_PASSWORD", "hunter2")
+    pool = WorkerPool(hidden_env={"SHOP_PASSWORD"})
+    code = "sys.exit(7 if 'SHOP_PASSWORD' in os.environ else 8)"
+    gone = pytest.raises(WorkerGone, match="exit code 8")
+    with impostors(tmp_path, code, monkeypatch), anyio.fail_after(PATIENCE), gone:
+        await pool.acquire()
+    await pool.aclose()
+
+
 async def test_a_worker_that_came_for_who_has_just_left_is_not_lost(
     pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
