@@ -58,7 +58,7 @@ async def discover(project: Project, connection: str, select: Iterable[str]) -> 
             tuple(select) or ("*",),
             discover=True,
         )
-        answer = await _ask(pool, order)
+        answer = await _asked(pool, order)
         if answer.findings:
             raise WorkerGone(answer.findings[0].text)
         return list(answer.streams)
@@ -71,16 +71,23 @@ async def _check(
 ) -> None:
     """Check a connection as the source of ``pipeline``; None: as a destination, or unused."""
     try:
-        order = _check_order(project, name, pipeline)
-        with anyio.fail_after(PATIENCE):
-            said = (await _ask(pool, order)).findings
-            found += [finding for finding in said if finding not in found]
+        said = (await _asked(pool, _check_order(project, name, pipeline))).findings
+        found += [finding for finding in said if finding not in found]
     except ConfigError as error:
         found.append(Finding("problem", str(error)))
     except WorkerGone as error:
         found.append(Finding("problem", f"the check itself failed: {error}"))
-    except TimeoutError:
-        found.append(Finding("problem", f"no answer within {PATIENCE:g} s"))
+
+
+async def _asked(pool: WorkerPool, order: m.InspectOrder) -> m.Inspected:
+    """What a worker finds in time; else raises ``WorkerGone``."""
+    try:
+        with anyio.fail_after(PATIENCE):
+            return await _ask(pool, order)
+    except TimeoutError:  # an OSError too
+        raise WorkerGone(f"no answer within {PATIENCE:g} s") from None
+    except OSError as error:
+        raise WorkerGone(f"no worker can be started: {error}") from None
 
 
 async def _ask(pool: WorkerPool, order: m.InspectOrder) -> m.Inspected:
