@@ -20,6 +20,7 @@ pytestmark = pytest.mark.postgres
 
 AT_ONCE = StreamSettings(cursor=("updated_at",), settle=0.0)
 STREAM = "public.t"
+_TABLE = "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now())"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def pair() -> Iterator[tuple[PostgresServer, PostgresServer]]:
     """A server and its standby, and a role that may read one table and see nobody else."""
     with private_postgres() as primary:
         primary.execute(
-            "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now())",
+            _TABLE,
             "CREATE INDEX ON t (updated_at)",
             "CREATE ROLE reader LOGIN",
             "CREATE ROLE sees LOGIN IN ROLE pg_read_all_stats",
@@ -132,7 +133,7 @@ def test_a_replica_that_does_not_tell_how_far_it_lags_is_read_by_the_clock(
 def test_a_replica_that_is_promoted_is_read_on() -> None:
     with private_postgres() as primary:
         primary.execute(
-            "CREATE TABLE t (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now())",
+            _TABLE,
             "INSERT INTO t VALUES (1)",
             "CREATE ROLE reader LOGIN",
             "GRANT SELECT ON t TO reader",

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
 
@@ -19,6 +19,7 @@ from reconciler.config.desired import StreamSettings
 from reconciler.run import link as module
 from reconciler.run import messages as m
 from reconciler.run.link import LeaseOver, Link
+from tests.e2e.world import eventually
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(
@@ -115,12 +116,6 @@ def _order(epoch: int, deadline_ns: int) -> m.RunOrder:
     )
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.001)
-
-
 def test_a_run_has_the_deadline_and_the_number_that_it_is_told(
     daemon: tuple[socket.socket, Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,8 +126,7 @@ def test_a_run_has_the_deadline_and_the_number_that_it_is_told(
     threading.Thread(target=link.listen, daemon=True).start()
     past, future = 1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**12
     near.sendall(m.frame(m.Cancel()))
-    _until(lambda: link.cancelled)
-    assert link.cancelled
+    eventually(lambda: link.cancelled, "its end is asked for")
     near.sendall(m.frame(_order(7, future)))
     assert link.orders.get(timeout=PATIENCE)
     assert not link.cancelled
@@ -143,9 +137,10 @@ def test_a_run_has_the_deadline_and_the_number_that_it_is_told(
     assert isinstance(asked, m.AskCommit)
     assert (asked.epoch, asked.published) == (7, {"orders": 1})
     near.sendall(m.frame(m.Committed(asked.id)))
-    thread.join()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
     near.sendall(m.frame(m.Deadline(past)))
-    _until(lambda: link.deadline_ns == past)
+    eventually(lambda: link.deadline_ns == past, "it has the deadline")
     with pytest.raises(LeaseOver):
         link.check_lease()
     with pytest.raises(LeaseOver):  # nobody answers
