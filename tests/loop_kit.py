@@ -101,8 +101,11 @@ class Lock:
 
     def __init__(self) -> None:
         self.ended: set[str] = set()
+        self.asked_about: set[str] | None = None
+        """The last time; None: never."""
 
     def dead(self, holders: Collection[str]) -> set[str]:
+        self.asked_about = set(holders)
         return self.ended & set(holders)
 
 
@@ -155,6 +158,10 @@ class World:
     async def shown(self, name: str, words: str) -> None:
         """Wait until that is why the pipeline is where it is."""
         await until(lambda: words in self.loop.views.reason(name))
+
+    async def looks_after(self, *holders: str) -> None:
+        """Wait until exactly these are looked at, whether they died."""
+        await until(lambda: self.lock.asked_about == set(holders))
 
     async def one_of(self, *names: str) -> tuple[str, ...]:
         """Wait until one of them runs; it first, then the others."""

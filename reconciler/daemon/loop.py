@@ -77,9 +77,8 @@ class Loop:
         self._backlog = Backlog()
         self._news: dict[str, int] = {}
         self._downstream: Mapping[str, Collection[str]] = {}
-        self._leased_by: dict[str, set[str]] = {}
-        self._rivals: set[str] = set()
-        """Other holders seen; some may be dead, which their locks tell."""
+        self._rivals: dict[str, str] = {}
+        """By pipeline, who else held it when it was last decided on; maybe dead by now."""
         self._seen_change = 0
         self._started_at = clock.wall_us()
         self._first_seen: dict[str, Micros] = {}
@@ -130,6 +129,7 @@ class Loop:
         now = self._clock.wall_us()
         for gone in self.project.pipelines.keys() - project.pipelines:
             self._metrics.forget(gone)
+            self._rivals.pop(gone, None)
         self._first_seen |= dict.fromkeys(project.pipelines.keys() - self.project.pipelines, now)
         self.project = project
         self._limits = limits(project)
@@ -218,10 +218,13 @@ class Loop:
 
     async def watch_rivals(self) -> None:
         """Take over at once from holders on this machine that died (A7)."""
+        looked: set[str] = set()
         while True:
             await anyio.sleep(_RIVAL_SECONDS)
-            for holder in self._keeper.lock.dead(tuple(self._leased_by)):
-                self.look(self._leased_by.pop(holder))
+            dead = self._keeper.lock.dead(set(self._rivals.values()))
+            if new := dead - looked:
+                self.look([name for name, holder in self._rivals.items() if holder in new])
+            looked = dead
 
     # -- one tick ---------------------------------------------------------------------------------
 
@@ -291,12 +294,10 @@ class Loop:
     def _with_dead_rival(self, state: PipelineState) -> PipelineState:
         holder = state.holder
         if not holder or holder == self._keeper.holder.id or state.lapsed:
+            self._rivals.pop(state.name, None)
             return state
-        self._rivals.add(holder)
-        if self._keeper.lock.dead((holder,)):
-            return replace(state, lapsed=True)
-        self._leased_by.setdefault(holder, set()).add(state.name)
-        return state
+        self._rivals[state.name] = holder
+        return replace(state, lapsed=True) if self._keeper.lock.dead((holder,)) else state
 
     # -- claiming and dispatching ----------------------------------------------------------------
 
@@ -312,7 +313,7 @@ class Loop:
         project = self.project
         try:
             answers = await self._keeper.claim(
-                [candidate for candidate, _ in chosen], self._limits, tuple(self._rivals)
+                [candidate for candidate, _ in chosen], self._limits, set(self._rivals.values())
             )
         except CatalogError:
             for candidate, due in chosen:

@@ -169,6 +169,21 @@ async def test_a_dead_holders_pipeline_is_taken_over_at_once(
         assert here.runs.conducting["a"].lease.epoch > theirs.lease.epoch
 
 
+async def test_holders_whose_runs_are_over_are_looked_after_no_more(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project whose runs the command line starts meets another holder with each."""
+    monkeypatch.setattr(loop_module, "_RIVAL_SECONDS", 0.01)
+    here = world(project(pipeline("a", schedule=None)))
+    async with here.served():
+        for holder in ("cli-2", "cli-3"):
+            theirs = await here.claim("a", holder)
+            await here.looks_after(holder)
+            done = Finish(Outcome.SUCCEEDED, "done")
+            await here.other.finish(new_operation_id(), theirs.lease, done)
+        await here.looks_after()
+
+
 @pytest.mark.usefixtures("often")
 async def test_a_new_name_waits_for_the_run_by_the_old_one(world: Make) -> None:
     here = world(project(pipeline("new", renamed_from="old")))
