@@ -212,8 +212,8 @@ def explained(path: Path) -> Iterator[None]:
         raise CannotOpen(f"{path} is damaged ({error}); restore it from a backup") from None
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise CannotOpen(
-            f"{path} cannot be opened for writing ({error}); check its owner and rights, and "
-            "those of its folder"
+            f"{path} cannot be opened for writing ({error}); check its owner and rights, "
+            "those of its folder, and that the disk takes another file (df, df -i)"
         ) from None
     except apsw.BusyError:
         raise Unavailable(

@@ -150,36 +150,25 @@ def _finding(finding: Finding) -> str:
 
 def _check_catalog(place: desk.Place) -> list[Finding]:
     """The catalog can be opened, and its disk has room and is this user's to write."""
+    from reconciler.connectors.destinations.checks import check_folder
+
+    return [*_open_catalog(place), *check_folder(place.state_dir)]
+
+
+def _open_catalog(place: desk.Place) -> list[Finding]:
     from catalog.errors import CatalogError
     from reconciler.connectors.ports import Finding
 
     if place.never_ran():
-        made = Finding("ok", f"{place.catalog} will be made by the first run")
-        return [made, *_check_disk(place)]
+        return [Finding("ok", f"{place.catalog} will be made by the first run")]
     try:
         stats = desk.with_catalog(place, lambda catalog: catalog.stats())
     except CatalogError as error:
-        return [Finding("problem", str(error)), *_check_disk(place)]
+        return [Finding("problem", str(error))]
     used = f"{output.size(stats.size_bytes)} of {output.size(stats.limit_bytes)}"
     found = [Finding("ok", f"{stats.backend}, {used}")]
     if stats.last_error:
         found.append(Finding("problem", stats.last_error))
-    return [*found, *_check_disk(place)]
-
-
-def _check_disk(place: desk.Place) -> list[Finding]:
-    import shutil
-
-    from reconciler.connectors.ports import Finding
-
-    found = []
-    folder = next(p for p in (place.state_dir, *place.state_dir.parents) if p.exists())
-    usage = shutil.disk_usage(folder)
-    level = "warning" if usage.free < usage.total / 20 else "ok"
-    text = f"{output.size(usage.free)} free on the disk of {place.state_dir}"
-    found.append(Finding(level, text))
-    if not os.access(folder, os.W_OK):
-        found.append(Finding("problem", f"{folder} cannot be written by this user"))
     return found
 
 

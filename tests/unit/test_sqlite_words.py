@@ -42,8 +42,8 @@ QUICK = Tuning(busy_seconds=0.05)
         *(
             (
                 CannotOpen(
-                    "/x/c.db cannot be opened for writing (why); check its owner and rights, and "
-                    "those of its folder"
+                    "/x/c.db cannot be opened for writing (why); check its owner and rights, "
+                    "those of its folder, and that the disk takes another file (df, df -i)"
                 ),
                 kind("why"),
             )

@@ -1,9 +1,8 @@
-"""What ``check`` finds out about the place of a destination."""
+"""What ``check`` finds out about a folder that is written to."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from reconciler.connectors.ports import Finding
@@ -28,9 +27,15 @@ def check_folder(path: Path) -> list[Finding]:
             )
         ]
     made = "is writable" if there == path else f"will be made in {there}"
-    free = shutil.disk_usage(there).free
-    room = Finding("ok", f"{free / 2**30:.1f} GiB are free at {there}")
-    if free < _LITTLE:
-        level = "problem" if free < _TOO_LITTLE else "warning"
-        room = Finding(level, f"only {free / 2**20:.0f} MiB are free at {there}", "make room")
-    return [Finding("ok", f"{path} {made}"), room]
+    return [Finding("ok", f"{path} {made}"), _room(there)]
+
+
+def _room(there: Path) -> Finding:
+    disk = os.statvfs(there)
+    if disk.f_files and not disk.f_favail:  # zero of zero: it makes them as they are needed
+        return Finding("problem", f"no inode is free at {there}", "remove files; see df -i")
+    free = disk.f_bavail * disk.f_frsize
+    if free >= _LITTLE:
+        return Finding("ok", f"{free / 2**30:.1f} GiB are free at {there}")
+    level = "problem" if free < _TOO_LITTLE else "warning"
+    return Finding(level, f"only {free / 2**20:.0f} MiB are free at {there}", "make room")

@@ -152,7 +152,8 @@ def flush_failed(path: Path, error: OSError) -> ConnectorError:
     return ConnectorError(
         ErrorClass.TRANSIENT,
         f"{path} could not be written: {error.strerror or error}; the batch is given up and will "
-        "be read again. Look at the disk: free space, and its health in the kernel's log",
+        "be read again. Look at the disk: its space (df), its inodes (df -i), and its health in "
+        "the kernel's log",
     )
 
 
