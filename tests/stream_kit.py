@@ -20,6 +20,7 @@ from catalog.records import (
     Decision,
     FileEntry,
     Hold,
+    HoldKind,
     Outcome,
     SchemaVersion,
     StreamResult,
@@ -31,6 +32,7 @@ from reconciler.connectors.ports import (
     BatchName,
     Mark,
     Marker,
+    NeedsAnswer,
     Owner,
     ReadRequest,
     Receipt,
@@ -137,6 +139,9 @@ def waiting(seq: int, stream: str = "orders", mode: Mode = Mode.MERGE) -> Commit
     return Commit("shop", stream, seq, 8, body, 1, 1, 0, 1, 1, None)
 
 
+UNMARKED = NeedsAnswer(HoldKind.DESTINATION, "somebody else made it", ("retry", "cursor adopt"))
+
+
 @dataclass
 class World:
     """The daemon, the source and the destination of one stream, and a diary."""
@@ -149,6 +154,8 @@ class World:
     verdict: m.Verdict = VERDICT
     size: int = 10
     lease_over: bool = False
+    unmarked: bool = False
+    """There is a table, and it has no marker."""
     unpublished: tuple[Commit, ...] = ()
     ledgers: dict[str, tuple[FileEntry, ...]] = field(default_factory=dict)
 
@@ -200,6 +207,11 @@ class World:
 
     # -- the destination ---------------------------------------------------------------------------
 
+    def refuse_unmarked(self, table: str) -> None:
+        assert table == "orders"
+        if self.unmarked:
+            raise UNMARKED
+
     def stage(self, request: StageRequest) -> FakeStage:
         self.stages.append(FakeStage(self, request))
         return self.stages[-1]
@@ -237,6 +249,7 @@ class World:
         destination = SimpleNamespace(
             modes=self.modes,
             marker=marker,
+            refuse_unmarked=self.refuse_unmarked,
             stage=self.stage,
             publish=self.publish_all,
             adopt=self.adopt,

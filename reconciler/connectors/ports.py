@@ -349,6 +349,11 @@ class Destination(Protocol):
         """The marker of ``table``, whoever owns it; None: the table has none (is new)."""
         ...
 
+    def refuse_unmarked(self, table: str) -> None:
+        """Raise ``NeedsAnswer`` where ``table`` is there without a marker: whose rows it has, and
+        which, nobody can tell."""
+        ...
+
     def stage(self, request: StageRequest) -> Stage: ...
 
     def publish(self, receipts: Sequence[Receipt]) -> None:

@@ -223,6 +223,8 @@ class StreamRun:
         """Also where a run that was cut off has done it: then it may not be durable."""
         if self._state.seen not in ("", marker_detail(marker)) and not self._follows(marker):
             raise self._mismatch(marker).changed_since()
+        if marker is None and self._state.seen:  # the person was told that nothing is there
+            destination.refuse_unmarked(self._table)
         self._link.check_lease()
         epoch, cursor = self._order.epoch, self._state.cursor
         destination.adopt(self._owner, self._table, self._seq, epoch, cursor)
@@ -250,6 +252,8 @@ class StreamRun:
         if marker is None:
             if state.published == 0 or self._refresh or is_replaced:
                 return
+            if not self._unpublished:  # those leave `refresh` alone, which looks again
+                self._lane.destination(self._order.destination).refuse_unmarked(self._table)
             raise self._mismatch(None).gone()
         if marker.owner != self._owner:
             raise self._mismatch(marker).foreign()

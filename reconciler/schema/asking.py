@@ -12,8 +12,8 @@ from reconciler.schema.types import common
 
 
 def old_key_remains(current: Schema, proposed: Schema) -> bool:
-    """Whether rows can still be told apart by the key they had."""
-    return all(proposed.field(c) is not None for c in current.key)
+    """Whether rows can still be told apart by the key they had, if they had one."""
+    return bool(current.key) and all(proposed.field(c) is not None for c in current.key)
 
 
 def question(held: Sequence[Change], choices: Sequence[str]) -> str:
@@ -24,7 +24,7 @@ def question(held: Sequence[Change], choices: Sequence[str]) -> str:
     if "reject" in choices:
         parts.append(f"reject: {'; '.join(_rejected(c) for c in held)}.")
     else:
-        parts.append("It cannot be rejected: a column of the old key is gone.")
+        parts.append("It cannot be rejected: there was no key, or a column of it is gone.")
     parts.append("retry: looks again, once the source is as it was or the config answers.")
     return " ".join(parts)
 

@@ -178,6 +178,32 @@ def test_a_destination_restored_from_an_older_copy_is_held(
     _later_rows_arrive(project)
 
 
+@pytest.mark.parametrize("rewound", [False, True], ids=["at once", "after another answer"])
+def test_a_table_renamed_by_hand_goes_on_and_its_rows_are_there_once(
+    project: Project, *, rewound: bool
+) -> None:
+    project.loads_into("duckdb", lambda text: text.replace('"merge"', '"append"'))
+    project.add(0, 50)
+    project.do("run", "p")
+    text = project.config.read_text()
+    project.config.write_text(text.replace("streams.orders]", 'streams.orders]\ntable = "sales"'))
+    if rewound:
+        assert project.held()["choices"][0] == _REWIND, "as long as there is no such table"
+        project.do("cursor", "rewind", "p.orders", "--to-destination")
+    with duckdb.connect(str(project.there())) as db:
+        db.execute("ALTER TABLE orders RENAME TO sales")
+    db.close()
+    hold = project.held()
+    assert "a table 'sales'" in hold["reason"]
+    assert hold["choices"] == ["retry", "cursor adopt"]
+    if rewound:
+        project.do("cursor", "rewind", "p.orders", "--to-batch", "1")
+        assert project.held()["choices"] == hold["choices"]
+    project.add(50, 60)
+    project.answer("cursor adopt")
+    assert project.duckdb_rows("sales") == project.source_rows("orders")
+
+
 @_quick("destination", ["duckdb", "parquet"], ["parquet"])
 def test_an_answer_that_another_restore_overtook_is_asked_for_again(
     project: Project, destination: str

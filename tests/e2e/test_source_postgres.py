@@ -129,6 +129,20 @@ def test_rows_older_than_an_open_transaction_are_read_meanwhile(table: Shop) -> 
     assert table.take(AT_ONCE, first).column("id") == [2, 3]
 
 
+def test_a_refresh_of_what_is_merged_keeps_what_an_open_transaction_holds_back(
+    table: Shop,
+) -> None:
+    merges = StreamSettings(cursor=("updated_at",), settle=0.0, mode=Mode.MERGE)
+    table.run("INSERT INTO t (id) VALUES (1), (2)", "SELECT pg_sleep(0.01)")
+    late = table.another()
+    late.execute("INSERT INTO t (id) VALUES (3)")
+    table.run("SELECT pg_sleep(0.01)", "UPDATE t SET updated_at = now() WHERE id = 2")
+    again = take(table.source, STREAM, merges, refresh=True)
+    assert again.column("id") == [1, 2]
+    late.commit()
+    assert table.take(merges, again).column("id") == [3, 2]
+
+
 def test_a_prepared_transaction_arrives_when_it_is_committed(table: Shop) -> None:
     late = table.another()
     late.execute("INSERT INTO t (id) VALUES (1)")

@@ -220,6 +220,9 @@ class SimDestination:
         has_rows = bool(content.versions())
         return Marker(row.owner, row.seq, row.cursor, row.version, has_rows, row.epoch)
 
+    def refuse_unmarked(self, table: str) -> None:
+        """Nobody else writes here, and what takes a marker away takes the rows with it."""
+
     def stage(self, request: StageRequest) -> SimStage:
         self._process.step("destination.stage")
         there = self._warehouse.staged.get(request.name)

@@ -25,6 +25,7 @@ from reconciler.connectors.ports import (
 )
 from reconciler.run import messages as m
 from reconciler.run import stream as module
+from reconciler.run.mismatch import marker_detail
 from tests.replacing import replace
 from tests.stream_kit import (
     FILE,
@@ -151,6 +152,25 @@ def test_a_destination_without_its_marker_is_new_or_was_emptied() -> None:
     assert found.choices == TO_DESTINATION
     assert detail(found) == {"seq": 0, "epoch": 0, "cursor": None, "owner": None}
     assert world.requests == []
+
+
+def test_a_table_that_is_there_without_a_marker_is_not_filled_from_the_beginning() -> None:
+    """One renamed by hand has the rows: to read them again would double them."""
+    world = World(FakeRead(rows(1), mark(7)), unmarked=True)
+    assert held(world.run(seq=2, published=2)).choices == ("retry", "cursor adopt")
+    assert held(world.run(seq=2, published=2)).detail == ""
+    told_of_none = marker_detail(None)
+    found = held(world.run(seq=2, published=2, directive="adopt", seen=told_of_none))
+    assert found.choices == ("retry", "cursor adopt")
+    assert (world.adopted, world.requests) == ([], [])
+    world.run(seq=2, published=2, directive="adopt", seen="", cursor=cursor(5))
+    assert world.adopted == [(2, cursor(5))]
+
+
+def test_where_batches_wait_a_table_without_a_marker_leaves_a_refresh_alone() -> None:
+    world = World(unmarked=True)
+    world.unpublished = (waiting(2),)
+    assert held(world.run(seq=2, published=1)).choices == ("refresh",)
 
 
 def test_a_destination_behind_the_catalog_was_restored() -> None:

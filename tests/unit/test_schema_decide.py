@@ -440,6 +440,15 @@ def test_a_key_whose_column_is_gone_cannot_be_rejected() -> None:
     assert on(proposed(new, V1, (answered(question, "approved"),))).target.key == ("code",)
 
 
+def test_a_key_where_there_was_none_cannot_be_rejected() -> None:
+    """What is merged from now on would have nothing to be told apart by, in each run anew."""
+    without = on(proposed(Schema(BASE.fields, ()))).version
+    question = proposed(BASE, without)
+    assert held(question).hold.choices == ("approve", "retry")
+    assert held(proposed(BASE, without, (answered(question, "rejected"),)))
+    assert on(proposed(BASE, without, (answered(question, "approved"),))).target.key == ("id",)
+
+
 @pytest.mark.parametrize("answer", ALLOWED["widened"])
 def test_the_first_value_of_a_column_gives_it_its_type(answer: str) -> None:
     empty = on(proposed(schema("id", id="int64", x="null", l="list<null>"))).version

@@ -231,6 +231,32 @@ def test_a_refresh_is_one_commit_also_where_an_index_gives_the_order(shop: Shop)
     assert (again.ordered, len(again.rows)) == (False, 40_000)
 
 
+def test_a_refresh_of_what_is_merged_has_the_rows_beyond_the_bound_and_reads_them_again(
+    shop: Shop,
+) -> None:
+    """It takes the place of the table, in which a row that changed just now would be missing."""
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("INSERT INTO t VALUES (1, '2026-01-31 10:00:00'), (2, datetime('now'))")
+    shop.app.execute("INSERT INTO t VALUES (3, '9999-12-31 00:00:00')")
+    merges = StreamSettings(cursor=("updated_at",), settle=3600.0, key=("id",), mode=Mode.MERGE)
+    again = take(shop.source, "t", merges, refresh=True)
+    assert again.column("id") == [1, 2]
+    assert again.counts == {"beyond_bound": 1}
+    shop.app.execute("UPDATE t SET updated_at = datetime('now', '-2 seconds') WHERE id = 2")
+    assert shop.take("t", replace(merges, settle=0.0), again).column("id") == [2]
+    appends = replace(merges, mode=Mode.APPEND)
+    assert take(shop.source, "t", appends, refresh=True).column("id") == [1]
+
+
+def test_no_index_is_asked_for_where_none_can_be_made(shop: Shop) -> None:
+    shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, updated_at DATETIME)")
+    shop.app.execute("CREATE VIEW v AS SELECT * FROM t")
+    settings = StreamSettings(cursor=("updated_at",), key=("id",), mode=Mode.MERGE)
+    found = shop.source.check({"t": settings, "v": settings})[1:]
+    assert ["no index leads" in one.text for one in found] == [True, True]
+    assert [one.hint[:12] for one in found] == ["CREATE INDEX", ""]
+
+
 def test_a_text_cursor_with_a_nul_in_it_goes_on(shop: Shop) -> None:
     shop.app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, c TEXT)")
     shop.many("INSERT INTO t VALUES (?, ?)", [(1, "a\0b"), (2, "a")])

@@ -102,6 +102,13 @@ class DuckdbDestination:
         del owner
         return self._look().markers.get(fold(table))
 
+    def refuse_unmarked(self, table: str) -> None:
+        self._refuse_unmarked(self._look(), table)
+
+    def _refuse_unmarked(self, look: Look, table: str) -> None:
+        if fold(table) in look.tables and fold(table) not in look.markers:
+            raise self._foreign(table)
+
     def _look(self) -> Look:
         key = fold(self.schema)
         with disk_errors():
@@ -129,9 +136,9 @@ class DuckdbDestination:
                 f"table {request.table!r} has no key to merge on; set `key`, or another `mode`",
             )
         look = self._look_if_free()
+        if look:
+            self._refuse_unmarked(look, request.table)
         marker = look.markers.get(fold(request.table)) if look else None
-        if look and marker is None and fold(request.table) in look.tables:
-            raise self._foreign(request.table)
         with disk_errors():
             return FileStage(self._staging, request, self, None, marker, plain_names=True)
 
@@ -148,8 +155,8 @@ class DuckdbDestination:
         return NeedsAnswer(
             HoldKind.DESTINATION,
             f"{self.path} has a table {table!r} in schema {self.schema!r} and no marker for it: "
-            "somebody else made it. 'cursor adopt' writes into it; or drop it, or give the stream "
-            "another `table`",
+            "somebody else made it, or gave it this name. 'cursor adopt' goes on with it as it is; "
+            "or drop it, or give the stream another `table`, and then 'retry'",
             ("retry", "cursor adopt"),
         )
 

@@ -106,6 +106,12 @@ class ParquetDestination:
         with disk_errors():
             return self._folder(table).marker()
 
+    def refuse_unmarked(self, table: str) -> None:
+        with disk_errors():
+            folder = self._folder(table)
+            if folder.marker() is None:
+                refuse_foreign(folder, _cut_off(folder))
+
     def _folder(self, table: str) -> TableFolder:
         return TableFolder(self._files, self.path / encode_name(table), table)
 

@@ -250,7 +250,7 @@ def refuse_foreign(folder: TableFolder, ours: Sequence[str] = ()) -> None:
             HoldKind.DESTINATION,
             f"{folder.path} holds {len(foreign)} files ({shown}) and no marker: somebody else "
             "wrote them. 'cursor adopt' takes them as rows of this table; or move them away, or "
-            "give the stream another `table`",
+            "give the stream another `table`, and then 'retry'",
             ("retry", "cursor adopt"),
         )
 

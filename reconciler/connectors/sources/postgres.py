@@ -234,7 +234,7 @@ class Postgres:
             return Relation(source, QUERY, columns, misfit=postgres_columns.array_misfit(columns))
         found = self.session.rows(
             "SELECT c.oid::int8, n.nspname::text, c.relname::text, c.reltuples::int8, "
-            "row_security_active(c.oid), "
+            "row_security_active(c.oid), c.relkind IN ('r', 'p', 'm'), "
             "c.oid || CASE c.relkind WHEN 'v' THEN ' ' || md5(pg_get_viewdef(c.oid)) ELSE '' END "
             "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND "
@@ -246,7 +246,7 @@ class Postgres:
         named = [row for row in found if f"{row[1]}.{row[2]}" == stream] or found
         if len(named) > 1:
             raise _ambiguous(stream, [f"{quote(row[1])}.{quote(row[2])}" for row in named])
-        oid, schema, table, rows, secured, made = named[0]
+        oid, schema, table, rows, secured, indexable, made = named[0]
         shape = self.session.rows(_SHAPE.format(oid=oid))
         source = f"{quote(schema)}.{quote(table)}"
         columns = self._columns(
@@ -258,6 +258,7 @@ class Postgres:
             columns,
             key=tuple(name for kind, name, _, _ in shape if kind == "key"),
             indexed=self._indexed(columns, shape),
+            indexable=indexable,
             rows=rows if rows >= 0 else None,
             made=made,
             notes=_unseen(columns, secured=secured) + _two_writings(shape, settings),

@@ -61,6 +61,8 @@ class Relation:
     key: tuple[str, ...] = ()
     indexed: frozenset[str] = frozenset()
     """Columns that lead an index in the order in which positions are compared."""
+    indexable: bool = True
+    """False: an index cannot be made on it, as on a view or on another server's table."""
     rows: int | None = None
     """About how many; None: nobody knows without counting."""
     made: str = ""

@@ -140,8 +140,8 @@ class SqlSource:
 
 
 def _index(stream: str, relation: Relation, column: str) -> str:
-    """The statement, as both databases take it, that makes the index; none for a query's rows."""
-    if relation.identity == QUERY:
+    """The statement, as both databases take it, that makes the index; none where it cannot."""
+    if relation.identity == QUERY or not relation.indexable:
         return ""
     name = quote(f"{stream.rpartition('.')[2]}_{column}")
     # SQLite wants a name, and its schema before that one alone.

@@ -208,6 +208,8 @@ def _incremental(
     last = None if request.cursor is None else position.decode(request.cursor.position)
     bound = dialect.bound(Wanted(base.relation, column, settings, request.stopped, last))
     span = _range(dialect, column, settings, last, bound)
+    if request.refresh and settings.mode is Mode.MERGE and not span.empty:
+        span = _all_of_it(column, bound)
     dialect.begin()
     nulls, far, news = _survey(dialect, base, column, bound, span)
     if nulls and settings.null_cursor == "hold":
@@ -323,6 +325,13 @@ def _range(
         return _Range(news, news, empty=False)
     start = dialect.literal(column, dialect.behind(column, last, settings.lookback))
     return _Range(f"{name} {above} {start} AND {upper}", news, empty=False)
+
+
+def _all_of_it(column: Column, bound: Bound) -> _Range:
+    """What takes the place of all that was merged has the rows beyond the bound too, or those that
+    changed just now would be gone until the next run, which reads them again."""
+    rows = f"NOT ({bound.far})" if bound.far else f"{quote(column.name)} IS NOT NULL"
+    return _Range(rows, rows, empty=False)
 
 
 def _survey(

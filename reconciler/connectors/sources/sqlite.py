@@ -145,6 +145,7 @@ class Sqlite:
             columns,
             key=key,
             indexed=self._indexed(stream, columns, key, kind),
+            indexable=kind == "table",
             rows=None if kind != "table" or without_rowid else self._about(source),
             misfit="" if strict else misfit(columns),
         )
