@@ -16,11 +16,15 @@ _AT_ONCE = 1_000
 
 
 async def end_left_open(catalog: Catalog, project: Project, by: str) -> None:
-    """End them as interrupted: what they answered stands. Raises ``CatalogError``."""
+    """End them as interrupted, in the name of the holder ``by``: what they answered stands. Its own
+    are left to it: a machine that slept finds their lease lapsed until it is renewed. Raises
+    ``CatalogError``."""
     for run in await catalog.runs(RunQuery(open_only=True, limit=_AT_ONCE)):
+        if run.holder == by:
+            continue
         state = await catalog.pipeline(run.pipeline)
         aside = state.paused or state.parked or run.pipeline not in project.pipelines
-        if aside and state.lapsed and state.epoch == run.epoch:
+        if aside and state.lapsed:
             why = f"its holder {run.holder} stopped, and nothing else would end it"
-            with suppress(NotFound):  # another process did it meanwhile
+            with suppress(NotFound):  # it ended meanwhile, or another process did this
                 await catalog.edit(new_operation_id(), by, why, CancelRun(run.pipeline, run.epoch))
