@@ -195,6 +195,7 @@ class Conduct:
             try:
                 await worker.send(m.Cancel())
                 done = await self._converse(worker)
+                done = replace(done, failure=done.failure or why)  # which no stream knows
                 healthy = True
             except (WorkerGone, _Overdue, _OutOfTurn):
                 pass
