@@ -207,6 +207,11 @@ async def ran(catalog: Catalog, pipeline: str = "shop", rows: int = 3, at: int =
 async def held(catalog: Catalog, hold: Hold = PROPOSAL) -> Run:
     """A run that brought rows, and one after it that is held."""
     await ran(catalog)
+    return await held_at_first(catalog, hold)
+
+
+async def held_at_first(catalog: Catalog, hold: Hold = PROPOSAL) -> Run:
+    """A run that is held, before any that brought rows."""
     claimed = await claim(catalog)
     result = StreamResult("orders", Outcome.HELD, hold.reason, hold=hold)
     return await finish(catalog, claimed, Outcome.HELD, result, reason=hold.reason)

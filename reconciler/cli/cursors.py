@@ -98,7 +98,9 @@ def cursor_set(
             raise Failure(
                 f"{name} has no cursor yet, so it is not known what kind of value it takes.",
                 Exit.FAILED,
-                f"Run it once first: reconciler run {name.typed}",
+                "It is held; first answer that: reconciler why " + name.typed
+                if stream.hold
+                else f"Run it once first: reconciler run {name.typed}",
             )
         if _taken(stream.cursor, stream.hold)[0] is CursorKind.SNAPSHOT_ID:
             raise Failure(
@@ -171,13 +173,18 @@ def cursor_adopt(
     json: options.Json = False,
     dry_run: options.DryRun = False,
 ) -> int:
-    """Accept the destination as it is: the next run sets its marker to what the catalog says."""
+    """Accept the destination as it is: the next run sets its marker to what the catalog says.
+
+    A stream that is not held may be told so too, as where files were removed from a Parquet table.
+    """
 
     async def prepare(place: Place, catalog: Catalog) -> Plan:
         stream = await desk.one_stream(place, catalog, target)
-        hold = _must_be_held(stream)
+        from reconciler.run.mismatch import AGREES
+
+        seen = AGREES if stream.hold is None else _must_be_held(stream).detail
         done = f"The next run of {name_of(stream)} takes its table over as it is."
-        action = Adopt(stream.pipeline, stream.stream, hold.detail)
+        action = Adopt(stream.pipeline, stream.stream, seen)
         return Plan((action,), done, (f"reconciler run {name_of(stream).typed}",), _AS_IT_IS)
 
     return edit(How(config, json, dry_run, why), prepare)

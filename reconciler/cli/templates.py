@@ -12,6 +12,9 @@ from reconciler.cli.output import count
 if TYPE_CHECKING:
     from reconciler.connectors.ports import FoundStream
 
+_MOST = 8
+"""Candidates for a cursor that are named."""
+
 _HEAD = """\
 # Check it with:  reconciler check
 # Every key:      reconciler config schema, and the documentation
@@ -110,6 +113,8 @@ def _stream_lines(table: str, stream: FoundStream) -> list[str]:
         lines.append('mode = "replace"   # no column that could be a cursor: the whole table')
         return lines
     marked = [f"{c} (index)" if c in stream.indexed else c for c in stream.cursors]
+    if len(marked) > _MOST:
+        marked[_MOST:] = [f"and {len(marked) - _MOST} more"]
     lines.append(f"cursor = [{_text(stream.cursors[0])}]   # candidates: {', '.join(marked)}")
     if stream.cursors[0] in stream.schema.key:
         lines.append('# new rows only, not those that change: for them mode = "replace"')

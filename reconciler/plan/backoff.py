@@ -67,8 +67,8 @@ def after_failure(
             )
         case ErrorClass.SCHEMA_INCOMPATIBLE:
             return NextStep(
-                park="the destination cannot take the source's schema; change the stream's "
-                f"`query` or `columns`, then `reconciler resume {name}`"
+                park="the destination cannot take what the source has; do what its last run says, "
+                f"or change the stream's `query` or `columns`, then `reconciler resume {name}`"
             )
         case ErrorClass.PERMANENT:
             if attempt < PARK_AFTER:

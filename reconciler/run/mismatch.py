@@ -13,6 +13,8 @@ from reconciler.connectors.ports import Marker, NeedsAnswer
 
 REFRESH, ADOPT, RETRY = "refresh", "cursor adopt", "retry"
 REWIND = "cursor rewind --to-destination"
+AGREES = "agrees"
+"""What was seen of a destination that held nothing up: it is adopted if it fits the catalog."""
 
 
 @dataclass(frozen=True, slots=True)

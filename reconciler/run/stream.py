@@ -52,7 +52,7 @@ from reconciler.connectors.ports import (
 from reconciler.run import messages as m
 from reconciler.run.connections import Connections
 from reconciler.run.link import Link
-from reconciler.run.mismatch import Mismatch, marker_detail
+from reconciler.run.mismatch import AGREES, Mismatch, marker_detail
 from reconciler.run.shape import Shape
 from reconciler.schema.own import with_own
 
@@ -221,9 +221,12 @@ class StreamRun:
 
     def _adopt(self, destination: Destination, marker: Marker | None) -> Marker | None:
         """Also where a run that was cut off has done it: then it may not be durable."""
-        if self._state.seen not in ("", marker_detail(marker)) and not self._follows(marker):
+        seen = self._state.seen
+        if seen == AGREES and not self._follows(marker):
+            self._check_marker(marker)
+        elif seen not in ("", AGREES, marker_detail(marker)) and not self._follows(marker):
             raise self._mismatch(marker).changed_since()
-        if marker is None and self._state.seen:  # the person was told that nothing is there
+        if marker is None and seen:  # the person was told that nothing is there
             destination.refuse_unmarked(self._table)
         self._link.check_lease()
         epoch, cursor = self._order.epoch, self._state.cursor

@@ -178,6 +178,22 @@ def test_a_destination_restored_from_an_older_copy_is_held(
     _later_rows_arrive(project)
 
 
+def test_a_lake_whose_old_files_were_removed_is_taken_as_it_is(project: Project) -> None:
+    _two_batches(project, "parquet")
+    folder = project.there() / "orders"
+    old, _ = sorted(folder.glob("*.parquet"))
+    old.unlink()
+    assert "cursor adopt" in project.do("check", code=1)
+    project.answer("cursor adopt")
+    _later_rows_arrive(project)
+    assert {row[0] for row in project.rows()} == {*range(50, 100), *range(200, 210)}
+    view = (folder / "_view.sql").read_text()
+    with duckdb.connect() as db:
+        db.execute(view)
+        assert db.execute("SELECT count(*) FROM orders").fetchall() == [(60,)]
+    db.close()
+
+
 @pytest.mark.parametrize("rewound", [False, True], ids=["at once", "after another answer"])
 def test_a_table_renamed_by_hand_goes_on_and_its_rows_are_there_once(
     project: Project, *, rewound: bool

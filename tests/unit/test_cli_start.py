@@ -111,6 +111,12 @@ def test_discovered_streams_are_toml_to_paste(tmp_path: Path) -> None:
     assert "new rows only" not in text
 
 
+def test_of_many_candidates_the_first_are_named() -> None:
+    wide = FoundStream("t", Schema(()), cursors=tuple(f"c{n}" for n in range(300)))
+    text = pipeline_for("shop_db", [wide])
+    assert "candidates: c0, c1, c2, c3, c4, c5, c6, c7, and 292 more\n" in text
+
+
 def test_discover_says_that_a_key_as_cursor_shows_no_changes() -> None:
     numbered = FoundStream("t", Schema((Field("id", "int64"),), ("id",)), cursors=("id",))
     text = pipeline_for("shop_db", [numbered])

@@ -11,7 +11,8 @@ import pytest
 from catalog.records import Commit, Cursor, Edit, Hold, HoldKind, StreamState
 from catalog.sqlite.backend import SqliteCatalog
 from reconciler.cli.failure import Exit
-from tests.cli_kit import PROPOSAL, Shop, cursor_at, held, make_shop, ran
+from reconciler.run.mismatch import AGREES
+from tests.cli_kit import PROPOSAL, Shop, cursor_at, held, held_at_first, make_shop, ran
 from tests.replacing import replace
 
 
@@ -58,10 +59,17 @@ def test_cursor_set_needs_a_cursor_to_know_the_kind_of(shop: Shop) -> None:
     assert shop.cli("cursor", "set", "shop.orders", "7").code == Exit.NOTHING
 
 
-def test_cursor_adopt_of_a_destination_that_agrees_is_code_5(shop: Shop) -> None:
+def test_cursor_set_of_what_is_held_before_its_first_run_does_not_say_to_run_it(shop: Shop) -> None:
+    shop.on(held_at_first)
+    result = shop.cli("cursor", "set", "shop.orders", "7")
+    assert result.code == Exit.FAILED
+    assert "first answer that: reconciler why shop.orders" in result.err
+
+
+def test_cursor_adopt_of_what_is_not_held_is_of_a_destination_that_agrees(shop: Shop) -> None:
     shop.on(ran)
-    assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.NOTHING
-    assert orders(shop).directive == ""
+    assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.GOOD
+    assert (orders(shop).directive, orders(shop).seen) == ("adopt", AGREES)
 
 
 def test_cursor_adopt_of_a_held_stream_is_of_the_destination_that_the_last_run_saw(

@@ -69,8 +69,8 @@ def test_a_permanent_error_is_never_tried_again_and_parks_at_the_third() -> None
         ),
         (
             ErrorClass.SCHEMA_INCOMPATIBLE,
-            "the destination cannot take the source's schema; change the stream's `query` or "
-            "`columns`",
+            "the destination cannot take what the source has; do what its last run says, or change "
+            "the stream's `query` or `columns`",
         ),
     ],
 )

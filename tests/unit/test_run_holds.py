@@ -25,7 +25,7 @@ from reconciler.connectors.ports import (
 )
 from reconciler.run import messages as m
 from reconciler.run import stream as module
-from reconciler.run.mismatch import marker_detail
+from reconciler.run.mismatch import AGREES, marker_detail
 from tests.replacing import replace
 from tests.stream_kit import (
     FILE,
@@ -412,6 +412,20 @@ def test_a_marker_at_the_same_place_by_another_number_is_not_where_adopting_puts
     state = {"directive": "adopt", "seen": seen, "cursor": cursor(5)}
     assert "it is at batch 9 now" in held(world.run(seq=3, published=3, **state)).reason
     assert world.adopted == []
+
+
+@pytest.mark.parametrize("now", [at(2), at(5), at(3, OTHER), at(3, epoch=7), None])
+def test_what_was_not_held_is_adopted_only_if_it_fits(now: Marker | None) -> None:
+    state = {"seq": 3, "published": 3, "published_by": 8, "directive": "adopt", "seen": AGREES}
+    world = World(marker=now)
+    assert held(world.run(**state)).kind is HoldKind.DESTINATION
+    assert world.adopted == []
+    world = World(marker=at(3, epoch=8))
+    assert world.run(**state).adopted
+    assert world.run(**state).adopted, "also where the run that did it was cut off"
+    assert world.adopted == [(3, None)] * 2
+    world = World(unmarked=True)
+    assert held(world.run(directive="adopt", seen=AGREES)).choices == ("retry", "cursor adopt")
 
 
 def test_adopt_passes_over_no_batch_that_waits() -> None:
