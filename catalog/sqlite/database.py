@@ -262,11 +262,16 @@ def refuse_half_restored(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for its owner alone, and those above it; durable. Raises ``OSError``."""
+    """Make a folder for its owner alone, and those above it as the umask says, since others may
+    have to pass through them; durable. Raises ``OSError``."""
+    _make_folder(folder, 0o700)
+
+
+def _make_folder(folder: Path, mode: int) -> None:
     if folder.is_dir():
         return
-    make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    _make_folder(folder.parent, 0o777)
+    folder.mkdir(mode=mode, exist_ok=True)
     # SQLite makes the entries in the file's own folder durable; those above it are made here.
     parent = os.open(folder.parent, os.O_RDONLY)
     try:

@@ -18,7 +18,7 @@ _PANEL = "Config and upkeep"
 @verb("backup", _PANEL, "catalog backup /var/backups/shop/", under=grammar.catalog)
 def catalog_backup(
     path: Annotated[
-        Path,
+        str,  # a Path would lose the slash at its end
         typer.Argument(
             metavar="PATH",
             help="The file to make; a directory: one in it, named after project and time.",
@@ -44,8 +44,11 @@ def catalog_backup(
     return Exit.GOOD
 
 
-def _target(place: desk.Place, path: Path) -> Path:
+def _target(place: desk.Place, text: str) -> Path:
+    path = Path(text)
     if not path.is_dir():
+        if text.endswith("/"):  # taken for a file's name, it would be in the next backup's way
+            raise Failure(f"{path} is no directory; make it first", Exit.FAILED)
         return path
     at = output.iso(desk.now_us())
     assert at is not None

@@ -140,7 +140,8 @@ def read_secret(ref: SecretRef, env: Mapping[str, str]) -> str:
     if not directory:
         raise Wrong(
             f"credential {ref.name}: $CREDENTIALS_DIRECTORY is not set",
-            hint="systemd sets it for a unit with LoadCredential=",
+            hint="systemd sets it for a unit with LoadCredential=; by hand, while that unit runs: "
+            "CREDENTIALS_DIRECTORY=/run/credentials/UNIT",
         )
     return _read(Path(directory) / ref.name)
 

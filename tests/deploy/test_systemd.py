@@ -58,6 +58,14 @@ def test_systemd_waits_longer_than_runs_may_take_to_end() -> None:
     assert float(setting("TimeoutStopSec")) >= Daemon().grace + 20
 
 
+def test_the_unit_is_not_given_up_nor_stopped_for_one_worker() -> None:
+    """A daemon that starts on a full disk was given up after a minute; and where the kernel ended
+    a worker for want of memory, systemd would stop the daemon and all other runs with it."""
+    assert setting("StartLimitIntervalSec") == "0"
+    assert setting("OOMPolicy") == "continue"
+    assert setting("RestartPreventExitStatus") == "2"
+
+
 def test_systemd_hears_from_the_daemon_itself() -> None:
     assert setting("Type") == "notify"
     assert setting("NotifyAccess") == "main"

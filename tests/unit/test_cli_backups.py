@@ -280,6 +280,13 @@ def test_what_stood_there_is_kept_and_can_be_restored_too(shop: Shop) -> None:
     assert set(_runs(shop)) == lost
 
 
+def test_a_directory_that_is_not_there_is_not_taken_for_a_file(shop: Shop) -> None:
+    """As it was by the first backup of a timer; each later one then failed."""
+    done = shop.cli("catalog", "backup", f"{shop.folder}/backups/")
+    assert (done.code, "is no directory; make it first" in done.err) == (1, True)
+    assert not (shop.folder / "backups").exists()
+
+
 def test_a_restore_where_there_is_no_catalog_yet_makes_all_that_is_needed(shop: Shop) -> None:
     backup = _back_up(shop)
     runs = set(_runs(shop))

@@ -661,6 +661,25 @@ def test_a_folder_that_is_not_there_may_come_back(tmp_path: Path) -> None:
     assert source.check({})[0].level == "problem"
 
 
+def test_a_folder_below_one_that_may_not_be_entered_is_said_to_be(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service sees /home with systemd's ``ProtectHome=yes``."""
+    stat = os.stat
+
+    def refuse(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(str(inbox.folder)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(ConnectorError, match="it may not be entered") as caught:
+        inbox.take()
+    assert caught.value.error is ErrorClass.TRANSIENT
+    (finding,) = inbox.source.check({"in": CSV})
+    assert (finding.level, "it may not be entered" in finding.text) == ("problem", True)
+
+
 def test_check_and_discover_show_what_is_there(inbox: Inbox) -> None:
     inbox.put("a.csv", "id,x\n1,2\n")
     inbox.put("b.csv", "id,y\n1,2\n")

@@ -708,6 +708,18 @@ def test_a_file_in_wal_mode_that_may_not_be_read_is_said_to_be(shop: Shop) -> No
             Path(folder).chmod(0o755)
 
 
+def test_a_file_in_wal_mode_on_a_disk_that_takes_no_log_is_said_to_be(tmp_path: Path) -> None:
+    """As systemd's ``ProtectSystem=strict`` has it, which SQLite words in another way."""
+    path = tmp_path / "app.sqlite"
+    with closing(sqlite3.connect(path)) as app:
+        app.execute("PRAGMA journal_mode = wal")
+        app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    (tmp_path / "app.sqlite-wal").mkdir()  # in the way, as for root nothing else is
+    source = open_source("app", "sql", {"url": f"sqlite://{path}"}, Secrets({}))
+    with closing(source), pytest.raises(ConnectorError, match="is in WAL mode, and SQLite reads"):
+        source.discover(["*"], {})
+
+
 @pytest.mark.parametrize(
     ("select", "found"),
     [(["*"], ["a", "a_tmp", "b"]), (["*", "!*_tmp"], ["a", "b"]), ([], []), (["b"], ["b"])],

@@ -82,6 +82,7 @@ async def test_memory_is_a_catalog_too() -> None:
 
 
 async def test_folder_and_file_are_made_for_their_owner_alone(tmp_path: Path) -> None:
+    """Not the folders above: what root restores lies below one that the service must pass."""
     path = tmp_path / "a" / "b" / "catalog.db"
     old = os.umask(0o022)
     try:
@@ -92,8 +93,8 @@ async def test_folder_and_file_are_made_for_their_owner_alone(tmp_path: Path) ->
         os.umask(old)
     assert set(modes.values()) == {0o600}
     assert set(modes) == {"catalog.db", "catalog.db-wal", "catalog.db-shm"}
-    for folder in (path.parent, path.parent.parent):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folders = (path.parent, path.parent.parent)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in folders] == [0o700, 0o755]
 
 
 async def test_folders_that_are_made_are_made_durable(

@@ -80,7 +80,7 @@ class FileSet:
 
 def must_be_there(root: Path, where: str) -> None:
     """Raises ``ConnectorError`` (transient: a mount may come back) without the folder."""
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - Path's raises where a folder above is closed
         raise ConnectorError(
             ErrorClass.TRANSIENT,
             f"connection {where!r}: there is no folder {str(root)!r}, or it may not be entered",

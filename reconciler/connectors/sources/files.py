@@ -48,8 +48,10 @@ class Files:
 
     def check(self, streams: Mapping[str, StreamSettings]) -> list[Finding]:
         """Whether the folder can be read, and how many files each stream's glob finds."""
-        if not self._root.is_dir():
-            return [Finding("problem", f"there is no folder {str(self._root)!r}")]
+        try:
+            must_be_there(self._root, self._name)
+        except ConnectorError as error:
+            return [Finding("problem", str(error))]
         findings = [Finding("ok", f"folder {self._root}")]
         for stream, settings in streams.items():
             found = listing(self._root, settings.path, self._name)

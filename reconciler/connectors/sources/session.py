@@ -201,6 +201,12 @@ class Session:
         journal = Path(f"{self._file}-journal")
         return bool(self._file) and "readonly database" in text and journal.exists()
 
+    def _lacks_its_log(self, text: str) -> bool:
+        """A file in WAL mode, as its head says, on a disk that takes no file beside it."""
+        with contextlib.suppress(OSError), Path(self._file).open("rb") as file:
+            return "unable to open database file" in text and file.read(20)[18:] == b"\2\2"
+        return False
+
     def _clean(self, text: str) -> str:
         text = _DRIVER.sub("", _LINE.sub("", _QUERY_WAS.sub("", text)))
         text = _IS_IT_UP.sub("; is the server running", text)
@@ -219,7 +225,7 @@ class Session:
                 "it: who opens the file next to write to it puts it right, as that program does "
                 "itself, or sqlite3"
             )
-        elif self._file and "readonly database" in text:
+        elif self._file and ("readonly database" in text or self._lacks_its_log(text)):
             text = (
                 f"{self._file} is in WAL mode, and SQLite reads it only while another process has "
                 "it open or where this user may write its folder: give that right, or keep it open"
