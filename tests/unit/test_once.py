@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import anyio
 import pytest
 
-from catalog.errors import CatalogError, Leased, NotFound
+from catalog.errors import CatalogError, Leased, NotFound, Unavailable
 from catalog.open import open_catalog
 from catalog.port import Catalog, new_operation_id
 from catalog.records import (
@@ -23,11 +23,14 @@ from catalog.records import (
     Holder,
     Outcome,
     Pause,
+    PipelineState,
+    Rename,
     Run,
     RunQuery,
     Trigger,
     TriggerKind,
 )
+from reconciler.config.desired import Daemon, Project
 from reconciler.daemon.once import IsPaused, run_here
 from reconciler.daemon.session import Hands
 from reconciler.lease.locks import HolderLock, new_holder
@@ -39,8 +42,10 @@ pytestmark = pytest.mark.anyio
 
 
 class _Warm(Crew):
+    warmed = False
+
     async def warm(self) -> None:
-        """Nothing to get ready."""
+        self.warmed = True
 
 
 class _Here:
@@ -58,11 +63,14 @@ class _Here:
     async def run(self, name: str = "shop", *streams: str) -> Run:
         lock = HolderLock(self.folder, self.holder)
         hands = Hands(self.holder, lock, cast(WorkerPool, self.crew))
+
+        def load() -> Project:
+            assert self.crew.warmed, "the worker gets ready while the config is read"
+            return self.project
+
         try:
             with anyio.fail_after(PATIENCE):
-                return await run_here(
-                    *(lambda: self.project, hands, name, streams), by="ann", on_moved=Mock()
-                )
+                return await run_here(*(load, hands, name, streams), by="ann", on_moved=Mock())
         finally:
             lock.close()
 
@@ -79,14 +87,14 @@ class _Here:
     async def end(self) -> None:
         self.crew.end("shop")
 
-    async def claim(self, name: str, holder: str, *dead: str) -> None:
+    async def claim(self, name: str, holder: str, *dead: str, ttl: float = 60.0) -> None:
         state = await self.other.pipeline(name)
         candidate = Candidate(
             *(name, state.version, Trigger(TriggerKind.TICK, tick=1), "due"), ("shelf",)
         )
         (found,) = await self.other.claim(
             *(new_operation_id(), Holder(holder, "host", 2), [candidate]),
-            ttl=60,
+            ttl=ttl,
             limits={},
             dead=dead,
         )
@@ -118,13 +126,22 @@ async def test_a_paused_pipeline_is_not_run(here: _Here) -> None:
         await here.run()
     assert not said.value.renamed
     assert (await here.other.pipeline("shop")).request is None
+    await here.claim("pond", "daemon-elsewhere", ttl=0.001)
+    await anyio.sleep(0.05)
+    await here.edit(Rename("lake", "pond"))
+    here.project = replace(here.project, pipelines={"pond": pipeline("pond")})
+    with pytest.raises(IsPaused) as said:
+        await here.run("pond")
+    assert said.value.renamed, "there is nothing to resume"
 
 
 async def test_it_makes_way_for_a_holder_that_may_live_and_its_request_stays(here: _Here) -> None:
     await here.claim("shop", "daemon-elsewhere")
     with pytest.raises(Leased, match=r"daemon-elsewhere holds its lease; the request stays"):
-        await here.run()
-    assert (await here.other.pipeline("shop")).request is not None
+        await here.run("shop", "orders")
+    request = (await here.other.pipeline("shop")).request
+    assert request is not None
+    assert request.streams == ("orders",)
 
 
 async def test_it_takes_over_from_a_holder_that_died_here(here: _Here) -> None:
@@ -178,6 +195,44 @@ async def test_a_run_that_another_took_over_is_not_said_to_have_ended(here: _Her
     with pytest.raises(BaseExceptionGroup) as raised:
         await here.while_it_runs(take_over)
     assert raised.group_contains(NotFound, match="taken over by another holder")
+
+
+async def test_its_lease_is_renewed_as_long_as_it_runs(here: _Here) -> None:
+    here.project = replace(here.project, daemon=Daemon(lease_ttl=3.0))
+
+    async def look() -> None:
+        first = last = (await here.other.pipeline("shop")).lease_expires_at
+        while first == last:
+            await anyio.sleep(0.05)
+            last = (await here.other.pipeline("shop")).lease_expires_at
+        await here.end()
+
+    assert (await here.while_it_runs(look)).outcome is Outcome.NOTHING_NEW
+
+
+async def test_a_catalog_that_is_away_for_a_moment_ends_no_run(
+    here: _Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = anyio.Event()
+
+    async def away(*_: object) -> PipelineState:
+        looks.set()
+        raise Unavailable("away")
+
+    async def look() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(here.other), "pipeline", away)
+            await looks.wait()
+        await here.end()
+
+    assert (await here.while_it_runs(look)).outcome is Outcome.NOTHING_NEW
+
+
+async def test_it_ends_what_others_left_open(here: _Here) -> None:
+    await here.claim("gone", "cli-killed", ttl=0.001)
+    await here.while_it_runs(here.end)
+    (left,) = await here.other.runs(RunQuery("gone"))
+    assert left.outcome is Outcome.INTERRUPTED
 
 
 async def test_upkeep_that_fails_is_no_failure_of_the_run(

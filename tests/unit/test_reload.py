@@ -188,7 +188,7 @@ async def test_an_edit_made_while_the_one_before_is_read_is_taken_up(
         await config.takes_up(7)
 
 
-_INCLUDES = 'include = ["more/*.toml"]\n' + _CONFIG.format(5)
+_INCLUDES = 'include = ["more/**/*.toml"]\n' + _CONFIG.format(5)
 _SQL = '[connections.{}]\nconnector = "sql"\nurl = "sqlite:///{}.db"\n'
 
 
@@ -211,7 +211,35 @@ async def test_one_file_of_several_that_was_edited_while_the_daemon_was_starting
     config.read_ns = time.time_ns()
     await anyio.sleep(0.1)
     _moved_in(more, _SQL.format("b", "b"))
+    os.utime(more, (0, 0))  # as what copies a file with its times does
     await _taken_up(config, config.reloader())
+
+
+@pytest.mark.anyio
+async def test_files_are_looked_at_now_and_then_and_at_once_when_asked(
+    config: _Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "LOOK_EVERY", 3600)
+    async with config.watched() as reloader:
+        _moved_in(config.path)
+        await anyio.sleep(0.05)
+        assert config.looks == 0
+        reloader.ask()
+        await config.takes_up(5)
+
+
+@pytest.mark.anyio
+async def test_a_rejected_config_is_not_read_at_each_look(
+    config: _Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "REJECTED_EVERY", 0.5)
+    began = time.monotonic()
+    async with config.watched():
+        await anyio.sleep(0.6)
+        _moved_in(config.path, "")
+        await config.looked(20)
+    reads = len(config.metrics.config_read.call_args_list)
+    assert 1 <= reads <= 2 + (time.monotonic() - began) / 0.5
 
 
 @pytest.mark.anyio
@@ -256,6 +284,16 @@ async def test_files_that_the_config_includes_are_watched_those_to_come_too(
 ) -> None:
     async with config.watched() as reloader:
         _moved_in(more.with_name("b.toml"), _SQL.format("b", "b"))
+        await config.takes_up(5, "a", "b")
+        (config.path.parent / "other").mkdir()
+        other = config.path.parent / "other" / "d.toml"
+        _moved_in(other, "connector = 1")
+        _moved_in(config.path, _INCLUDES.replace("more/**", "other"))
+        await config.looked()
+        assert "d.toml" in reloader.rejected
+        _moved_in(other, _SQL.format("d", "d"))
+        await config.takes_up(5, "d")
+        _moved_in(config.path, _INCLUDES)
         await config.takes_up(5, "a", "b")
         _moved_in(more, _SQL.format("c", "c"))
         await config.takes_up(5, "b", "c")
