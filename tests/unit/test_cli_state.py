@@ -8,7 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from catalog.records import Commit, Cursor, Edit, Hold, HoldKind, StreamState
+from catalog import position
+from catalog.port import Catalog, new_operation_id
+from catalog.records import (
+    Commit,
+    Cursor,
+    CursorKind,
+    Edit,
+    Hold,
+    HoldKind,
+    SetCursor,
+    StreamState,
+)
 from catalog.sqlite.backend import SqliteCatalog
 from reconciler.cli.failure import Exit
 from reconciler.run.mismatch import AGREES
@@ -35,6 +46,19 @@ def test_cursor_get_shows_where_it_is(shop: Shop) -> None:
     assert record["cursor"]["position"]["text"] == "10"
     assert record["seq"] == 1
     assert "10" in shop.cli("cursor", "get", "shop").out
+    shop.on(lambda catalog: put(catalog, cursor_at(3), "more"))
+    (record,) = shop.cli("cursor", "get", "shop.more", "--json").json
+    assert (record["stream"], record["cursor"]["position"]["text"]) == ("more", "3")
+    assert 'No pipeline is named "shpo"' in shop.cli("cursor", "get", "shpo").err
+
+
+async def put(catalog: Catalog, cursor: Cursor | None, stream: str = "orders") -> None:
+    """The stream's cursor is there, as it were."""
+    await catalog.edit(new_operation_id(), "ann", "", SetCursor("shop", stream, cursor))
+
+
+def cursor_of(tag: str, text: str, kind: CursorKind = CursorKind.MONOTONIC) -> Cursor:
+    return Cursor(kind, f"updated_at {tag}", position.parse(tag, text))
 
 
 def test_cursor_set_moves_it_and_says_from_where(shop: Shop) -> None:
@@ -42,6 +66,7 @@ def test_cursor_set_moves_it_and_says_from_where(shop: Shop) -> None:
     result = shop.cli("cursor", "set", "shop.orders", "7", "--why", "rows were late")
     assert result.code == Exit.GOOD
     assert "is at 7 now (it was 10)" in result.out
+    assert "with mode append they would be there twice" in result.err
     assert orders(shop).cursor == cursor_at(7)
     assert orders(shop).seq == 1
 
@@ -57,6 +82,72 @@ def test_cursor_set_refuses_a_value_of_another_kind(shop: Shop) -> None:
 
 def test_cursor_set_needs_a_cursor_to_know_the_kind_of(shop: Shop) -> None:
     assert shop.cli("cursor", "set", "shop.orders", "7").code == Exit.NOTHING
+
+
+def test_cursor_set_of_what_was_never_read_says_to_run_it_first(shop: Shop) -> None:
+    shop.on(lambda catalog: put(catalog, None))
+    result = shop.cli("cursor", "set", "shop.orders", "7")
+    assert result.code == Exit.FAILED
+    assert "Run it once first: reconciler run shop.orders" in result.err
+
+
+def test_cursor_set_of_what_counts_reads_says_what_to_do_instead(shop: Shop) -> None:
+    counts = cursor_of("int", "4", CursorKind.SNAPSHOT_ID)
+    shop.on(lambda catalog: put(catalog, counts))
+    result = shop.cli("cursor", "set", "shop.orders", "7")
+    assert result.code == Exit.USAGE
+    assert "cursor rewind shop.orders --to-batch N" in result.err
+    assert orders(shop).cursor == counts
+
+
+def redefined(tag: str, choice: str = "cursor set") -> Hold:
+    new = {"definition": f"changed_at {tag}", "kind": "monotonic", "tag": tag}
+    detail = msgspec.json.encode(new).decode()
+    return Hold(HoldKind.DEFINITION, "It is another column.", 1, (choice,), detail=detail)
+
+
+def test_cursor_set_of_another_column_takes_what_that_one_takes(shop: Shop) -> None:
+    shop.on(lambda catalog: put(catalog, cursor_of("int", "4", CursorKind.SNAPSHOT_ID)))
+    shop.on(lambda catalog: held_at_first(catalog, redefined("date")))
+    assert shop.cli("cursor", "set", "shop.orders", "7").code == Exit.USAGE
+    assert shop.cli("cursor", "set", "shop.orders", "2026-11-01").code == Exit.GOOD
+    new = Cursor(CursorKind.MONOTONIC, "changed_at date", position.parse("date", "2026-11-01"))
+    assert orders(shop).cursor == new
+
+
+@pytest.mark.parametrize(
+    "hold", [redefined("date", "refresh"), replace(redefined("date"), kind=HoldKind.NULL_KEY)]
+)
+def test_cursor_set_of_the_same_column_takes_what_it_took(shop: Shop, hold: Hold) -> None:
+    shop.on(lambda catalog: held(catalog, hold))
+    assert shop.cli("cursor", "set", "shop.orders", "2026-11-01").code == Exit.USAGE
+    assert shop.cli("cursor", "set", "shop.orders", "7").code == Exit.GOOD
+    assert orders(shop).cursor == cursor_at(7)
+
+
+@pytest.mark.parametrize(
+    ("now", "new", "code"),
+    [
+        ("2026-11-01 10:00:00", "2026-10-01 09:30:00", Exit.GOOD),
+        ("2026-11-01 10:00:00", "2026-10-01", Exit.GOOD),
+        ("2026-11-01", "2026-10-01 09:30", Exit.GOOD),
+        ("2026-11-01 10:00:00", "2026-10-01T09:30:00", Exit.USAGE),
+        ("2026-11-01 10:00:00", "1.10.2026", Exit.USAGE),
+        ("b-17", "a", Exit.GOOD),
+    ],
+)
+def test_a_time_kept_as_text_is_set_as_the_source_writes_it(
+    shop: Shop, now: str, new: str, code: Exit
+) -> None:
+    shop.on(lambda catalog: put(catalog, cursor_of("text", now)))
+    assert shop.cli("cursor", "set", "shop.orders", new).code == code
+    assert orders(shop).cursor == cursor_of("text", new if code == Exit.GOOD else now)
+
+
+def test_a_time_of_another_column_is_not_compared_with_this_ones(shop: Shop) -> None:
+    shop.on(lambda catalog: put(catalog, cursor_of("text", "2026-11-01 10:00:00")))
+    shop.on(lambda catalog: held_at_first(catalog, redefined("text")))
+    assert shop.cli("cursor", "set", "shop.orders", "1.10.2026").code == Exit.GOOD
 
 
 def test_cursor_set_of_what_is_held_before_its_first_run_does_not_say_to_run_it(shop: Shop) -> None:

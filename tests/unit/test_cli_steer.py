@@ -63,9 +63,12 @@ def test_pause_and_resume_are_recorded_with_who_and_why(shop: Shop) -> None:
     assert paused is not None
     assert paused.why == "database moves"
     assert re.fullmatch(r"\S+@\S+", paused.by)
-    assert shop.cli("resume", "shop").code == Exit.GOOD
+    assert shop.cli("resume", "shop", "--why", "it moved").code == Exit.GOOD
     assert state(shop).paused is None
-    assert [edit.action for edit in edits(shop)] == ["resume", "pause"]
+    assert [(edit.action, edit.why) for edit in edits(shop)] == [
+        ("resume", "it moved"),
+        ("pause", "database moves"),
+    ]
 
 
 def test_an_edit_is_printed_as_its_audit_record(shop: Shop) -> None:
@@ -91,9 +94,17 @@ def test_pause_during_a_run_says_that_it_goes_on(shop: Shop) -> None:
     assert "reconciler cancel shop" in result.out
 
 
+def test_pause_says_nothing_of_a_run_whose_holder_stopped(shop: Shop) -> None:
+    shop.on(lambda catalog: claim(catalog, ttl=0.001))
+    assert "goes on" not in shop.cli("pause", "shop").out
+
+
 def test_cancel_asks_the_run_under_way_to_end(shop: Shop) -> None:
-    assert shop.cli("cancel", "shop").code == Exit.NOTHING
+    nothing = shop.cli("cancel", "shop")
+    assert nothing.code == Exit.NOTHING
+    assert "No run of shop is under way." in nothing.err
     claimed = shop.on(claim)
+    assert f"epoch={claimed.lease.epoch}" in shop.cli("cancel", "shop", "--dry-run").out
     assert shop.cli("cancel", "shop").code == Exit.GOOD
     assert state(shop).cancel == claimed.lease.epoch
 
@@ -112,11 +123,15 @@ def test_retry_asks_for_a_run_and_ends_a_parking(shop: Shop) -> None:
     after = state(shop)
     assert after.parked is None
     assert after.request is not None
+    assert "reconciler run shop" in result.out
+    with shop.daemon_lock():
+        assert "reconciler status shop" in shop.cli("retry", "shop").out
 
 
 def test_retry_of_a_held_stream_releases_it_and_asks_for_that_stream(shop: Shop) -> None:
     shop.on(lambda catalog: held(catalog, NULL_KEY))
-    assert shop.cli("retry", "shop.orders").code == Exit.GOOD
+    result = shop.cli("retry", "shop.orders")
+    assert (result.code, result.err) == (Exit.GOOD, "")
     assert orders(shop).hold is None
     request = state(shop).request
     assert request is not None
@@ -138,6 +153,24 @@ def test_retry_of_a_hold_that_needs_an_answer_is_code_3_and_names_the_answers(
     assert result.code == Exit.HELD
     assert "reconciler approve shop.orders" in result.err
     assert state(shop).request is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice", "code"),
+    [
+        (HoldKind.DESTINATION, "refresh", Exit.HELD),
+        (HoldKind.DEFINITION, "refresh", Exit.HELD),
+        (HoldKind.LOST_BATCH, "refresh", Exit.HELD),
+        (HoldKind.DEFINITION, "retry", Exit.GOOD),
+        (HoldKind.FILES_CHANGED, "refresh", Exit.GOOD),
+    ],
+)
+def test_retry_releases_what_another_run_may_find_mended(
+    shop: Shop, kind: HoldKind, choice: str, code: Exit
+) -> None:
+    shop.on(lambda catalog: held(catalog, Hold(kind, "It differs.", at=1, choices=(choice,))))
+    assert shop.cli("retry", "shop.orders").code == code
+    assert (orders(shop).hold is None) == (code == Exit.GOOD)
 
 
 @pytest.mark.parametrize(("verb", "answer"), [("approve", "approved"), ("reject", "rejected")])
@@ -174,6 +207,8 @@ def test_an_answer_that_is_not_among_the_choices_is_refused(shop: Shop) -> None:
 def test_an_answer_where_nothing_was_asked_is_code_5(shop: Shop) -> None:
     shop.on(ran)
     assert shop.cli("approve", "shop.orders").code == Exit.NOTHING
+    shop.on(lambda catalog: held(catalog, NULL_KEY))
+    assert "waits for no answer about its schema" in shop.cli("approve", "shop.orders").err
 
 
 def test_an_answer_to_a_whole_pipeline_names_its_streams(shop: Shop) -> None:
