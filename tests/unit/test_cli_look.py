@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from catalog.port import Catalog, new_operation_id
-from catalog.records import Outcome, Pause, Rename
+from catalog.records import Outcome, Pause, Rename, Run
 from reconciler.cli.failure import Exit
 from reconciler.config import keep, load
 from reconciler.daemon import runlogs
@@ -256,6 +256,7 @@ def test_runs_that_match_nothing_are_code_5(shop: Shop) -> None:
     assert result.code == Exit.NOTHING
     assert result.json == []
     assert shop.cli("runs", "shop").code == Exit.NOTHING
+    assert 'No pipeline is named "shpo"' in shop.cli("runs", "shpo").err
 
 
 def test_show_takes_a_run_a_pipeline_or_a_stream(shop: Shop) -> None:
@@ -269,6 +270,55 @@ def test_show_takes_a_run_a_pipeline_or_a_stream(shop: Shop) -> None:
     assert stream["cursor"]["position"]["text"] == "10"
     assert stream["commits"][0]["rows"] == 3
     assert "1 committed, 1 published" in shop.cli("show", "shop.orders").out
+
+
+def test_show_of_a_pipeline_is_of_its_own_last_run(shop: Shop) -> None:
+    run = shop.on(ran)
+    shop.on(lambda catalog: ran(catalog, "stock"))
+    assert shop.cli("show", "shop", "--json").json["id"] == run.epoch
+
+
+def test_show_of_runs_with_nothing_new_says_how_many_and_since_when(shop: Shop) -> None:
+    async def nothing(catalog: Catalog) -> Run:
+        return await finish(catalog, await claim(catalog), Outcome.NOTHING_NEW)
+
+    shop.on(nothing)
+    assert "since" not in shop.cli("show", "shop").out
+    shop.on(nothing)
+    shown = shop.cli("show", "shop").out
+    assert "2 runs with nothing new" in shown
+    assert "since" in shown
+
+
+def test_show_of_a_stream_is_of_its_own_batches_and_edits(shop: Shop) -> None:
+    async def others(catalog: Catalog) -> None:
+        claimed = await claim(catalog)
+        for at in range(1, 8):
+            await commit(catalog, claimed, "others", rows=1_000 + at, at=at)
+        await commit(catalog, claimed, rows=77, at=20)
+        await finish(catalog, claimed, Outcome.SUCCEEDED)
+
+    shop.on(ran)
+    shop.on(others)
+    for verb, target in (("refresh", "shop.others"), ("refresh", "shop.orders"), ("pause", "shop")):
+        assert shop.cli(verb, target).code == Exit.GOOD
+    shown = shop.cli("show", "shop.orders", "--json").json
+    assert [batch["rows"] for batch in shown["commits"]] == [77, 3]
+    assert [(edit["action"], edit["stream"]) for edit in shown["edits"]] == [
+        *(("pause", ""), ("refresh", "orders"))
+    ]
+    assert len(shop.cli("show", "shop.others", "--json").json["commits"]) == 5
+
+
+def test_show_of_a_stream_says_which_batch_is_not_yet_published(shop: Shop) -> None:
+    shop.on(ran)
+    assert "not yet marked" not in shop.cli("show", "shop.orders").out
+
+    async def waits(catalog: Catalog) -> None:
+        await commit(catalog, await claim(catalog), at=20)
+
+    shop.on(waits)
+    assert "not yet marked" in shop.cli("show", "shop.orders").out
 
 
 def test_show_of_a_run_under_way_has_no_outcome(shop: Shop) -> None:
@@ -299,7 +349,9 @@ def test_logs_prints_what_a_run_printed(shop: Shop) -> None:
     assert shop.cli("logs", "shop").out == "line of 20\n"
     assert shop.cli("logs", "shop", "--run", "3").out == "line of 3\n"
     assert shop.cli("logs", "shop", "--json").json["id"] == 20
-    assert shop.cli("logs", "shop", "--run", "4").code == Exit.NOTHING
+    nothing = shop.cli("logs", "shop", "--run", "4")
+    assert nothing.code == Exit.NOTHING
+    assert "Run 4 of shop printed nothing." in nothing.err
     assert shop.cli("logs", "stock").code == Exit.NOTHING
 
 

@@ -18,6 +18,7 @@ from catalog.records import (
     Outcome,
     Pause,
     PipelineState,
+    SetCursor,
     StreamState,
 )
 from catalog.sqlite.backend import SqliteCatalog
@@ -224,7 +225,12 @@ def test_refresh_marks_one_stream_or_all(shop: Shop) -> None:
     assert shop.cli("refresh", "shop.nope").code == Exit.NOTHING
     assert shop.cli("refresh", "shop.orders").code == Exit.GOOD
     assert orders(shop).directive == "refresh"
+    other = SetCursor("shop", "other", None)
+    shop.on(lambda catalog: catalog.edit(new_operation_id(), "ann", "", other))
+    assert shop.cli("refresh", "shop.orders").code == Exit.GOOD
+    assert [s.directive for s in shop.on(lambda c: c.streams("shop"))] == ["refresh", ""]
     assert shop.cli("refresh", "shop").code == Exit.GOOD
+    assert [s.directive for s in shop.on(lambda c: c.streams("shop"))] == ["refresh", "refresh"]
 
 
 def test_an_edit_that_a_run_would_overwrite_is_code_4(
