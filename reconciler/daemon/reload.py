@@ -105,10 +105,14 @@ class Reloader:
             self.rejected = str(error)
             return
         self._metrics.config_read(True, now)
+        mended = self.rejected
         self._at_fault, self.rejected = (), ""
         old, fixed = self._project, self._keep_fixed(new)
         await to_thread.run_sync(keep, fixed)
         if fixed == old:
+            if mended:  # the log's last word on the file was that it has mistakes
+                good = "Its mistakes are gone; nothing else changed."
+                self._log.info(Event.CONFIG_RELOADED, subject=old.name, change=good)
             return
         self._project = fixed
         for change in changes(old, fixed):

@@ -358,6 +358,20 @@ async def test_an_edit_that_changes_nothing_here_is_no_news_but_for_what_needs_a
 
 
 @pytest.mark.anyio
+async def test_a_rejected_config_that_is_put_back_is_said_to_be_good_again(
+    config: _Watched,
+) -> None:
+    with capture_logs() as said:
+        async with config.watched():
+            for text in (_CONFIG.format('"many"'), _CONFIG.format(3), _CONFIG.format(3) + "# ok"):
+                _moved_in(config.path, text)
+                await config.looked()
+    assert [entry["event"] for entry in said] == ["config_rejected", "config_reloaded"]
+    assert said[1]["change"] == "Its mistakes are gone; nothing else changed."
+    assert not config.adopted.is_set()
+
+
+@pytest.mark.anyio
 async def test_each_edit_is_told_against_the_one_before(config: _Watched) -> None:
     with capture_logs() as said:
         async with config.watched():
