@@ -11,19 +11,32 @@ import pytest
 from catalog import position
 from catalog.port import Catalog, new_operation_id
 from catalog.records import (
+    Batch,
     Commit,
     Cursor,
     CursorKind,
     Edit,
     Hold,
     HoldKind,
+    Outcome,
     SetCursor,
     StreamState,
 )
 from catalog.sqlite.backend import SqliteCatalog
 from reconciler.cli.failure import Exit
 from reconciler.run.mismatch import AGREES
-from tests.cli_kit import PROPOSAL, Shop, cursor_at, held, held_at_first, make_shop, ran
+from tests.cli_kit import (
+    PROPOSAL,
+    Result,
+    Shop,
+    claim,
+    cursor_at,
+    finish,
+    held,
+    held_at_first,
+    make_shop,
+    ran,
+)
 from tests.replacing import replace
 
 
@@ -168,7 +181,9 @@ def test_cursor_adopt_of_a_held_stream_is_of_the_destination_that_the_last_run_s
 ) -> None:
     hold = mismatch(9, cursor_at(4))
     shop.on(lambda catalog: held(catalog, hold))
-    assert shop.cli("cursor", "adopt", "shop.orders").code == Exit.GOOD
+    result = shop.cli("cursor", "adopt", "shop.orders")
+    assert result.code == Exit.GOOD
+    assert "those that it has would be there twice" in result.err
     assert (orders(shop).directive, orders(shop).seen) == ("adopt", hold.detail)
 
 
@@ -252,7 +267,34 @@ def test_rewind_to_an_earlier_batch(shop: Shop) -> None:
     assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "1").code == Exit.GOOD
     assert orders(shop).cursor == cursor_at(10)
     assert (orders(shop).seq, orders(shop).ledger_from) == (2, 2), "what came later is struck"
+    assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "1").code == Exit.GOOD
     assert shop.cli("cursor", "rewind", "shop.orders", "--to-batch", "8").code == Exit.NOTHING
+
+
+def test_files_are_rewound_no_further_than_it_is_known_which_were_read(shop: Shop) -> None:
+    async def reads(catalog: Catalog) -> None:
+        claimed = await claim(catalog)
+        for number in range(3):
+            batch = Batch(
+                *("orders", number, "{}"),
+                cursor=cursor_of("snapshot", str(number), CursorKind.SNAPSHOT_ID)
+                if number
+                else None,
+            )
+            await catalog.commit(new_operation_id(), claimed.lease, [batch], {})
+        await finish(catalog, claimed, Outcome.SUCCEEDED)
+
+    def rewinds(batch: int) -> Result:
+        return shop.cli("cursor", "rewind", "shop.orders", "--to-batch", str(batch))
+
+    shop.on(reads)
+    assert "no batch 1 of shop.orders with a cursor" in rewinds(1).err
+    assert rewinds(2).code == Exit.GOOD
+    assert orders(shop).ledger_from == 3
+    assert rewinds(3).code == Exit.GOOD, "its reading began anew at this one"
+    result = rewinds(2)
+    assert result.code == Exit.NOTHING
+    assert "at batch 3 its reading began anew" in result.err
 
 
 def test_rewind_to_a_batch_however_long_ago(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
