@@ -142,6 +142,28 @@ def test_an_edited_config_takes_effect_as_a_whole_or_not_at_all(world: World) ->
     assert daemon.stop() == 0
 
 
+def test_a_variable_that_an_edit_names_as_a_secret_leaves_the_workers(world: World) -> None:
+    daemon = world.start(OTHER_PASSWORD="hunter2")
+    daemon.finished("p", "succeeded")
+
+    def told() -> list[bool]:
+        """Of each worker, whether it has the variable."""
+        found = (Path(f"/proc/{pid}/environ") for pid in _workers(daemon.process.pid))
+        return [b"hunter2" in environ.read_bytes() for environ in found if environ.exists()]
+
+    assert True in told()
+    world.save(
+        world.config.read_text() + '[connections.other]\nconnector = "sql"\n'
+        'url = "postgresql://reader@localhost/x"\npassword = "env:OTHER_PASSWORD"\n'
+    )
+    daemon.wait_for("config_reloaded")
+    seen = len(daemon.events)
+    world.fill("orders", [_row(300)])
+    daemon.finished("p", "succeeded", after=seen)
+    eventually(lambda: set(told()) == {False}, "it is the daemon's alone")
+    assert daemon.stop() == 0
+
+
 def test_a_catalog_replaced_under_a_live_daemon_makes_it_not_ready(world: World) -> None:
     world.write_config(_DUCKDB, lease_ttl="1s")
     daemon = world.start()

@@ -60,6 +60,28 @@ def test_status_says_what_stands_and_what_comes_next(shop: Shop) -> None:
     assert "night" in shop.cli("status").out
 
 
+def standing(shop: Shop) -> dict[str, str]:
+    shown = shop.cli("status", "--json").json["pipelines"]
+    return {pipeline["pipeline"]: pipeline["state"] for pipeline in shown}
+
+
+def test_status_knows_what_is_due_by_schedule_and_after_others(shop: Shop) -> None:
+    shop.on(ran)
+    shown = {p["pipeline"]: p for p in shop.cli("status", "--json").json["pipelines"]}
+    assert shown["stock"]["state"] == "waiting", "shop has brought something"
+    assert shown["stock"]["next_at"] is not None
+
+
+def test_status_shows_a_run_whose_pipeline_left_the_config_and_no_name_that_one_had(
+    shop: Shop,
+) -> None:
+    shop.on(lambda catalog: ran(catalog, "old"))
+    shop.on(lambda catalog: catalog.edit(new_operation_id(), "ann", "", Rename("new", "old")))
+    shop.on(lambda catalog: claim(catalog, "gone"))
+    found = standing(shop)
+    assert (found["gone"], found["new"], "old" in found) == ("running", "orphaned", False)
+
+
 def test_status_says_how_many_rows_were_set_aside(shop: Shop) -> None:
     shop.on(ran)
     assert "rejected" not in shop.cli("status").out

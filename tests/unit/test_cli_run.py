@@ -193,6 +193,25 @@ def test_a_failure_is_said_with_its_reason_and_next_steps(shop: Shop) -> None:
     assert result.code == Exit.FAILED
     assert "the source is away" in result.out
     assert "reconciler why shop" in result.out
+    assert "reconciler logs shop" in result.out
+
+
+def test_each_stream_that_failed_is_said_once(shop: Shop) -> None:
+    failures = [StreamResult(s, Outcome.FAILED, f"no table {s}") for s in ("one", "two")]
+    result = run_with(shop, ends(Outcome.FAILED, *failures, reason="2 failed; one: no table one"))
+    assert result.out.count("no table one") == 1
+    assert "shop.two: no table two" in result.out
+
+
+def test_a_run_whose_rows_were_all_set_aside_says_where(shop: Shop) -> None:
+    aside = StreamResult("orders", Outcome.SUCCEEDED, rejected=2)
+
+    async def work(catalog: Catalog) -> None:
+        claimed = await claim(catalog)
+        await commit(catalog, claimed, rows=0, at=20, rejected=2)
+        await finish(catalog, claimed, Outcome.SUCCEEDED, aside)
+
+    assert "2, in orders__rejected" in run_with(shop, work).out
 
 
 def test_rows_of_a_run_that_failed_are_not_said_to_be_there_already(shop: Shop) -> None:
@@ -334,6 +353,8 @@ def test_root_leaves_nothing_at_a_destination_that_the_services_user_cannot_writ
 
 def test_dry_run_says_who_would_run_it(shop: Shop) -> None:
     assert "by this process" in shop.cli("run", "shop", "--dry-run").out
+    assert shop.cli("pause", "shop").code == Exit.GOOD
+    assert "But it is paused by " in shop.cli("run", "shop", "--dry-run").out
     with shop.daemon_lock():
         assert shop.cli("run", "shop", "--dry-run", "--json").json["by"] == "daemon"
     assert shop.on(lambda c: c.pipeline("shop")).request is None
