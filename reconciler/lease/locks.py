@@ -49,9 +49,15 @@ class HolderLock:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Locked before it has its name, so that nobody finds it unlocked while we live.
         new = self._folder / f".{holder.id}"
-        self.fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
-        new.rename(self._path)
+        while True:
+            self.fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            try:
+                new.rename(self._path)
+            except FileNotFoundError:  # another process removed it as free before it was locked
+                os.close(self.fd)
+            else:
+                return
 
     def dead(self, holders: Collection[str]) -> set[str]:
         """Those of ``holders`` that are certainly dead. An id without a file may live elsewhere."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -119,6 +120,26 @@ def test_what_a_start_that_died_half_way_left_goes_too(tmp_path: Path) -> None:
     ours.forget(["daemon-known"])
     assert (half.exists(), known.exists()) == (False, True)
     ours.close()
+
+
+def test_a_start_whose_file_was_removed_before_it_was_locked_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = HolderLock(tmp_path, new_holder("daemon"))
+    flock = fcntl.flock
+
+    def tidied_up(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        daemon.forget(())
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", tidied_up)
+    cli = new_holder("cli")
+    lock = HolderLock(tmp_path, cli)
+    assert daemon.dead([cli.id]) == set()
+    lock.close()
+    assert daemon.dead([cli.id]) == {cli.id}
+    daemon.close()
 
 
 def test_a_lock_that_cannot_be_tried_is_of_one_that_may_live(tmp_path: Path) -> None:
