@@ -21,7 +21,7 @@ from reconciler.connectors.ports import (
 from reconciler.connectors.sources import postgres, sqlite
 from reconciler.connectors.sources.relation import QUERY, Dialect, Relation, quote
 from reconciler.connectors.sources.session import Session
-from reconciler.connectors.sources.sql_plan import fitting, plan
+from reconciler.connectors.sources.sql_plan import fitting, plan, told_apart
 from reconciler.connectors.sources.sql_read import SqlRead
 from reconciler.schema.model import Field, Schema
 
@@ -165,6 +165,8 @@ def _check_stream(dialect: Dialect, stream: str, settings: StreamSettings) -> li
                 'set `key = ["column"]`, or mode = "append" or "replace"',
             )
         )
+    level = "warning" if relation.key else "ok"
+    findings += [Finding(level, f"{stream}: {note}") for note in told_apart(relation, settings)]
     if column is None:
         findings.append(Finding("ok", f"{stream}: the whole table is read each time"))
     elif column.name not in relation.indexed:

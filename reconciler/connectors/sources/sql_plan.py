@@ -109,6 +109,7 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
     notes = relation.notes + tuple(
         c.note for c in relation.columns if c.note and not _overridden(c, settings)
     )
+    notes += told_apart(relation, settings)
     closed = column is not None and dialect.closed(column)
     body = definition(dialect.identity(), relation, column, key, settings, closed=closed)
     replaced = settings.mode is Mode.REPLACE
@@ -133,6 +134,17 @@ def plan(dialect: Dialect, request: ReadRequest) -> Plan:
     if column is None:
         return _whole(dialect, base, notes + _kept(request))
     return _incremental(dialect, base, column, request, notes)
+
+
+def told_apart(relation: Relation, settings: StreamSettings) -> tuple[str, ...]:
+    """What is assumed of a key that the config names: it may stand for several rows."""
+    if settings.mode is not Mode.MERGE or not settings.key:
+        return ()
+    if relation.key and set(relation.key) <= set(settings.key):
+        return ()
+    own, key = ", ".join(relation.key), ", ".join(settings.key)
+    its = f"the primary key is {own}" if own else "no primary key says that there are none"
+    return (f"rows that have the same {key} become one: that is `key`, and {its}",)
 
 
 def _overridden(column: Column, settings: StreamSettings) -> bool:
