@@ -35,8 +35,9 @@ class Checkpointer:
         self._rest_is_due = False
         self._db: apsw.Connection | None = None
         self.connect()
-        self._lock = threading.Lock()
-        """Held while the connection is in use."""
+        self._lock = threading.RLock()
+        """Held by every checkpoint until ``doubt`` tells how it went: another one in between would
+        call copied what was lost, and the log would write over it."""
         self._thread = threading.Thread(target=self._serve, name="catalog-checkpoint", daemon=True)
         self._thread.start()
 
@@ -56,10 +57,21 @@ class Checkpointer:
         once it does, the log starts anew, and that is worth a short wait: writing over a file's
         blocks takes half as long as making it longer.
         """
-        if self._rest_is_due and not self.doubt:
-            self._rest_is_due = False
-            with self._doubting():
-                writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if not self._rest_is_due or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if not self.doubt:
+                self._rest_is_due = False
+                with self._doubting():
+                    writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """No checkpoint runs meanwhile, and of those that ran ``doubt`` tells."""
+        with self._lock:
+            yield
 
     @contextmanager
     def _doubting(self) -> Iterator[None]:

@@ -414,10 +414,11 @@ class Writer:
             if self._has_tail:
                 _write_over_tail(db)
                 self._has_tail = False
-            if self._checkpointer.doubt:
-                db = self._read_log_anew(db)
-            self._copy_log(db)
-            self._checkpointer.connect()
+            with self._checkpointer.at_rest():
+                if self._checkpointer.doubt:
+                    db = self._read_log_anew(db)
+                self._copy_log(db)
+                self._checkpointer.connect()
             self._use(db)
             self._readers.resume("")
         except (apsw.Error, CatalogError) as error:

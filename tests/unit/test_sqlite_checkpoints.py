@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import apsw
@@ -18,7 +19,7 @@ from catalog.clock import ManualClock
 from catalog.errors import CannotOpen, Unavailable, Unknown
 from catalog.port import new_operation_id
 from catalog.records import Batch, Lease
-from catalog.sqlite import writer
+from catalog.sqlite import checkpoints, writer
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.checkpoints import Checkpointer
 from catalog.sqlite.database import Location, Tuning, close_in_doubt
@@ -215,6 +216,36 @@ async def test_no_checkpoint_is_made_in_doubt_or_without_a_connection(
     with anyio.fail_after(PATIENCE):
         while not made:  # noqa: ASYNC110
             await anyio.sleep(0.001)
+    checkpointer.stop()
+
+
+def test_nothing_is_copied_between_a_failed_sync_and_the_word_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another checkpoint would call copied what was lost, and the log would write over it (D2)."""
+    failed, told = threading.Event(), threading.Event()
+
+    def tells_late(_: apsw.Error) -> bool:
+        failed.set()
+        return told.wait(PATIENCE)
+
+    def fails(_: Checkpointer, db: apsw.Connection) -> None:
+        raise apsw.IOError
+
+    monkeypatch.setattr(checkpoints, "sync_failed", tells_late)
+    monkeypatch.setattr(Checkpointer, "_checkpoint", fails)
+    location = Location.of(tmp_path / "c.db", Tuning())
+    location.open_writer(0).close()
+    checkpointer, db = Checkpointer(location), Mock(spec=apsw.Connection)
+    checkpointer._rest_is_due = True
+    checkpointer._wake.set()
+    assert failed.wait(PATIENCE)
+    checkpointer.copy_rest(db)
+    told.set()
+    with checkpointer.at_rest():
+        assert checkpointer.doubt
+    checkpointer.copy_rest(db)
+    db.wal_checkpoint.assert_not_called()
     checkpointer.stop()
 
 
