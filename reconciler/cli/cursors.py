@@ -179,9 +179,9 @@ def cursor_adopt(
     """
 
     async def prepare(place: Place, catalog: Catalog) -> Plan:
-        stream = await desk.one_stream(place, catalog, target)
         from reconciler.run.mismatch import AGREES
 
+        stream = await desk.one_stream(place, catalog, target)
         seen = AGREES if stream.hold is None else _must_be_held(stream).detail
         done = f"The next run of {name_of(stream)} takes its table over as it is."
         action = Adopt(stream.pipeline, stream.stream, seen)

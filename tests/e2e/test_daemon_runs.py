@@ -81,12 +81,18 @@ def test_a_worker_killed_from_outside_is_named_and_the_others_go_on(world: World
     assert "SIGKILL" in shown["reason"]
 
 
-def test_a_run_that_ends_within_the_grace_is_carried_out(world: World) -> None:
+def _draining(world: World) -> tuple[Daemon, int]:
+    """A daemon told to stop that gives its run an hour, and the worker, which waits."""
     world.config.write_text(world.config.read_text().replace('grace = "2s"', 'grace = "1h"'))
     daemon = world.start(**_PAUSED)
     worker = _paused_worker(daemon)
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for("daemon_draining")
+    return daemon, worker
+
+
+def test_a_run_that_ends_within_the_grace_is_carried_out(world: World) -> None:
+    daemon, worker = _draining(world)
     os.kill(worker, signal.SIGCONT)
     assert daemon.died() == 0
     assert [run["outcome"] for run in _runs(world, "p")] == ["succeeded"]
@@ -94,11 +100,7 @@ def test_a_run_that_ends_within_the_grace_is_carried_out(world: World) -> None:
 
 
 def test_a_second_sigterm_does_not_wait_for_the_grace(world: World) -> None:
-    world.config.write_text(world.config.read_text().replace('grace = "2s"', 'grace = "1h"'))
-    daemon = world.start(**_PAUSED)
-    worker = _paused_worker(daemon)
-    daemon.process.send_signal(signal.SIGTERM)
-    daemon.wait_for("daemon_draining")
+    daemon, worker = _draining(world)
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.died() == 0
     eventually(lambda: _gone(worker), "its worker is gone")
