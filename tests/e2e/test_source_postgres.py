@@ -748,6 +748,59 @@ def test_a_table_that_others_inherit_from_has_no_key(shop: Shop) -> None:
     assert keys == {"public.t": (), "public.older": ("id",)}
 
 
+@pytest.mark.parametrize(
+    ("statements", "told"),
+    [
+        ((), True),
+        (("CREATE UNIQUE INDEX ON t (b, a)",), False),
+        (("CREATE UNIQUE INDEX ON t (b) INCLUDE (c)",), False),
+        (("ALTER TABLE t ADD UNIQUE (a) DEFERRABLE INITIALLY DEFERRED",), False),
+        (("ALTER TABLE t ADD PRIMARY KEY (c), ADD UNIQUE (a, b)",), False),
+        (('CREATE UNIQUE INDEX ON t (b COLLATE "ci")',), False),
+        (("CREATE INDEX ON t (a)",), True),
+        (("CREATE UNIQUE INDEX ON t (a, c)", "CREATE UNIQUE INDEX ON t (c, b)"), True),
+        (("CREATE UNIQUE INDEX ON t (a) WHERE c > 0",), True),
+        (("CREATE UNIQUE INDEX ON t (a, nullif(b, ''))",), True),
+        (("CREATE UNIQUE INDEX ON t (a)", "CREATE TABLE u () INHERITS (t)"), True),
+    ],
+)
+def test_a_unique_index_says_that_rows_have_not_the_same_key(
+    shop: Shop, statements: tuple[str, ...], *, told: bool
+) -> None:
+    shop.run(
+        "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        "CREATE TABLE t (a int, b text, c int)",
+        *statements,
+    )
+    assert said_of_the_key(shop) == told
+
+
+def test_a_unique_index_that_is_not_valid_says_nothing_of_a_key(shop: Shop) -> None:
+    shop.run("CREATE TABLE t (a int, b text)", "INSERT INTO t VALUES (1, 'x'), (1, 'x')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        shop.run("CREATE UNIQUE INDEX CONCURRENTLY ON t (a)")
+    assert said_of_the_key(shop)
+
+
+def test_a_row_without_a_value_is_not_merged_by_a_unique_index_that_lets_it_repeat(
+    shop: Shop,
+) -> None:
+    shop.run(
+        "CREATE TABLE t (a int UNIQUE, b text)",
+        "INSERT INTO t VALUES (1, 'x'), (NULL, 'x'), (NULL, 'x')",
+    )
+    with pytest.raises(NeedsAnswer, match="no value in the key column 'a'"):
+        shop.take(StreamSettings(mode=Mode.MERGE, key=("a", "b")))
+
+
+def said_of_the_key(shop: Shop) -> bool:
+    """Whether rows that share it are told to become one: by a run, and as much by ``check``."""
+    settings = StreamSettings(mode=Mode.MERGE, key=("a", "b"))
+    said = any("become one" in note for note in shop.take(settings).notes)
+    assert any("become one" in one.text for one in shop.source.check({STREAM: settings})) == said
+    return said
+
+
 def test_infinite_times_stay_infinite(shop: Shop) -> None:
     shop.run(
         "CREATE TABLE t (id int PRIMARY KEY, ts timestamp, d date, many timestamptz[])",

@@ -257,7 +257,7 @@ def test_that_rows_of_one_key_become_one_is_told_where_the_database_does_not_say
     merges = StreamSettings(mode=Mode.MERGE, key=("a",))
     for stream, settings, level, said in (
         ("t", merges, "warning", f"{told} the primary key is a, b"),
-        ("v", merges, "ok", f"{told} no primary key says that there are none"),
+        ("v", merges, "ok", f"{told} no primary key or unique index says that there are none"),
         ("t", replace(merges, key=("a", "b", "n")), "", ""),
         ("t", replace(merges, key=()), "", ""),
         ("t", replace(merges, mode=Mode.REPLACE), "", ""),
@@ -268,6 +268,39 @@ def test_that_rows_of_one_key_become_one_is_told_where_the_database_does_not_say
         assert [(f.level, f.text) for f in found] == (
             [(level, f"{stream}: {said}")] if said else []
         )
+
+
+@pytest.mark.parametrize(
+    ("declared", "index", "told"),
+    [
+        ("", "", True),
+        ("", "UNIQUE INDEX u ON t (a)", False),
+        ("", "UNIQUE INDEX u ON t (b, a)", False),
+        ("", "UNIQUE INDEX u ON t (b COLLATE NOCASE DESC)", False),
+        (", UNIQUE (a, b)", "", False),
+        (", PRIMARY KEY (c), UNIQUE (b)) WITHOUT ROWID --", "", False),
+        ("", "INDEX u ON t (a)", True),
+        ("", "UNIQUE INDEX u ON t (a, b, c)", True),
+        ("", "UNIQUE INDEX u ON t (a) WHERE b > 0", True),
+        ("", "UNIQUE INDEX u ON t (a, nullif(b, 0))", True),
+    ],
+)
+def test_a_unique_index_says_that_rows_have_not_the_same_key(
+    shop: Shop, declared: str, index: str, *, told: bool
+) -> None:
+    shop.app.execute(f"CREATE TABLE t (a INTEGER, b TEXT, c INTEGER{declared})")
+    by_both = StreamSettings(mode=Mode.MERGE, key=("a", "b"))
+    if index:
+        assert said_of_the_key(shop, by_both)  # and the index is seen once it is there
+        shop.app.execute(f"CREATE {index}")
+    assert said_of_the_key(shop, by_both) == told
+
+
+def said_of_the_key(shop: Shop, settings: StreamSettings) -> bool:
+    """Whether rows that share it are told to become one: by a run, and as much by ``check``."""
+    said = any("become one" in note for note in shop.take("t", settings).notes)
+    assert any("become one" in one.text for one in shop.source.check({"t": settings})) == said
+    return said
 
 
 def test_no_index_is_asked_for_where_none_can_be_made(shop: Shop) -> None:

@@ -71,15 +71,16 @@ then: by TRUNCATE, and by each ALTER TABLE that rewrites. Catalogs are read in t
 function looks at what is true now."""
 _HIDDEN = "'pg_catalog', 'information_schema'"
 _SHAPE = """
-SELECT 'key' AS kind, a.attname::text,
+SELECT CASE WHEN i.indisprimary THEN 'key' ELSE 'unique' END AS kind, a.attname::text,
        t.typname NOT IN ('citext', 'interval') AND (t.typname <> 'numeric' OR a.atttypmod >= 0)
-       AND coalesce(co.collisdeterministic, true) AS usable, k.n
+       AND coalesce(co.collisdeterministic, true) AS usable, i.indexrelid::int8, k.n
 FROM pg_index i
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_collation co ON co.oid = i.indcollation[k.n - 1]
-WHERE i.indrelid = {oid} AND i.indisprimary AND i.indisvalid AND k.n <= i.indnkeyatts
+WHERE i.indrelid = {oid} AND i.indisunique AND i.indisvalid AND k.n <= i.indnkeyatts
+  AND i.indpred IS NULL AND i.indexprs IS NULL
   AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
                   WHERE h.inhparent = {oid} AND p.relkind <> 'p')
 UNION ALL
@@ -87,7 +88,7 @@ SELECT 'index', a.attname::text,
        i.indcollation[0] = 0 OR co.collname IN ('C', 'POSIX')
        OR (co.collname = 'default'
            AND CASE to_jsonb(d) ->> 'datlocprovider'  -- which 14 does not have
-               WHEN 'i' THEN false WHEN 'b' THEN true ELSE d.datcollate IN ('C', 'POSIX') END), 0
+               WHEN 'i' THEN false WHEN 'b' THEN true ELSE d.datcollate IN ('C', 'POSIX') END), 0, 0
 FROM pg_index i
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 JOIN pg_class c ON c.oid = i.indexrelid
@@ -96,9 +97,9 @@ JOIN pg_database d ON d.datname = current_database()
 LEFT JOIN pg_collation co ON co.oid = i.indcollation[0]
 WHERE i.indrelid = {oid} AND i.indisvalid AND i.indpred IS NULL
 UNION ALL
-SELECT 'required', attname::text, true, 0
+SELECT 'required', attname::text, true, 0, 0
 FROM pg_attribute WHERE attrelid = {oid} AND attnum > 0 AND attnotnull AND NOT attisdropped
-ORDER BY 1, 4
+ORDER BY 1, 4, 5
 """
 
 
@@ -193,7 +194,7 @@ def _two_writings(shape: list[tuple[Any, ...]], settings: StreamSettings) -> tup
     return tuple(
         f"key {name!r}: a row that comes with another writing of its key, which is the same to the "
         "database ('a' and 'A', 1.0 and 1.00), is another row, and the one before stays"
-        for kind, name, usable, _ in shape
+        for kind, name, usable, *_ in shape
         if kind == "key" and not usable and name not in sized and not settings.key
     )
 
@@ -250,13 +251,14 @@ class Postgres:
         shape = self.session.rows(_SHAPE.format(oid=oid))
         source = f"{quote(schema)}.{quote(table)}"
         columns = self._columns(
-            source, frozenset(name for kind, name, _, _ in shape if kind == "required")
+            source, frozenset(name for kind, name, *_ in shape if kind == "required")
         )
         return Relation(
             source,
             f"{schema}.{table}",
             columns,
-            key=tuple(name for kind, name, _, _ in shape if kind == "key"),
+            key=tuple(name for kind, name, *_ in shape if kind == "key"),
+            unique=self._unique(shape),
             indexed=self._indexed(columns, shape),
             indexable=indexable,
             rows=rows if rows >= 0 else None,
@@ -266,11 +268,19 @@ class Postgres:
         )
 
     @staticmethod
+    def _unique(shape: list[tuple[Any, ...]]) -> tuple[frozenset[str], ...]:
+        found: dict[int, set[str]] = {}
+        for kind, name, _, index, _ in shape:
+            if kind == "unique":
+                found.setdefault(index, set()).add(name)
+        return tuple(map(frozenset, found.values()))
+
+    @staticmethod
     def _indexed(columns: tuple[Column, ...], shape: list[tuple[Any, ...]]) -> frozenset[str]:
         text = {c.name for c in columns if c.tag == "text"}
         return frozenset(
             name
-            for kind, name, usable, _ in shape
+            for kind, name, usable, *_ in shape
             if kind == "index" and (usable or name not in text)
         )
 

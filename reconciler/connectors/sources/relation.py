@@ -59,6 +59,9 @@ class Relation:
     """Names it in a cursor's definition."""
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
+    unique: tuple[frozenset[str], ...] = ()
+    """Columns in all of which no two rows are the same, by an index beside the key's. Where one of
+    them is NULL there may be several; such rows cannot be merged on it in any case."""
     indexed: frozenset[str] = frozenset()
     """Columns that lead an index in the order in which positions are compared."""
     indexable: bool = True

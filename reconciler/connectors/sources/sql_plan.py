@@ -140,10 +140,12 @@ def told_apart(relation: Relation, settings: StreamSettings) -> tuple[str, ...]:
     """What is assumed of a key that the config names: it may stand for several rows."""
     if settings.mode is not Mode.MERGE or not settings.key:
         return ()
-    if relation.key and set(relation.key) <= set(settings.key):
+    declared = (frozenset(relation.key), *relation.unique)
+    if any(columns and columns <= set(settings.key) for columns in declared):
         return ()
     own, key = ", ".join(relation.key), ", ".join(settings.key)
-    its = f"the primary key is {own}" if own else "no primary key says that there are none"
+    none = "no primary key or unique index says that there are none"
+    its = f"the primary key is {own}" if own else none
     return (f"rows that have the same {key} become one: that is `key`, and {its}",)
 
 

@@ -139,12 +139,17 @@ class Sqlite:
         kind, without_rowid, strict = found[0][2], bool(found[0][4]), bool(found[0][5])
         columns, key = self._columns(f"main.{quote(stream)}", quote(stream), strict=strict)
         source = f"main.{quote(stream)}"
+        leading, unique = self._indexes(stream)
+        types = {c.name: c.type for c in columns}
+        if kind == "table" and len(key) == 1 and types[key[0]] == "int64":
+            leading.add(key[0])  # the rowid, or indexed in any case
         return Relation(
             source,
             stream,
             columns,
             key=key,
-            indexed=self._indexed(stream, columns, key, kind),
+            unique=unique,
+            indexed=frozenset(leading),
             indexable=kind == "table",
             rows=None if kind != "table" or without_rowid else self._about(source),
             misfit="" if strict else misfit(columns),
@@ -168,20 +173,19 @@ class Sqlite:
         )
         return columns, tuple(column for _, column in key)
 
-    def _indexed(
-        self, stream: str, columns: tuple[Column, ...], key: tuple[str, ...], kind: str
-    ) -> frozenset[str]:
-        leading = set()
+    def _indexes(self, stream: str) -> tuple[set[str], tuple[frozenset[str], ...]]:
+        """The columns that lead one, and those that a unique one is made of."""
+        leading, unique = set(), []
         for index in self.session.rows(f"PRAGMA main.index_list({quote_text(stream)})"):
             if index[4]:  # partial
                 continue
             parts = self.session.rows(f"PRAGMA main.index_xinfo({quote_text(index[1])})")
             if parts and parts[0][2] is not None and parts[0][4] == "BINARY":
                 leading.add(parts[0][2])
-        types = {c.name: c.type for c in columns}
-        if kind == "table" and len(key) == 1 and types[key[0]] == "int64":
-            leading.add(key[0])  # the rowid, or indexed in any case
-        return frozenset(leading)
+            names = frozenset(part[2] for part in parts if part[5])
+            if index[2] and None not in names:  # an expression has no name
+                unique.append(names)
+        return leading, tuple(unique)
 
     # -- reading -------------------------------------------------------------------------------
 
