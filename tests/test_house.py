@@ -60,6 +60,12 @@ def test_imports_run_one_way() -> None:
     assert run(tool("lint-imports"), "--no-cache") == ""
 
 
+def test_who_imports_it_gets_its_types() -> None:
+    """Without the file a stranger's type checker takes no notice of them (PEP 561)."""
+    for top in ("catalog", "reconciler"):
+        assert (ROOT / top / "py.typed").is_file()
+
+
 # -- sizes -------------------------------------------------------------------------------------
 
 

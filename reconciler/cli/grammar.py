@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 
-from reconciler.cli import desk, options
+from reconciler import version
+from reconciler.cli import desk, options, output
 
 Verb = TypeVar("Verb", bound=Callable[..., int])
 EXITS = (
@@ -28,8 +30,20 @@ config = typer.Typer(help="See the config as it is understood.")
 catalog = typer.Typer(help="Look after the catalog, the project's state file.")
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if wanted:
+        output.print_line(f"reconciler {version()}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+Version: TypeAlias = Annotated[
+    bool,
+    typer.Option("--version", help="What is installed.", callback=_print_version, is_eager=True),
+]
+
+
 @app.callback()
-def _before_the_verb(config: options.Config = None) -> None:
+def _before_the_verb(config: options.Config = None, _version: Version = False) -> None:
     desk.config_before_verb.set(config)
 
 

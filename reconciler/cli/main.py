@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Never raises and never shows a traceback, unless ``RECONCILER_DEBUG=1`` asks for it.
     """
+    if argv is None:
+        _have_names_in_utf8()
     args = list(sys.argv[1:] if argv is None else argv)
     _open_what_is_closed()
     context = copy_context()
@@ -41,6 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return context.run(_failed, error)
     return code
+
+
+def _have_names_in_utf8() -> None:
+    """Start anew where the locale has files' names in another encoding, as Python does by itself
+    from 3.15 on: SQLite and DuckDB know UTF-8 alone, and would not find what Python makes."""
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for workers too
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself
 
 
 def _open_what_is_closed() -> None:

@@ -33,6 +33,8 @@ _COLOURS = {
 
 _LONG = frozenset(("reason", "note", "cursor", "finding", "why", "of", "value", "where", "options"))
 """Columns that may be broken into lines; the others are short words and numbers."""
+_NARROW = 20
+"""A column of text that is narrower than this is no longer read."""
 
 
 # -- JSON ----------------------------------------------------------------------------------------
@@ -207,17 +209,33 @@ def _plain_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None
 
 
 def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    lines = (columns, *cells)
+    widths = [max(cell_len(line[i]) for line in lines) for i in range(len(columns))]
+    least = [min(w, _NARROW) if c in _LONG else w for c, w in zip(columns, widths, strict=True)]
+    if sum(least) + 2 * (len(columns) - 1) > console.width:
+        _records(columns, cells)
+        return
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         drawn.add_column(column, overflow="fold", no_wrap=column not in _LONG)
     for row in cells:
         # Text, not str: what comes from a catalog or a source is no markup.
         drawn.add_row(*(Text(tame(cell), style=_COLOURS.get(cell, "")) for cell in row))
-    Console(highlight=False).print(drawn)
+    console.print(drawn)
+
+
+def _records(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Row by row, for a terminal too narrow to have them side by side: rich would cut words."""
+    for number, row in enumerate(cells):
+        if number:
+            print_line()
+        pairs(zip(columns, row, strict=True))
 
 
 def pairs(items: Iterable[tuple[str, object]]) -> None:

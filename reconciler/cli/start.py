@@ -56,11 +56,11 @@ def init(
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
     option = "" if path == Path("config.toml") else f" --config {shlex.quote(str(path))}"
-    source = {"sqlite": "shop_db", "postgres": "shop_db", "csv": "inbox"}[kind.value]
     output.print_line(f"Wrote {path}. Put your own names into it, then:")
+    discover = {f"reconciler discover shop_db{option}": "what is there to load"}
     _steps(
         {
-            f"reconciler discover {source}{option}": "what is there to load",
+            **({} if kind is Kind.CSV else discover),  # a folder has no streams of its own
             f"reconciler check{option}": "is all of it in order",
             f"reconciler run shop{option}": "load it",
         }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from reconciler.cli import grammar, main
 from reconciler.cli.failure import Exit, describe
+from reconciler.cli.templates import config_for
 from tests.cli_kit import Shop, make_shop
 from tests.patience import PATIENCE
 
@@ -56,6 +59,12 @@ def test_typing_nothing_shows_five_next_things(
         steps = shop.capsys.readouterr().out.splitlines()[1:]
         assert len(steps) == 5
         assert steps[0].strip().startswith(step)
+
+
+def test_the_version_is_told(shop: Shop) -> None:
+    result = shop.cli("--version")
+    assert result.code == Exit.GOOD
+    assert re.fullmatch(r"reconciler [0-9.]+, Python 3\.[0-9.]+\S*\n", result.out)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -226,3 +235,23 @@ def test_what_would_be_printed_where_a_stream_is_closed_is_lost_and_nothing_else
         )
         assert done.returncode == code
         assert ("project shop" in done.stdout) == (closed == "2>&-" and code is Exit.GOOD)
+
+
+def test_names_are_utf8_whatever_the_locale_says(tmp_path: Path) -> None:
+    """In ``LC_ALL=C`` without Python's own help; so it is in each locale of another encoding."""
+    folder = tmp_path / "Bücher"
+    (folder / "Eingang").mkdir(parents=True)
+    text = config_for("csv").replace('path = "inbox"', 'path = "Eingang"')
+    (folder / "config.toml").write_text(text, encoding="utf-8")
+    asked = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler", "check"],
+        cwd=folder,
+        env=os.environ | asked,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (Exit.GOOD, "")
+    assert f"{folder}/Eingang" in done.stdout

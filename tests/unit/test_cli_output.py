@@ -140,6 +140,29 @@ def test_a_table_on_a_terminal_keeps_short_words_whole(
     assert len(shown.splitlines()) > 2
 
 
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        ("36", ["last run     reason", "nothing_new  not due now: it is", "             paused"]),
+        ("32", ["last run  nothing_new", "reason    not due now: it is paused"]),
+        ("1", ["last run  nothing_new", "reason    not due now: it is paused"]),
+    ],
+)
+def test_a_table_too_wide_for_its_terminal_is_told_row_by_row(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: str,
+    lines: list[str],
+) -> None:
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", width)
+    rows = [("nothing_new", "not due now: it is paused")] * 2
+    output.table(("last run", "reason"), rows)
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    between = [] if width == "36" else [""]
+    assert shown == [*lines, *between, *lines[len(lines) - 2 :]]
+
+
 def test_pairs_leave_out_what_is_empty(capsys: pytest.CaptureFixture[str]) -> None:
     output.pairs((("run", 7), ("error", None), ("reason", ""), ("rows", 0)))
     assert capsys.readouterr().out == "run   7\nrows  0\n"
