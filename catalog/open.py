@@ -34,17 +34,17 @@ async def open_catalog(
 
 def is_made(url: str) -> bool:
     """Whether opening ``url`` finds a catalog, or something else; False: it would make a file."""
-    file = url.removeprefix("sqlite:///")
-    path = Path(file).resolve()
+    if (file := _file(url)) is None:
+        return True
+    path = file.resolve()
     # A file by the second name says that a restore was cut short.
-    return file == url or path.exists() or path.with_name(f"{path.name}.restoring").exists()
+    return path.exists() or path.with_name(f"{path.name}.restoring").exists()
 
 
 def owner(url: str) -> int | None:
     """The user whose file the catalog at ``url`` is; None: it is no file, or not made yet."""
-    file = url.removeprefix("sqlite:///")
-    path = Path(file).resolve()
-    return path.stat().st_uid if file != url and path.exists() else None
+    file = _file(url)
+    return file.stat().st_uid if file is not None and file.exists() else None
 
 
 def back_up(url: str, target: Path, *, force: bool = False, dry_run: bool = False) -> Backup:
@@ -56,7 +56,7 @@ def back_up(url: str, target: Path, *, force: bool = False, dry_run: bool = Fals
     from catalog.sqlite.backing_up import back_up
     from catalog.sqlite.database import Location, Tuning
 
-    location = Location.of(_file_of(url), Tuning())
+    location = Location.of(_must_be_file(url), Tuning())
     return back_up(location, target.absolute(), force=force, dry_run=dry_run)
 
 
@@ -74,13 +74,18 @@ def restore(
     from catalog.sqlite.restoring import Asked, restore
 
     asked = Asked(source.absolute(), by, why, now or SystemClock().wall_us())
-    return restore(Location.of(_file_of(url), Tuning()), asked, dry_run=dry_run)
+    return restore(Location.of(_must_be_file(url), Tuning()), asked, dry_run=dry_run)
 
 
-def _file_of(url: str) -> Path:
-    scheme, slashes, path = url.partition(":///")
-    if scheme == "sqlite" and slashes and path:
-        return Path(path)
+def _file(url: str) -> Path | None:
+    """Of a catalog in a file; None: it is none."""
+    path = url.removeprefix("sqlite:///")
+    return Path(path) if path not in ("", url) else None
+
+
+def _must_be_file(url: str) -> Path:
+    if (file := _file(url)) is not None:
+        return file
     raise CannotOpen(
         f"{url!r} is no catalog in a file; only those of sqlite:///path are backed up and restored "
         "by this program"
@@ -92,11 +97,10 @@ async def _open(url: str, clock: Clock, limit_bytes: int) -> Catalog:
         from catalog.memory import MemoryCatalog
 
         return MemoryCatalog(clock)
-    scheme, slashes, path = url.partition(":///")
-    if scheme == "sqlite" and slashes and path:
+    if (file := _file(url)) is not None:
         from catalog.sqlite.backend import SqliteCatalog
 
-        return await SqliteCatalog.open(Path(path), clock, limit_bytes)
+        return await SqliteCatalog.open(file, clock, limit_bytes)
     raise CannotOpen(
         f"{url!r} is no catalog this program knows; allowed are sqlite:///relative/path, "
         "sqlite:////absolute/path and memory: (kept nowhere)"

@@ -290,7 +290,7 @@ def record_batch(
         schema_version=version,
         directive="" if batch.replaces and stream.directive == "refresh" else stream.directive,
         ledger_from=seq if batch.replaces else stream.ledger_from,
-        data_at=batch.data_at if batch.replaces else _later(stream.data_at, batch.data_at),
+        data_at=batch.data_at if batch.replaces else later(stream.data_at, batch.data_at),
         rows=stream.rows + batch.rows,
     )
     commit = Commit(
@@ -330,7 +330,7 @@ def after_commit(
     rejected = sum(batch.rejected for batch in batches)
     data_at = state.data_at
     for batch in batches:
-        data_at = _later(data_at, batch.data_at)
+        data_at = later(data_at, batch.data_at)
     return (
         replace(state, rows=state.rows + rows, rejected=state.rejected + rejected, data_at=data_at),
         replace(
@@ -464,7 +464,7 @@ def _consume(state: PipelineState, run: Run) -> PipelineState:
     trigger = run.trigger
     match trigger.kind:
         case TriggerKind.TICK:
-            return replace(state, tick=_later(state.tick, trigger.tick))
+            return replace(state, tick=later(state.tick, trigger.tick))
         case TriggerKind.REQUEST:
             answered = state.request is not None and state.request.id == trigger.request
             return replace(state, request=None if answered else state.request)
@@ -488,7 +488,8 @@ def _ended(state: PipelineState, run: Run) -> PipelineState:
     )
 
 
-def _later(one: Micros | None, other: Micros | None) -> Micros | None:
+def later(one: Micros | None, other: Micros | None) -> Micros | None:
+    """Of two moments, either of which may not be there, the later one."""
     if one is None or other is None:
         return other if one is None else one
     return max(one, other)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import anyio
 import apsw
@@ -52,6 +52,7 @@ from catalog.sqlite.tables import Tables
 from catalog.sqlite.writer import Writer
 from catalog.sqlite.writes import Stage, Verb, Write, settle
 
+T = TypeVar("T")
 POLL_SECONDS = 0.1
 """How often other processes' changes are looked for (D5)."""
 _INLINE_ROWS = 100
@@ -211,27 +212,27 @@ class SqliteCatalog:
     # -- writing ----------------------------------------------------------------------------------
 
     async def _write(
-        self, op: str, verb: str, carry_out: Verb | Request, *, grows: bool = False
-    ) -> Any:
+        self, op: str, verb: str, carry_out: Verb[T] | Request, *, grows: bool = False
+    ) -> T:
         loop = asyncio.get_running_loop()
-        write = Write(op, verb, carry_out, loop.create_future(), grows=grows)
+        done: asyncio.Future[T] = loop.create_future()
+        write = Write(op, verb, carry_out, done, grows=grows)
         self._writer.submit(write)
         try:
-            return await write.done
+            return await done
         except asyncio.CancelledError:
             if self._writer.withdraw(write):
                 raise
-            # The outcome comes on another future, the first one being cancelled too, or came while
+            # It has begun: whoever asked learns how it ended, however often it is cancelled. The
+            # outcome comes on another future, the first one being cancelled too, or came while
             # this task waited for its turn.
-            write.done = loop.create_future()
+            late: asyncio.Future[T] = loop.create_future()
+            write.done = late
             if write.stage is Stage.SETTLED:
                 settle([write], ())
-            return await self._outcome(write.done)
-
-    async def _outcome(self, done: asyncio.Future[Any]) -> Any:
-        """It has begun: whoever asked learns how it ended, however often it is cancelled."""
-        with anyio.CancelScope(shield=True):
-            return await done
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([late])
+            return late.result()
 
     async def claim(
         self,
@@ -243,41 +244,31 @@ class SqliteCatalog:
         limits: Mapping[str, int],
         dead: Collection[str] = (),
     ) -> tuple[ClaimAnswer, ...]:
-        answer: tuple[ClaimAnswer, ...] = await self._write(
+        return await self._write(
             op, "claim", lambda do: do.claim(holder, candidates, ttl, limits, dead), grows=True
         )
-        return answer
 
     async def renew(
         self, op: str, holder: Holder, held: Collection[Lease], *, ttl: float
     ) -> Renewal:
-        answer: Renewal = await self._write(op, "renew", lambda do: do.renew(holder, held, ttl))
-        return answer
+        return await self._write(op, "renew", lambda do: do.renew(holder, held, ttl))
 
     async def commit(
         self, op: str, lease: Lease, batches: Sequence[Batch], published: Mapping[str, int]
     ) -> tuple[Commit, ...]:
-        answer: tuple[Commit, ...] = await self._write(
-            op, "commit", Request(lease, batches, published), grows=True
-        )
-        return answer
+        return await self._write(op, "commit", Request(lease, batches, published), grows=True)
 
     async def finish(self, op: str, lease: Lease, finish: Finish) -> Run:
-        answer: Run = await self._write(op, "finish", lambda do: do.finish(lease, finish))
-        return answer
+        return await self._write(op, "finish", lambda do: do.finish(lease, finish))
 
     async def edit(self, op: str, by: str, why: str, action: EditAction) -> Edit:
-        answer: Edit = await self._write(
-            op, "edit", lambda do: do.edit(by, why, action), grows=True
-        )
-        return answer
+        return await self._write(op, "edit", lambda do: do.edit(by, why, action), grows=True)
 
     # -- upkeep -----------------------------------------------------------------------------------
 
     async def retain(self, op: str, keep: Retention) -> int:
         keep, old = await self._portions.next(keep)
-        answer: int = await self._write(op, "retain", lambda do: do.retain(keep, old))
-        return answer
+        return await self._write(op, "retain", lambda do: do.retain(keep, old))
 
     async def check(self) -> Check:
         return await self._readers.read(lambda tables: Check(tuple(problems(tables))), near=False)

@@ -13,7 +13,7 @@ import apsw
 
 from catalog.copies import Backup
 from catalog.errors import CannotOpen, Unavailable
-from catalog.sqlite import database, files
+from catalog.sqlite import database, files, migrating
 from catalog.sqlite.checking import problems
 from catalog.sqlite.database import Location
 from catalog.sqlite.files import SIDES, beside
@@ -39,8 +39,8 @@ def back_up(location: Location, target: Path, *, force: bool, dry_run: bool) -> 
     try:
         with database.explained(path), files.told(f"{target} cannot be written"):
             location.still(stood)
-            if not database.stands_at(db, path, newest=database.migrations()[-1][0]):
-                database.refuse_nothing(db, path)
+            if not migrating.is_current(db, path):
+                migrating.refuse_nothing(db, path)
             files.see_room(target.parent, db.pragma("page_count") * database.PAGE_SIZE)
             if dry_run:
                 return _described(db, target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -21,6 +21,7 @@ from catalog.records import (
     Commit,
     CursorKind,
     Lease,
+    Micros,
     PipelineState,
     SchemaVersion,
     StreamState,
@@ -45,9 +46,22 @@ class Request:
     published: Mapping[str, int]
 
 
-# A stream's row is as ``rows.stream_row`` makes it, with the number of its last commit at its end:
-# 2 is its seq, 3 the seq published, 4 to 8 the cursor, 9 the schema's version, 10 the hold, 14 and
-# 15 the runs that committed and published last, 16 data_at, 17 the rows, 20 that number.
+# Where they stand in a stream's row, which is as ``rows.stream_row`` makes it, with the number of
+# its last commit at its end.
+_SEQ, _PUBLISHED, _CURSOR, _SCHEMA_VERSION, _HOLD = 2, 3, slice(4, 9), 9, 10
+_COMMITTED_BY, _PUBLISHED_BY, _DATA_AT, _ROWS, _LAST_COMMIT = 14, 15, 16, 17, 20
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What commits add to their pipeline and its open run, and how many they are."""
+
+    commits: int = 0
+    change: int = 0
+    rows: int = 0
+    bytes: int = 0
+    rejected: int = 0
+    data_at: Micros | None = None
 
 
 class _Changes:
@@ -78,7 +92,7 @@ class Commits:
         self._leases: dict[str, tuple[int, str]] = {}
         self._streams: dict[tuple[str, str], Row] = {}
         self._schemas: dict[tuple[str, str], Schema] = {}
-        self._counts: dict[str, list[Any]] = {}
+        self._counts: dict[str, _Counts] = {}
         self._changed: dict[tuple[str, str], Row] = {}
         self._commits: list[Row] = []
         self._more: list[Callable[[], None]] = []
@@ -109,11 +123,14 @@ class Commits:
         for name, seq in request.published.items():
             row = self._streams.get((pipeline, name))
             # As ``rules.mark_published``.
-            if row is not None and row[3] < (mark := min(seq, row[2])):
-                by = row[14]
-                if mark != row[2]:
+            if row is not None and row[_PUBLISHED] < (mark := min(seq, row[_SEQ])):
+                by = row[_COMMITTED_BY]
+                if mark != row[_SEQ]:
                     by = self._committed_by(pipeline, name, mark)
-                changes.streams[name] = (*row[:3], mark, *row[4:15], max(row[15], by), *row[16:])
+                moved = list(row)
+                moved[_PUBLISHED] = mark
+                moved[_PUBLISHED_BY] = max(row[_PUBLISHED_BY], by)
+                changes.streams[name] = tuple(moved)
         for batch in request.batches:
             self._judge(lease, batch, changes)
         self._accept(request, changes)
@@ -134,14 +151,14 @@ class Commits:
         if row is None or not _fits(row, schema, batch):
             self._decide(lease, row, schema, batch, changes)
             return
-        seq, cursor = row[2] + 1, batch.cursor
-        columns = row[4:9] if cursor is None else cursor_columns(cursor)
-        data_at = row[16] if batch.data_at is None else max(batch.data_at, row[16] or batch.data_at)
-        number = self._next_commit()
-        changes.streams[name] = (
-            *(pipeline, name, seq, row[3], *columns, *row[9:14], lease.epoch, row[15], data_at),
-            *(row[17] + batch.rows, row[18], row[19], number),
-        )
+        seq, number = row[_SEQ] + 1, self._next_commit()
+        after = list(row)
+        after[_SEQ], after[_COMMITTED_BY], after[_LAST_COMMIT] = seq, lease.epoch, number
+        after[_ROWS] += batch.rows
+        if batch.cursor is not None:
+            after[_CURSOR] = cursor_columns(batch.cursor)
+        after[_DATA_AT] = rules.later(row[_DATA_AT], batch.data_at)
+        changes.streams[name] = tuple(after)
         commit = Commit(
             pipeline,
             name,
@@ -151,12 +168,12 @@ class Commits:
             batch.rows,
             batch.bytes,
             batch.rejected,
-            row[9],
+            row[_SCHEMA_VERSION],
             self._now,
-            cursor,
+            batch.cursor,
         )
         changes.answer.append(commit)
-        changes.commits.append(commit_row(number, row[20], commit))
+        changes.commits.append(commit_row(number, row[_LAST_COMMIT], commit))
 
     def _decide(
         self,
@@ -174,7 +191,7 @@ class Commits:
         number = self._next_commit()
         changes.streams[name] = (*stream_row(done.stream), number)
         changes.answer.append(done.commit)
-        changes.commits.append(commit_row(number, row[20] if row else None, done.commit))
+        changes.commits.append(commit_row(number, row[_LAST_COMMIT] if row else None, done.commit))
         if done.schema:
             changes.schemas[name] = done.schema.fingerprint, done.schema.body
 
@@ -198,19 +215,24 @@ class Commits:
         self._commits += changes.commits
         self._more += changes.more
         # As ``rules.after_commit``, and a version and a place in the order of changes for each.
-        counts = self._counts.setdefault(pipeline, [pipeline, 0, 0, 0, 0, 0, None])
-        counts[1] += 1
-        counts[2] = self._next_change()
+        counts = self._counts.setdefault(pipeline, _Counts())
+        counts.commits += 1
+        counts.change = self._next_change()
         for batch in request.batches:
-            counts[3] += batch.rows
-            counts[4] += batch.bytes
-            counts[5] += batch.rejected
-            if batch.data_at is not None and (counts[6] is None or counts[6] < batch.data_at):
-                counts[6] = batch.data_at
+            counts.rows += batch.rows
+            counts.bytes += batch.bytes
+            counts.rejected += batch.rejected
+            counts.data_at = rules.later(counts.data_at, batch.data_at)
 
     def write(self) -> None:
         """Write what was recorded."""
-        self._tables.many("count_committed", map(tuple, self._counts.values()))
+        self._tables.many(
+            "count_committed",
+            [
+                (pipeline, c.commits, c.change, c.rows, c.bytes, c.rejected, c.data_at)
+                for pipeline, c in self._counts.items()
+            ],
+        )
         self._tables.many("put_stream", self._changed.values())
         self._tables.many("add_commit", self._commits)
         for write in self._more:
@@ -220,11 +242,11 @@ class Commits:
 def _fits(row: Row, schema: Schema | None, batch: Batch) -> bool:
     """Whether a batch is plainly its stream's next one: no rule of ``rules.check_batch`` objects,
     and it changes nothing but the cursor and counts. Where this is False the rules decide."""
-    seq = row[2]
+    seq = row[_SEQ]
     if (
         batch.follows != seq
-        or seq - row[3] >= MAX_UNPUBLISHED
-        or row[10] is not None  # held
+        or seq - row[_PUBLISHED] >= MAX_UNPUBLISHED
+        or row[_HOLD] is not None
         or not batch.receipt
         or batch.stream == PIPELINE_SCOPE
         or batch.replaces
@@ -234,15 +256,17 @@ def _fits(row: Row, schema: Schema | None, batch: Batch) -> bool:
     ):
         return False
     new = batch.schema
-    if new is not None and (new.version != row[9] or (new.fingerprint, new.body) != schema):
+    if new is not None and (
+        new.version != row[_SCHEMA_VERSION] or (new.fingerprint, new.body) != schema
+    ):
         return False
-    cursor = batch.cursor
-    if cursor is None or row[4] is None:
+    cursor, (kind, definition, tag, data, _) = batch.cursor, row[_CURSOR]
+    if cursor is None or kind is None:
         return True
     at = cursor.position
     return (
-        cursor.kind == row[4]
-        and cursor.definition == row[5]
-        and at.tag == row[6]
-        and (cursor.kind is not CursorKind.MONOTONIC or bool(at.data >= row[7]))
+        cursor.kind == kind
+        and cursor.definition == definition
+        and at.tag == tag
+        and (cursor.kind is not CursorKind.MONOTONIC or bool(at.data >= data))
     )

@@ -7,23 +7,20 @@ connection crosses a fork: a child opens its own.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import apsw
 import msgspec
 
 from catalog.errors import CannotOpen, Unavailable
+from catalog.sqlite.files import beside
+from catalog.sqlite.migrating import is_current, migrate
 
-APPLICATION_ID = 0x68726563
-"""Tells this file from any other SQLite database ("hrec")."""
 PAGE_SIZE = 4096
 LOCKS_AT, LOCKS = 0x40000000, 512
 """Where in a database SQLite locks it: each connection that is open, one of these bytes or all."""
@@ -110,7 +107,7 @@ class Location:
             with explained(self.path):
                 # What is refused is left as it is: its kind of journal ...
                 self.still(stood)
-                stands_at(db, self.path, newest=migrations()[-1][0])
+                is_current(db, self.path)
                 self._use_wal(db)
                 self.still(stood)
                 migrate(db, self.path, now)
@@ -157,7 +154,10 @@ class Location:
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
-        return _size(self.path.with_name(self.path.name + "-wal"))
+        try:
+            return beside(self.path, "-wal").stat().st_size
+        except OSError:
+            return 0
 
 
 def sync_failed(error: apsw.Error) -> bool:
@@ -253,7 +253,7 @@ def _prepare(path: Path) -> None:
 def refuse_half_restored(path: Path) -> None:
     """Raise ``CannotOpen`` when the catalog is being replaced, or that was cut short."""
     path = path.resolve()
-    ready = path.with_name(path.name + RESTORING)
+    ready = beside(path, RESTORING)
     if ready.exists():
         raise CannotOpen(
             f"{path} is being restored, or its restore was cut short: then carry it out again with "
@@ -278,13 +278,6 @@ def _make_folder(folder: Path, mode: int) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs", "ceph", "glusterfs"}
@@ -319,7 +312,7 @@ def refuse_remote(folder: Path, mountinfo: str | None = None) -> None:
 def who_writes(path: Path) -> str:
     """Which process holds the write lock, as far as the kernel tells; for messages alone."""
     # The write lock is one byte of the shared-memory file, its 120th.
-    return _who_locks(path.with_name(path.name + "-shm"), 120, 120, {"WRITE"})
+    return _who_locks(beside(path, "-shm"), 120, 120, {"WRITE"})
 
 
 def who_has_open(path: Path) -> str:
@@ -342,86 +335,3 @@ def _who_locks(path: Path, first: int, last: int, kinds: Container[str]) -> str:
         if covers and int(place.rsplit(":", 1)[-1]) == inode:
             return f"process {pid}" if int(pid) > 0 else "a process of another container"
     return "another process"
-
-
-# -- the schema ----------------------------------------------------------------------------------
-
-
-def migrations() -> list[tuple[int, str]]:
-    """Number and text of each migration, ascending."""
-    folder = resources.files("catalog.sqlite") / "migrations"
-    files = [file for file in folder.iterdir() if file.name.endswith(".sql")]
-    return sorted((int(file.name[:4]), file.read_text("utf-8")) for file in files)
-
-
-def migrate(db: apsw.Connection, path: Path, now: int) -> None:
-    """Bring the file to this program's version, once, whichever process comes first.
-
-    Whoever calls it closes ``db`` when it raises, and nothing has changed.
-    """
-    steps = migrations()
-    if stands_at(db, path, newest=steps[-1][0]):
-        return
-    db.execute("begin immediate")
-    if not stands_at(db, path, newest=steps[-1][0]):
-        _apply(db, steps, now)
-    db.execute("commit")
-
-
-def stands_at(db: apsw.Connection, path: Path, *, newest: int) -> bool:
-    """Whether the file is a catalog of this version; False: new or older."""
-    version: int = db.pragma("user_version")
-    mark = db.pragma("application_id")
-    has_tables = bool(db.execute("select 1 from sqlite_schema limit 1").fetchall())
-    if mark != APPLICATION_ID and (has_tables or mark or version):
-        raise CannotOpen(f"{path} is a database of another program; name another file")
-    if mark == APPLICATION_ID and version < 1:
-        raise CannotOpen(
-            f"{path} is damaged: it is marked as a catalog and names no version of its schema "
-            f"({version}); restore it from a backup"
-        )
-    if version > newest:
-        raise CannotOpen(
-            f"{path} was written by a newer version of this program (its schema is {version}, "
-            f"this one knows {newest}); install that version, or restore an older backup"
-        )
-    if version:
-        _refuse_other_tables(db, path, version)
-    return version == newest
-
-
-def _refuse_other_tables(db: apsw.Connection, path: Path, version: int) -> None:
-    """Before a release a migration may change, and tables of one number are not all the same."""
-    columns = {row[1] for row in db.execute("pragma table_info(meta)")}
-    known = "made_by" in columns and db.execute("select made_by from meta").fetchall()
-    if known == [] or not columns:  # damaged: that is for who reads it to say
-        return
-    if known != [(_made_by(version),)]:
-        raise CannotOpen(
-            f"{path} was made by this program as it was before a release, with other tables; use "
-            "it with the program that made it, or move it away: a new catalog is made then, and "
-            "streams that have rows already are held with what can be done"
-        )
-
-
-def _made_by(version: int) -> str:
-    texts = "".join(text for number, text in migrations() if number <= version)
-    return hashlib.sha256(texts.encode()).hexdigest()
-
-
-def refuse_nothing(db: apsw.Connection, path: Path) -> None:
-    """Raise ``CannotOpen`` for a database in which nothing was ever made."""
-    if db.pragma("application_id") != APPLICATION_ID:
-        raise CannotOpen(f"{path} is an empty file, and no catalog")
-
-
-def _apply(db: apsw.Connection, steps: list[tuple[int, str]], now: int) -> None:
-    version: int = db.pragma("user_version")
-    for number, text in steps:
-        if number > version:
-            db.execute(text).fetchall()
-    if not version:
-        db.execute("insert into meta values (1, ?, 0, ?, '')", (secrets.token_hex(16), now))
-    db.execute("update meta set made_by = ?", (_made_by(steps[-1][0]),))
-    db.pragma("application_id", APPLICATION_ID)
-    db.pragma("user_version", steps[-1][0])

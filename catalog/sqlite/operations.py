@@ -39,6 +39,10 @@ from catalog.records import (
 from catalog.sqlite.committing import Commits, Committed, Request
 from catalog.sqlite.retaining import Old
 from catalog.sqlite.rows import (
+    EPOCH,
+    HOLDER,
+    NAME,
+    VERSION,
     Row,
     pipeline_of,
     pipeline_row,
@@ -115,11 +119,12 @@ class Operations:
                 coded.append((refusal.pipeline, refusal.why, refusal.holder, refusal.connection))
                 continue
             in_use.update(candidate.connections)
-            if row[4]:
+            if row[HOLDER]:
                 row = self._interrupted(row, holder, now)
             run = rules.new_run(candidate, holder, epoch, now)
             # As ``rules.open_run`` and ``rules.touch``.
-            row = (row[0], row[1] + 1, self._next_change(), epoch, holder.id, *row[5:])
+            changed = (row[VERSION] + 1, self._next_change(), epoch, holder.id)
+            row = (row[NAME], *changed, *row[HOLDER + 1 :])
             opened.append((run_row(run), row, beat.expires_at, streams.get(run.pipeline, [])))
             coded.append(opened[-1])
             answers.append(_claimed(run, *opened[-1][1:], lapsed=is_lapsed))
@@ -132,7 +137,7 @@ class Operations:
 
     def _interrupted(self, row: Row, by: Holder, now: int) -> Row:
         """Close the open run of a pipeline whose lease is taken."""
-        old = self._tables.open_run(row[3])
+        old = self._tables.open_run(row[EPOCH])
         state, ended = rules.interrupt(pipeline_of(row), old, rules.taken_over(old, by), now)
         self._tables.end_run(ended)
         return pipeline_row(state)
@@ -283,7 +288,7 @@ def _refusal(
     in_use: Mapping[str, int],
     limits: Mapping[str, int],
 ) -> NotClaimed | None:
-    state = PipelineState(candidate.pipeline, version=row[1], holder=row[4])
+    state = PipelineState(candidate.pipeline, version=row[VERSION], holder=row[HOLDER])
     takeable = state.holder not in alive
     return rules.refuse_claim(candidate, state, takeable=takeable, in_use=in_use, limits=limits)
 

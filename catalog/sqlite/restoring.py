@@ -32,7 +32,7 @@ from catalog import rules
 from catalog.copies import Restored
 from catalog.errors import CannotOpen, CatalogError, Unavailable
 from catalog.records import Edit, Micros
-from catalog.sqlite import database, files
+from catalog.sqlite import database, files, migrating
 from catalog.sqlite.backing_up import open_still, refuse_problems
 from catalog.sqlite.checking import problems
 from catalog.sqlite.database import RESTORING, Location
@@ -147,9 +147,9 @@ def _make_ready(part: Path, asked: Asked, present: _Present, path: Path, kept: P
         try:
             for name, value in (("locking_mode", "exclusive"), ("journal_mode", "delete")):
                 db.pragma(name, value)
-            if not database.stands_at(db, asked.source, newest=database.migrations()[-1][0]):
-                database.refuse_nothing(db, asked.source)
-                database.migrate(db, asked.source, asked.now)
+            if not migrating.is_current(db, asked.source):
+                migrating.refuse_nothing(db, asked.source)
+                migrating.migrate(db, asked.source, asked.now)
             tables = Tables(db)
             refuse_problems(list(problems(tables)), f"{asked.source} is damaged")
             db.execute("begin immediate")

@@ -58,6 +58,8 @@ def _or_null(part: object) -> str | None:
 
 PIPELINE_COLUMNS = 26
 """Those of the record; behind them stand the open run's counts."""
+NAME, VERSION, CHANGE, EPOCH, HOLDER = range(5)
+"""Where these stand in a pipeline's row, for whoever makes no record of it."""
 
 
 def pipeline_row(p: PipelineState) -> Row:
@@ -191,19 +193,8 @@ def run_of(r: Row) -> Run:
 def commit_row(number: int, previous: int | None, c: Commit) -> Row:
     """Without whether it is published, which its stream's mark says."""
     return (
-        *(
-            number,
-            previous,
-            c.pipeline,
-            c.stream,
-            c.seq,
-            c.epoch,
-            c.committed_at,
-            c.rows,
-            c.bytes,
-            c.rejected,
-        ),
-        *(c.schema_version, *cursor_columns(c.cursor), c.receipt),
+        *(number, previous, c.pipeline, c.stream, c.seq, c.epoch, c.committed_at),
+        *(c.rows, c.bytes, c.rejected, c.schema_version, *cursor_columns(c.cursor), c.receipt),
     )
 
 
@@ -231,8 +222,8 @@ def names_of(text: str) -> tuple[str, ...]:
 
 
 def holder_row(beat: Heartbeat) -> Row:
-    holder = beat.holder
-    return (*(holder.id, holder.host, holder.pid), beat.boot_id, beat.expires_ns, beat.expires_at)
+    h = beat.holder
+    return (h.id, h.host, h.pid, beat.boot_id, beat.expires_ns, beat.expires_at)
 
 
 def holder_of(r: Row) -> Heartbeat:

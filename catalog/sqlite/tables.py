@@ -24,7 +24,10 @@ from catalog.records import (
 from catalog.rules import Heartbeat, is_lapsed
 from catalog.sqlite.queries import SQL
 from catalog.sqlite.rows import (
+    HOLDER,
+    NAME,
     PIPELINE_COLUMNS,
+    VERSION,
     Row,
     commit_of,
     cursor_of,
@@ -95,7 +98,7 @@ class Tables:
     def pipeline_rows(self, names: Sequence[str]) -> dict[str, Row]:
         """As ``pipeline_row`` makes them; those there are."""
         rows = self._all("pipelines_named", to_json(names))
-        return {row[0]: row[:PIPELINE_COLUMNS] for row in rows}
+        return {row[NAME]: row[:PIPELINE_COLUMNS] for row in rows}
 
     def held_by(self, holder: str) -> list[PipelineState]:
         return [pipeline_of(row) for row in self._all("pipelines_held_by", holder)]
@@ -112,24 +115,13 @@ class Tables:
         row = self._one("pipeline", name)
         if row is None:
             return PipelineState(name)
-        if not row[4]:
-            return pipeline_of(row)
-        beat = self.heartbeat(row[4])
-        expires_at = beat.expires_at if beat else None
-        return pipeline_of(row, expires_at, lapsed=is_lapsed(beat, clock))
+        return _seen(row, self.heartbeat(row[HOLDER]) if row[HOLDER] else None, clock)
 
     def changed(self, after: int, limit: int, clock: Clock) -> list[PipelineState]:
         """As a reader sees them."""
         beats = {beat.holder.id: beat for beat in self.heartbeats()}
-        marks = {name: (b.expires_at, is_lapsed(b, clock)) for name, b in beats.items()}
-        found = []
-        for row in self._all("pipelines_changed", after, limit):
-            if row[4]:
-                expires_at, lapsed = marks.get(row[4], (None, True))
-                found.append(pipeline_of(row, expires_at, lapsed=lapsed))
-            else:
-                found.append(pipeline_of(row))
-        return found
+        rows = self._all("pipelines_changed", after, limit)
+        return [_seen(row, beats.get(row[HOLDER]), clock) for row in rows]
 
     def write_pipeline(self, state: PipelineState) -> None:
         """Write a record that ``touch`` has passed."""
@@ -138,8 +130,8 @@ class Tables:
 
     def write_pipelines(self, rows: Sequence[Row]) -> None:
         """The same for rows, many at once."""
-        self.many("add_pipeline", [row for row in rows if row[1] == 1])
-        self.many("set_pipeline", [row for row in rows if row[1] != 1])
+        self.many("add_pipeline", [row for row in rows if row[VERSION] == 1])
+        self.many("set_pipeline", [row for row in rows if row[VERSION] != 1])
 
     def hand_over(self, was: str, name: str) -> None:
         """What is recorded by ``was`` is recorded by ``name``, in the place of its streams; all but
@@ -340,3 +332,11 @@ class Tables:
     def sentences(self, name: str) -> list[str]:
         """What a statement of ``check.sql`` found."""
         return [str(row[0]) for row in self._all(name)]
+
+
+def _seen(row: Row, beat: Heartbeat | None, clock: Clock) -> PipelineState:
+    """As ``rules.seen``; ``beat`` is of the row's holder."""
+    if not row[HOLDER]:
+        return pipeline_of(row)
+    expires_at = beat.expires_at if beat else None
+    return pipeline_of(row, expires_at, lapsed=is_lapsed(beat, clock))

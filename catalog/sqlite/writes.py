@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from catalog.errors import CatalogError
 from catalog.sqlite.committing import Request
@@ -23,7 +23,8 @@ class Stage(Enum):
     """It has its answer or its error, also when its caller's future was cancelled meanwhile."""
 
 
-Verb: TypeAlias = Callable[[Operations], tuple[Any, bytes]]
+T = TypeVar("T")
+Verb: TypeAlias = Callable[[Operations], tuple[T, bytes]]
 """Carries out one operation: its answer, and the answer encoded. A commit is its ``Request``."""
 
 
@@ -36,7 +37,7 @@ class Write:
         self,
         op: str,
         verb: str,
-        carry_out: Verb | Request,
+        carry_out: Verb[Any] | Request,
         done: asyncio.Future[Any],
         *,
         grows: bool,

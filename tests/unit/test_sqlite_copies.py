@@ -24,7 +24,7 @@ from catalog.errors import CatalogError
 from catalog.open import back_up, open_catalog, restore
 from catalog.port import Catalog, new_operation_id
 from catalog.records import Outcome, Pause, RunQuery
-from catalog.sqlite import backing_up, database, files, restoring
+from catalog.sqlite import backing_up, files, migrating, restoring
 from catalog.sqlite.database import LOCKS, LOCKS_AT, Location
 from tests.cli_kit import claim, commit, ran
 from tests.unit.test_sqlite_open import LOCK
@@ -649,9 +649,9 @@ def test_a_copy_made_by_hand_in_the_midst_of_a_change_comes_without_it(
 def test_a_backup_of_an_older_version_is_brought_up_to_date(
     path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = database.migrations()
+    older = migrating.migrations()
     newer = [*older, (len(older) + 1, "create table later (x integer) strict;")]
-    monkeypatch.setattr(database, "migrations", lambda: newer)
+    monkeypatch.setattr(migrating, "migrations", lambda: newer)
     put_back(path, source)
     db = sqlite3.connect(path)
     assert db.execute("select count(*) from later").fetchone() == (0,)

@@ -19,16 +19,15 @@ from catalog.errors import CannotOpen, Unavailable
 from catalog.open import open_catalog
 from catalog.port import new_operation_id
 from catalog.records import Pause
-from catalog.sqlite import database
+from catalog.sqlite import migrating
 from catalog.sqlite.backend import SqliteCatalog
 from catalog.sqlite.database import (
-    APPLICATION_ID,
     Location,
     Tuning,
-    migrations,
     refuse_remote,
     who_writes,
 )
+from catalog.sqlite.migrating import APPLICATION_ID, migrations
 from catalog.sqlite.queries import SQL, parse
 
 pytestmark = pytest.mark.anyio
@@ -359,11 +358,11 @@ def test_two_that_make_the_same_catalog_at_once_make_it_once(tmp_path: Path) -> 
     def begins(_cursor: object, sql: str, _bindings: object) -> bool:
         if sql == "begin immediate":
             late.exec_trace = None
-            database.migrate(first, path, 1)
+            migrating.migrate(first, path, 1)
         return True
 
     late.exec_trace = begins
-    database.migrate(late, path, 2)
+    migrating.migrate(late, path, 2)
     assert late.execute("select created_at from meta").fetchall() == [(1,)]
     late.close()
     first.close()
@@ -435,7 +434,7 @@ def test_migrations_come_in_the_order_of_their_numbers(
         (tmp_path / name).write_text(name)
     names = sorted(tmp_path.iterdir(), reverse=True)
     monkeypatch.setattr(Path, "iterdir", lambda _: iter(names))
-    monkeypatch.setattr(database.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(migrating.resources, "files", lambda _: tmp_path)
     assert migrations() == [(9, "0009_a.sql"), (10, "0010_b.sql")]
 
 
@@ -444,12 +443,12 @@ async def test_a_migrated_catalog_equals_a_fresh_one(
 ) -> None:
     """Each older version, brought up step by step, ends with the same schema and keeps its id."""
     steps = [*migrations(), (len(migrations()) + 1, "create table later (x integer) strict;")]
-    monkeypatch.setattr(database, "migrations", lambda: steps)
+    monkeypatch.setattr(migrating, "migrations", lambda: steps)
     await make(tmp_path / "fresh.db")
     for version in range(1, len(steps)):
         path = tmp_path / f"from{version}.db"
         with monkeypatch.context() as older:
-            older.setattr(database, "migrations", lambda: steps[:version])  # noqa: B023
+            older.setattr(migrating, "migrations", lambda: steps[:version])  # noqa: B023
             first = await make(path)
         assert await make(path) == first
         assert schema(path) == schema(tmp_path / "fresh.db")
@@ -464,7 +463,7 @@ async def test_a_migration_that_fails_changes_nothing(
     before = schema(path)
     steps = [*migrations(), (99, "create table later (x integer) strict; insert into nowhere;")]
     with monkeypatch.context() as newer:
-        newer.setattr(database, "migrations", lambda: steps)
+        newer.setattr(migrating, "migrations", lambda: steps)
         with pytest.raises(Unavailable):
             await make(path)
     assert schema(path) == before

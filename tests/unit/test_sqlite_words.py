@@ -16,7 +16,8 @@ from catalog.port import new_operation_id as op
 from catalog.records import Holder, Pause
 from catalog.sqlite import database
 from catalog.sqlite.backend import SqliteCatalog
-from catalog.sqlite.database import Location, Tuning, explained, in_words, migrations, who_writes
+from catalog.sqlite.database import Location, Tuning, explained, in_words, who_writes
+from catalog.sqlite.migrating import migrations
 from tests.crash.sqlite_disk import FailingDisk
 from tests.patience import PATIENCE
 
