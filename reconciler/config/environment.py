@@ -16,7 +16,7 @@ from reconciler.config.positions import KeyPath, dotted
 from reconciler.config.problems import Place, Problem, listed, nearest
 
 PREFIX = "RECONCILER_"
-RESERVED = ("RECONCILER_CONFIG", "RECONCILER_DEBUG")
+RESERVED = ("RECONCILER_CONFIG", "RECONCILER_DEBUG", "RECONCILER_PORT")
 """Variables that are no part of the file's values."""
 RESERVED_PREFIXES = (
     "RECONCILER_TEST_",
@@ -24,7 +24,6 @@ RESERVED_PREFIXES = (
     "RECONCILER_SERVICE_",
     "RECONCILER_PORT_",
 )
-RESERVED_EXACT = (*RESERVED, "RECONCILER_PORT")
 
 _OF_NAMES = ("connections", "pipelines", "streams")
 """Tables of tables: a variable makes no new entry of them."""
@@ -48,7 +47,7 @@ def candidates(env: Mapping[str, str]) -> dict[str, str]:
         name: env[name]
         for name in sorted(env)
         if name.startswith(PREFIX)
-        and name not in RESERVED_EXACT
+        and name not in RESERVED
         and not name.startswith(RESERVED_PREFIXES)
     }
 

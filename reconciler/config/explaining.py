@@ -15,7 +15,7 @@ from reconciler.config.positions import KeyPath, dotted
 from reconciler.config.problems import ConfigError, Place, Problem, listed, nearest
 from reconciler.config.resolve import RUN_KEYS, Resolution, explicit
 from reconciler.config.rules import KEYS_OF, NESTED
-from reconciler.config.tables import PIPELINE
+from reconciler.config.tables import ONLY_IN_STREAM, PIPELINE
 
 OriginKind: TypeAlias = Literal["default", "[defaults]", "pipeline", "stream", "environment"]
 _ORIGIN: dict[str, OriginKind] = {
@@ -25,7 +25,6 @@ _ORIGIN: dict[str, OriginKind] = {
     "stream": "stream",
 }
 _DURATIONS = frozenset({"stall_timeout", "timeout", "fresh_within", "settle", "max_wait"})
-_ONLY_IN_STREAMS = frozenset({"query", "table", "path"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class _Explainer:
         resolved = self.resolution.resolver.resolve(self.source, self.destination, own, inner)
         for field in fields(StreamSettings):
             key = field.name
-            if key not in KEYS_OF[self.source] or (not stream and key in _ONLY_IN_STREAMS):
+            if key not in KEYS_OF[self.source] or (not stream and key in ONLY_IN_STREAM):
                 continue
             if key == "partition_by" and self.destination != "parquet":
                 continue

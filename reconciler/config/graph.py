@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from reconciler.config.desired import Pipeline
 from reconciler.config.document import Document
@@ -10,18 +10,17 @@ from reconciler.config.problems import listed, nearest
 
 
 def check_after(
-    document: Document, known: Iterable[str], pipelines: Mapping[str, Pipeline]
+    document: Document, known: Collection[str], pipelines: Mapping[str, Pipeline]
 ) -> None:
     """Note ``after`` that names no pipeline or leads in a circle."""
-    names = known if isinstance(known, Mapping) else set(known)
     for pipeline in pipelines.values():
         for other in pipeline.after:
-            if other not in names:
+            if other not in known:
                 document.add(
                     ("pipelines", pipeline.name, "after"),
                     f'names pipeline "{other}", which is not there',
-                    allowed=listed(names),
-                    hint=nearest(other, names),
+                    allowed=listed(known),
+                    hint=nearest(other, known),
                 )
     for circle in _circles(pipelines):
         document.add(
@@ -32,7 +31,7 @@ def check_after(
 
 
 def check_renamed(
-    document: Document, known: Iterable[str], pipelines: Mapping[str, Pipeline]
+    document: Document, known: Collection[str], pipelines: Mapping[str, Pipeline]
 ) -> None:
     """Note ``renamed_from`` that names a pipeline of this config, or one that another names."""
     heirs: dict[str, str] = {}

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+_LISTED = 30
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -75,8 +77,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f'did you mean "{folded[close[0]]}"?' if close else ""
 
 
-def listed(words: Iterable[str], limit: int = 30) -> str:
+def listed(words: Iterable[str]) -> str:
     """Words for ``allowed``, cut when there are too many to be of use."""
     words = sorted(words)
-    rest = len(words) - limit
-    return ", ".join(words[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(words) - _LISTED
+    return ", ".join(words[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

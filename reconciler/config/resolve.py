@@ -38,7 +38,7 @@ from reconciler.config.settings import Settings
 from reconciler.config.tables import CONNECTION, PIPELINE, attempt, checked
 
 STREAM_KEYS = frozenset(models.StreamTable.model_fields)
-RUN_KEYS = ("parallel", "retries", "stall_timeout", "timeout", "fresh_within", "catch_up")
+RUN_KEYS = tuple(key for key in models.RunKeys.model_fields if key not in STREAM_KEYS)
 
 
 class Resolution:

@@ -13,6 +13,7 @@ from reconciler.config.desired import FileFormat, Mode, SchemaPolicy, StreamSett
 
 Level: TypeAlias = Literal["default", "defaults", "pipeline", "stream"]
 LEVELS: tuple[Level, ...] = ("defaults", "pipeline", "stream")
+_RANK: dict[Level, int] = {level: rank for rank, level in enumerate(("default", *LEVELS))}
 Explicit: TypeAlias = tuple[tuple[str, Hashable], ...]
 """The stream keys that one table of the file sets, with their values; sorted by key."""
 
@@ -127,8 +128,7 @@ class _Layers:
 
     def _level(self, *keys: str) -> Level:
         """The most specific level that set one of these keys."""
-        order: tuple[Level, ...] = ("default", *LEVELS)
-        return max((self.origins.get((k,), "default") for k in keys), key=order.index)
+        return max((self.origins.get((k,), "default") for k in keys), key=_RANK.__getitem__)
 
     def _flaw(
         self,
@@ -168,13 +168,12 @@ class _Layers:
 
     def _drop_reading_keys(self) -> None:
         """A replace reads the whole table: what a wider level says of cursors is moot."""
-        order: tuple[Level, ...] = ("default", *LEVELS)
-        mode_level = order.index(self._level("mode"))
+        mode_rank = _RANK[self._level("mode")]
         for key in ("cursor", "lookback", "null_cursor"):
             if key not in self.values:
                 continue
             level = self._level(key)
-            if order.index(level) >= mode_level and level != "defaults":
+            if _RANK[level] >= mode_rank and level != "defaults":
                 self._flaw(
                     key,
                     'contradicts mode = "replace", which reads the whole table each time',
@@ -185,7 +184,7 @@ class _Layers:
 
     def _check_reading(self, mode: Mode) -> None:
         values = self.values
-        if self.flaws and any(f.key == "mode" for f in self.flaws):
+        if any(flaw.key == "mode" for flaw in self.flaws):
             return
         if mode is Mode.APPEND:
             self._check_append()
@@ -196,15 +195,15 @@ class _Layers:
                 allowed="hold, skip",
                 also="mode",
             )
-        if mode is Mode.MERGE and not values.get("key"):
+        has_no_key = self.source == "files" or values.get("query")
+        if mode is Mode.MERGE and has_no_key and not values.get("key"):
             lacking = "files have" if self.source == "files" else "a query has"
-            if self.source == "files" or values.get("query"):
-                self._flaw(
-                    "key",
-                    f'is missing: mode = "merge" needs one, and {lacking} no primary key',
-                    also="mode",
-                    hint='name the columns, such as key = ["id"]',
-                )
+            self._flaw(
+                "key",
+                f'is missing: mode = "merge" needs one, and {lacking} no primary key',
+                also="mode",
+                hint='name the columns, such as key = ["id"]',
+            )
         if mode is Mode.MERGE and values.get("lookback") and not values.get("cursor"):
             self._flaw(
                 "lookback",

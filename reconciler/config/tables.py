@@ -18,8 +18,6 @@ from reconciler.config.words import NAME_ALLOWED, Wrong
 
 Model = TypeVar("Model")
 _SHOWN_OF_CONNECTIONS = {"connector", "path", "schema", "max_runs"}
-_ONLY_IN_STREAM = {"query", "table", "path"}
-_OWN_OF_PIPELINE = {"schedule", "timezone", "source", "destination", "after", "select", "streams"}
 _KINDS = {
     "string_type": "a string",
     "int_type": "a whole number",
@@ -30,6 +28,8 @@ _KINDS = {
     "model_attributes_type": "a table",
     "tuple_type": "a list",
 }
+ONLY_IN_STREAM = models.StreamTable.model_fields.keys() - models.StreamKeys.model_fields.keys()
+ONLY_IN_PIPELINE = models.PipelineTable.model_fields.keys() - models.RunKeys.model_fields.keys()
 CONNECTION: TypeAdapter[models.AnyConnection] = TypeAdapter(models.ConnectionTable)
 PIPELINE = TypeAdapter(models.PipelineTable)
 
@@ -189,12 +189,12 @@ def _unknown(path: KeyPath, document: Document, value: object) -> dict[str, str]
     key, known = path[-1], _fields(_model_at(path[:-1], document))
     hint = nearest(key, known)
     if path[0] in {"pipelines", "defaults"}:
-        if key in _ONLY_IN_STREAM and len(path) <= 3:
+        if key in ONLY_IN_STREAM and len(path) <= 3:
             hint = "it stands in a stream: [pipelines.NAME.streams.STREAM]"
         elif len(path) == 5 and path[2] == "streams" and isinstance(value, dict):
             whole = dotted((*path[:3], f"{path[3]}.{key}"))
             hint = f"a stream's name that has a dot is quoted: [{whole}]"
-        elif key in _OWN_OF_PIPELINE:
+        elif key in ONLY_IN_PIPELINE:
             hint = "it stands in the pipeline itself: [pipelines.NAME]"
         elif key == "deletes":
             hint = "reserved: deletes are not read yet"
