@@ -42,15 +42,17 @@ class Hiding:
     """Secrets that are to be kept out of text."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._forms: list[str] = []
+        self._forms: dict[str, bytes] = {}
+        """Longest first: an escaped form may contain the plain one."""
         for value in values:
             self.add(value)
 
     def add(self, value: str) -> None:
         """Keep this one out too."""
-        if value not in self._forms:
-            # Longest first: an escaped form may contain the plain one.
-            self._forms = sorted({*self._forms, *forms(value)}, key=len, reverse=True)
+        if value in self._forms:  # each run reads its secrets anew
+            return
+        found = sorted({*self._forms, *forms(value)}, key=len, reverse=True)
+        self._forms = {form: form.encode("utf-8", "surrogatepass") for form in found}
 
     def redact(self, text: str) -> str:
         """``text`` with a mark in place of every secret."""
@@ -58,3 +60,10 @@ class Hiding:
             if form in text:
                 text = text.replace(form, REDACTED)
         return text
+
+    def redact_bytes(self, line: bytes) -> bytes:
+        """The same of text that is encoded already."""
+        for form in self._forms.values():
+            if form in line:
+                line = line.replace(form, REDACTED.encode())
+        return line

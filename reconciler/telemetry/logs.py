@@ -25,7 +25,7 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from reconciler.config.hiding import REDACTED, forms
+from reconciler.config.hiding import Hiding
 from reconciler.telemetry.events import Event
 
 Form: TypeAlias = Literal["auto", "console", "json"]
@@ -40,26 +40,17 @@ READER_MS = 1_000
 """Milliseconds for who reads the log to make room in its pipe."""
 _PIECE = 4_096
 """Bytes that a pipe takes at once when it takes any."""
-_secrets: dict[str, bytes] = {}
+_secrets = Hiding()
 
 
 def register_secret(value: str) -> None:
     """Never let ``value`` appear in a log line, in any of its forms."""
-    if value in _secrets:  # each run reads its secrets anew
-        return
-    for form in forms(value):
-        _secrets[form] = form.encode("utf-8", "surrogatepass")
-    # Longest first: an escaped form may contain the plain one.
-    for form in sorted(_secrets, key=len, reverse=True):
-        _secrets[form] = _secrets.pop(form)
+    _secrets.add(value)
 
 
 def redact(text: str) -> str:
     """``text`` with every registered secret replaced; for whatever else may leave the process."""
-    for form in _secrets:
-        if form in text:
-            text = text.replace(form, REDACTED)
-    return text
+    return _secrets.redact(text)
 
 
 def get_logger(**fields: object) -> FilteringBoundLogger:
@@ -187,11 +178,7 @@ class _Redacted:
         self._render = render
 
     def __call__(self, _logger: object, _method: str, fields: _Fields) -> bytes:
-        line = self._render(fields)
-        for form in _secrets.values():
-            if form in line:
-                line = line.replace(form, REDACTED.encode())
-        return line
+        return _secrets.redact_bytes(self._render(fields))
 
 
 class _Console:

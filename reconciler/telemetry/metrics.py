@@ -139,24 +139,22 @@ class Metrics:
 
     # -- runs ------------------------------------------------------------------------------------
 
-    def run_started(self, pipeline: str, delay_s: float | None = None) -> None:
+    def run_started(self, pipeline: str, delay_s: float | None) -> None:
         """A run began, ``delay_s`` after it was due (None: nothing was due, a person asked)."""
         self._counts.setdefault(pipeline, _Counts())
         if delay_s is not None:
-            self._delay.observe(max(delay_s, 0.0))
+            self._delay.observe(delay_s)
 
     def run_finished(
         self,
         pipeline: str,
         outcome: Outcome,
         duration_s: float,
-        rows: int = 0,
-        rejected: int = 0,
+        rows: int,
+        rejected: int,
     ) -> None:
         """A run ended; ``rows`` were committed by it and ``rejected`` set aside."""
-        counts = self._counts.get(pipeline)
-        if counts is None:
-            counts = self._counts[pipeline] = _Counts()
+        counts = self._counts.setdefault(pipeline, _Counts())
         setattr(counts, outcome.value, getattr(counts, outcome.value) + 1)
         counts.rows += rows
         counts.rejected += rejected
@@ -257,51 +255,31 @@ def _group_size(writes: int, groups: int) -> bytes:
 
 
 _Family = tuple[str, str, str, Iterator[str]]
+_Reader = Callable[[PipelineView], float | None]
 
 
 def _families(views: Sequence[PipelineView], counts: dict[str, _Counts]) -> Iterator[_Family]:
     """Each per-pipeline metric with its lines, not yet rendered."""
     # One list of labels is kept for the scrape, and no pairs: they would be 25 MB of a large one.
     labels = [_label(view.name) for view in views]
-    yield from _gauge_families(labels, views)
+    state = "reconciler_pipeline_state"
+    lines = (
+        f'{state}{{{label},state="{view.state}"}} 1\n'
+        for label, view in zip(labels, views, strict=True)
+    )
+    yield state, "gauge", "1 for the state the pipeline is in; the others are absent.", lines
+    for part, text, read in _GAUGES:
+        name = f"reconciler_pipeline_{part}"
+        yield name, "gauge", text, _value_lines(name, labels, views, read)
     name = "reconciler_runs_total"
     yield name, "counter", "Runs that ended, by outcome.", _run_lines(name, labels, views, counts)
-    name = "reconciler_rows_total"
-    lines = (
-        f"reconciler_rows_total{{{label}}} {counts.get(view.name, _NONE).rows}\n"
-        for label, view in zip(labels, views, strict=True)
+    totals: tuple[tuple[str, str, _Reader], ...] = (
+        ("rows", "Rows committed.", lambda view: counts.get(view.name, _NONE).rows),
+        ("rows_rejected", "Rows set aside.", lambda view: counts.get(view.name, _NONE).rejected),
     )
-    yield name, "counter", "Rows committed.", lines
-    name = "reconciler_rows_rejected_total"
-    lines = (
-        f"reconciler_rows_rejected_total{{{label}}} {counts.get(view.name, _NONE).rejected}\n"
-        for label, view in zip(labels, views, strict=True)
-    )
-    yield name, "counter", "Rows set aside.", lines
-
-
-def _gauge_families(labels: Sequence[str], views: Sequence[PipelineView]) -> Iterator[_Family]:
-    name = "reconciler_pipeline_state"
-    lines = (
-        f'reconciler_pipeline_state{{{label},state="{view.state}"}} 1\n'
-        for label, view in zip(labels, views, strict=True)
-    )
-    yield name, "gauge", "1 for the state the pipeline is in; the others are absent.", lines
-    name = "reconciler_pipeline_consecutive_failures"
-    lines = (
-        f"reconciler_pipeline_consecutive_failures{{{label}}} {view.failures}\n"
-        for label, view in zip(labels, views, strict=True)
-    )
-    yield name, "gauge", "Failed runs since the last that did not fail.", lines
-    name = "reconciler_pipeline_held_streams"
-    lines = (
-        f"reconciler_pipeline_held_streams{{{label}}} {view.held}\n"
-        for label, view in zip(labels, views, strict=True)
-    )
-    yield name, "gauge", "Streams that wait for a person's answer.", lines
-    for part, text, read in _TIMES:
-        name = f"reconciler_pipeline_{part}_seconds"
-        yield name, "gauge", text, _value_lines(name, labels, views, read)
+    for part, text, read in totals:
+        name = f"reconciler_{part}_total"
+        yield name, "counter", text, _value_lines(name, labels, views, read)
 
 
 def _run_lines(
@@ -318,25 +296,30 @@ def _run_lines(
                 yield f'{name}{{{label},outcome="{outcome}"}} {number}\n'
 
 
-_Reader = Callable[[PipelineView], float | None]
-_TIMES: Final[tuple[tuple[str, str, _Reader], ...]] = (
+_GAUGES: Final[tuple[tuple[str, str, _Reader], ...]] = (
     (
-        "last_success_timestamp",
+        "consecutive_failures",
+        "Failed runs since the last that did not fail.",
+        lambda view: view.failures,
+    ),
+    ("held_streams", "Streams that wait for a person's answer.", lambda view: view.held),
+    (
+        "last_success_timestamp_seconds",
         "When a run last read to its bound, Unix time; absent: never.",
         lambda view: None if view.last_success_at is None else view.last_success_at / 1e6,
     ),
     (
-        "data_timestamp",
+        "data_timestamp_seconds",
         "Newest committed cursor time, Unix time; absent: cursors are no times.",
         lambda view: None if view.data_at is None else view.data_at / 1e6,
     ),
     (
-        "fresh_within",
+        "fresh_within_seconds",
         "How old the data may be, as the config says; absent: it says nothing.",
         lambda view: view.fresh_within,
     ),
     (
-        "next_run_timestamp",
+        "next_run_timestamp_seconds",
         "When the next run is due, Unix time; absent: none is planned.",
         lambda view: None if view.next_run_at is None else view.next_run_at / 1e6,
     ),

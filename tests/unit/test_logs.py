@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from reconciler.config.hiding import REDACTED, Hiding
 from reconciler.telemetry import logs
 from reconciler.telemetry.events import Event
 
@@ -27,7 +28,7 @@ class Terminal(io.BytesIO):
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(logs, "_secrets", {})
+    monkeypatch.setattr(logs, "_secrets", Hiding())
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     handlers = list(logging.getLogger().handlers)
@@ -146,7 +147,7 @@ def test_a_registered_secret_never_shows(form: logs.Form, secret: str) -> None:
     for shape in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1], repr(secret)[1:-1]):
         assert shape not in text
     assert secret not in decoded
-    assert logs.REDACTED in text
+    assert REDACTED in text
 
 
 def test_other_text_can_be_redacted_too() -> None:
