@@ -345,7 +345,7 @@ class Destination(Protocol):
 
     def check(self) -> list[Finding]: ...
 
-    def marker(self, owner: Owner, table: str) -> Marker | None:
+    def marker(self, table: str) -> Marker | None:
         """The marker of ``table``, whoever owns it; None: the table has none (is new)."""
         ...
 

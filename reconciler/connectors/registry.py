@@ -33,7 +33,7 @@ def open_source(
 
 
 def open_destination(
-    connection_name: str, connector: str, options: Mapping[str, Any], secrets: Secrets
+    connection_name: str, connector: str, options: Mapping[str, Any]
 ) -> Destination:
     """The destination behind a connection.
 
@@ -42,11 +42,11 @@ def open_destination(
     if connector == "parquet":
         from reconciler.connectors.destinations.parquet import open_parquet
 
-        return open_parquet(options, secrets)
+        return open_parquet(options)
     if connector == "duckdb":
         from reconciler.connectors.destinations.duckdb import open_duckdb
 
-        return open_duckdb(options, secrets)
+        return open_duckdb(options)
     raise _unknown(connection_name, connector, "written to", DESTINATIONS)
 
 

@@ -60,8 +60,8 @@ class Connections:
         """
         found = _reuse(self._destinations, order)
         if found is None:
-            secrets, place = Secrets(order.secrets), _place(order)
-            found = registry.open_destination(order.name, order.connector, order.options, secrets)
+            place = _place(order)
+            found = registry.open_destination(order.name, order.connector, order.options)
             self._destinations[order.name] = _Kept(order, place, found, time.monotonic())
         return found
 

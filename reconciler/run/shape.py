@@ -52,10 +52,8 @@ class Shape:
                 bad.setdefault(row, reason)
         self._count += batch.num_rows
         shaped = pa.RecordBatch.from_arrays(columns, schema=self._target)
-        if not bad:
-            return shaped, []
-        keep = pa.array([i not in bad for i in range(batch.num_rows)])
-        return shaped.filter(keep), [self._rejected(batch, i, why) for i, why in bad.items()]
+        rejected = [self._rejected(batch, row, why) for row, why in bad.items()]
+        return arrow.drop_rows(shaped, bad), rejected
 
     def _column(self, batch: pa.RecordBatch, field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
         own = self._own.get(field.name)

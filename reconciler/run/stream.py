@@ -90,6 +90,7 @@ class _Pending:
     """Rows staged since the last commit, and the last mark among them."""
 
     stage: Stage
+    shape: Shape
     opened_at: float
     rows: int = 0
     rejected: int = 0
@@ -138,6 +139,11 @@ class StreamRun:
         self._verdict: m.Verdict | None = None
         self._told_at = 0.0
 
+    @property
+    def _destination(self) -> Destination:
+        """Open; asked for anew each time, since it is closed after an error."""
+        return self._lane.destination(self._order.destination)
+
     # -- the whole ---------------------------------------------------------------------------
 
     def run(self) -> StreamResult:
@@ -163,18 +169,18 @@ class StreamRun:
             return self._result(Outcome.FAILED, text, ErrorClass.TRANSIENT)
 
     def _bring_up_to_date(self) -> StreamResult:
-        destination = self._lane.destination(self._order.destination)
         marker = self._settle()
         hold = self._state.hold
         if hold is not None and hold.kind in _OF_DESTINATION and (marker or not _is_foreign(hold)):
             raise self._mismatch(marker).fits_again()
         if hold is not None:  # not recorded again: it may have been answered meanwhile
             return self._result(Outcome.HELD, hold.reason)
-        if self._settings.mode not in destination.modes:
+        modes = self._destination.modes
+        if self._settings.mode not in modes:
             raise ConnectorError(
                 ErrorClass.PERMANENT,
                 f"mode {self._settings.mode.value!r} is not one of "
-                f"{', '.join(sorted(mode.value for mode in destination.modes))}, which the "
+                f"{', '.join(sorted(mode.value for mode in modes))}, which the "
                 f"destination {self._order.destination.name!r} knows",
             )
         read = self._lane.source(self._order.source).read(self._request())
@@ -193,16 +199,15 @@ class StreamRun:
     # -- settling: the destination and what earlier runs left (B4, B5) --------------------------
 
     def _settle(self) -> Marker | None:
-        destination = self._lane.destination(self._order.destination)
         self._unpublished = [
             msgspec.json.decode(commit.receipt, type=Receipt)
             for commit in self._order.unpublished
             if commit.stream == self.stream
         ]
-        marker = destination.marker(self._owner, self._table)
+        marker = self._destination.marker(self._table)
         if self._state.directive == "adopt":
             if not self._unpublished:
-                marker = self._adopt(destination, marker)
+                marker = self._adopt(marker)
             # Else a run that was cut off has adopted already, and what waits was committed after
             # the edit: a marker set to the catalog's seq now would pass it over.
             self._adopted, self._marked_by = True, marker.epoch if marker else 0
@@ -216,10 +221,10 @@ class StreamRun:
         if self._unpublished:
             self._before = self._unpublished[-1].name.epoch
             self._publish(last=True)
-            marker = destination.marker(self._owner, self._table)
+            marker = self._destination.marker(self._table)
         return marker
 
-    def _adopt(self, destination: Destination, marker: Marker | None) -> Marker | None:
+    def _adopt(self, marker: Marker | None) -> Marker | None:
         """Also where a run that was cut off has done it: then it may not be durable."""
         seen = self._state.seen
         if seen == AGREES and not self._follows(marker):
@@ -227,18 +232,18 @@ class StreamRun:
         elif seen not in ("", AGREES, marker_detail(marker)) and not self._follows(marker):
             raise self._mismatch(marker).changed_since()
         if marker is None and seen:  # the person was told that nothing is there
-            destination.refuse_unmarked(self._table)
+            self._destination.refuse_unmarked(self._table)
         self._link.check_lease()
         epoch, cursor = self._order.epoch, self._state.cursor
-        destination.adopt(self._owner, self._table, self._seq, epoch, cursor)
-        return destination.marker(self._owner, self._table)
+        self._destination.adopt(self._owner, self._table, self._seq, epoch, cursor)
+        return self._destination.marker(self._table)
 
     def _follows(self, marker: Marker | None) -> bool:
         """Whether the marker is where an adoption would put it."""
-        state = self._state
-        return marker is not None and (marker.owner, marker.seq, marker.cursor) == (
-            *(self._owner, state.seq, state.cursor),
-        )
+        if marker is None:
+            return False
+        place = (self._owner, self._state.seq, self._state.cursor)
+        return (marker.owner, marker.seq, marker.cursor) == place
 
     def _still_to_publish(self) -> list[Receipt]:
         """What is still to be published: all since the last replacement, which stands for what was
@@ -256,7 +261,7 @@ class StreamRun:
             if state.published == 0 or self._refresh or is_replaced:
                 return
             if not self._unpublished:  # those leave `refresh` alone, which looks again
-                self._lane.destination(self._order.destination).refuse_unmarked(self._table)
+                self._destination.refuse_unmarked(self._table)
             raise self._mismatch(None).gone()
         if marker.owner != self._owner:
             raise self._mismatch(marker).foreign()
@@ -303,7 +308,6 @@ class StreamRun:
 
     def _copy(self, read: Read, marker: Marker | None) -> None:
         pending: _Pending | None = None
-        shape: Shape | None = None
         try:
             for item in read.items():
                 if self._stopped():
@@ -311,9 +315,9 @@ class StreamRun:
                 if isinstance(item, Progress):
                     self._tell(item.bytes)
                     continue
-                if pending is None or shape is None:
-                    pending, shape = self._open(read)
-                self._take(item, pending, shape)
+                if pending is None:
+                    pending = self._open(read)
+                self._take(item, pending)
                 # A replacement is one batch: the next would take the place of the one before (B7).
                 pieces = read.ordered and not self._replaces()
                 if pieces and isinstance(item, Mark) and self._enough(pending):
@@ -326,10 +330,10 @@ class StreamRun:
             if pending is not None:
                 pending.stage.abort()
 
-    def _take(self, item: Rows | Rejected | Mark, pending: _Pending, shape: Shape) -> None:
+    def _take(self, item: Rows | Rejected | Mark, pending: _Pending) -> None:
         match item:
             case Rows(batch):
-                shaped, misfits = shape.apply(batch)
+                shaped, misfits = pending.shape.apply(batch)
                 pending.stage.write(shaped)
                 pending.rows += shaped.num_rows
                 if misfits:
@@ -361,7 +365,7 @@ class StreamRun:
 
     # -- staging --------------------------------------------------------------------------------
 
-    def _open(self, read: Read) -> tuple[_Pending, Shape]:
+    def _open(self, read: Read) -> _Pending:
         key = self._settings.key or read.key
         if self._settings.mode is Mode.MERGE and not key:
             # A hold and no failure: a table that somebody makes is to stop no other one.
@@ -391,7 +395,7 @@ class StreamRun:
         counted = "_loaded_at" if key and self._settings.partition_by else ""
         shape = Shape(verdict.columns, arrow_schema, key, own=own, counted=counted)
         self._link.check_lease()
-        stage = self._lane.destination(self._order.destination).stage(
+        stage = self._destination.stage(
             StageRequest(
                 name=BatchName(self._owner, self._order.epoch, seq),
                 table=self._table,
@@ -404,7 +408,7 @@ class StreamRun:
                 after=self._before,
             )
         )
-        return _Pending(stage, time.monotonic()), shape
+        return _Pending(stage, shape, time.monotonic())
 
     # -- committing and publishing ---------------------------------------------------------------
 
@@ -436,14 +440,14 @@ class StreamRun:
         answer = self._link.commit((batch,), self._published())
         if isinstance(answer, m.NotCommitted):
             if answer.definite:  # B2 b: our own batch, certainly not recorded
-                self._lane.destination(self._order.destination).discard(receipt.name)
+                self._destination.discard(receipt.name)
             raise _NotRecorded(answer)
         point("worker.committed")
         self._seq += 1
         self._before = self._order.epoch
         self._rows += pending.rows
         self._rejected += pending.rejected
-        self._verdict = msgspec.structs.replace(self._verdict, decisions=())
+        self._verdict = replace(self._verdict, decisions=())
         self._unpublished.append(receipt)
         self._publish(last=False)
 
@@ -468,7 +472,7 @@ class StreamRun:
         point("worker.before_publish")
         try:
             with self._link.pulse():
-                self._lane.destination(self._order.destination).publish(self._unpublished)
+                self._destination.publish(self._unpublished)
         except ConnectorError as error:
             full = len(self._unpublished) >= MAX_UNPUBLISHED
             if error.busy and not (last or full):

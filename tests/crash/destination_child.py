@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from reconciler.config.desired import Mode
 from reconciler.connectors.destinations import rows
-from reconciler.connectors.ports import RejectedRow, Secrets
+from reconciler.connectors.ports import RejectedRow
 from reconciler.connectors.registry import open_destination
 from tests.destination_kit import batch, cursor, orders, request
 
@@ -18,7 +18,7 @@ from tests.destination_kit import batch, cursor, orders, request
 def main() -> None:
     kind, path, mode = sys.argv[1], Path(sys.argv[2]), Mode(sys.argv[3])
     rows.GROUP_ROWS = rows.PART_BYTES = 1  # each row a file: there is a middle to be killed in
-    destination = open_destination("target", kind, {"path": str(path)}, Secrets({}))
+    destination = open_destination("target", kind, {"path": str(path)})
     wanted = request(2, mode=mode, key=("id",))
     stage = destination.stage(wanted)
     for order in orders(3, 4):

@@ -21,7 +21,7 @@ from reconciler.config.desired import Mode
 from reconciler.connectors.destinations import duckdb_file
 from reconciler.connectors.destinations.duckdb import DuckdbDestination
 from reconciler.connectors.ports import ConnectorError, Receipt
-from tests.destination_kit import OWNER, TABLE, leftovers, load, orders, request, seal
+from tests.destination_kit import TABLE, leftovers, load, orders, request, seal
 
 LIBC = ctypes.CDLL(None)
 LIBC.fault_kinds.restype = ctypes.c_char_p
@@ -59,7 +59,7 @@ def attempt(path: Path, call: int, fault: int, *, lasting: bool) -> None:
         assert struck, failure
         assert failure.error is ErrorClass.TRANSIENT, failure
         assert not failure.busy, failure
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert marker.seq == 3 or failure, "acknowledged, and not there"
     assert rows(path) == STATES[marker.seq], (marker.seq, rows(path))

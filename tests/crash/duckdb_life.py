@@ -25,7 +25,7 @@ from catalog.sqlite.database import Tuning
 from reconciler.config.desired import Connection, Mode, Pipeline, Project, StreamSettings
 from reconciler.connectors.destinations import duckdb_file
 from reconciler.connectors.destinations.duckdb import DuckdbDestination
-from reconciler.connectors.ports import ConnectorError, Destination, Owner, Receipt
+from reconciler.connectors.ports import ConnectorError, Destination, Receipt
 from reconciler.lease.keeper import Keeper
 from reconciler.lease.locks import HolderLock
 from reconciler.run import stream
@@ -122,10 +122,9 @@ class Session:
 
     async def look(self) -> None:
         """Was anything lost that had been acknowledged? And is what was not whole or absent?"""
-        owner = Owner(self.catalog.id, "shop", "")
 
         def marker(stream: str) -> int:
-            found = self._destination.marker(owner, stream)
+            found = self._destination.marker(stream)
             return found.seq if found else 0
 
         await self._books.check(self.catalog, marker)

@@ -99,7 +99,7 @@ def check_books(kind: str, path: Path, mode: Mode) -> None:
     destination = open_kind(kind, path)
     destination.publish([receipt])
     assert content(kind, path) == (expected(mode), 2)
-    marker = open_kind(kind, path).marker(OWNER, TABLE)
+    marker = open_kind(kind, path).marker(TABLE)
     assert marker is not None
     assert (marker.seq, marker.has_rows) == (2, True)
     assert leftovers(path.parent) == []
@@ -156,7 +156,7 @@ def test_a_kill_while_the_first_database_is_made_leaves_no_half_of_one(tmp_path:
     assert run("duckdb", path, Mode.MERGE, "duckdb.make.made") == -signal.SIGKILL
     assert not path.exists()
     destination = open_kind("duckdb", path)
-    assert destination.marker(OWNER, TABLE) is None
+    assert destination.marker(TABLE) is None
     for name in destination.staged(OWNER.catalog, OWNER.pipeline):
         destination.discard(name)
     load(destination, request(1, mode=Mode.MERGE, key=("id",)), orders(1), BAD)

@@ -70,7 +70,7 @@ def read_ids(disk: LossyDisk, names: list[str], base: Path = FOLDER) -> list[int
 def check_after_loss(story: Story, rng: random.Random) -> None:
     disk = story.disk.after_loss(rng)
     destination = ParquetDestination(LAKE, disk)
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert (marker.seq if marker else 0) >= story.published
     for receipt in story.sealed:
         if receipt.name.seq >= story.published:  # the catalog may not know of the last publish
@@ -134,7 +134,7 @@ def test_what_a_killed_publish_had_done_is_durable_once_it_was_published_again(c
     ParquetDestination(LAKE, story.disk).publish(story.sealed[-1:])
     for seed in range(20):
         disk = story.disk.after_loss(random.Random(seed))
-        marker = ParquetDestination(LAKE, disk).marker(OWNER, TABLE)
+        marker = ParquetDestination(LAKE, disk).marker(TABLE)
         assert (marker.seq if marker else 0) == count
         folder = TableFolder(disk, FOLDER, TABLE)
         state = folder.state()

@@ -20,7 +20,7 @@ import pytest
 from reconciler.connectors.destinations.duckdb import DuckdbDestination
 from reconciler.connectors.destinations.duckdb_file import DuckdbFile
 from reconciler.connectors.ports import ConnectorError
-from tests.destination_kit import OWNER, TABLE, load, orders, request
+from tests.destination_kit import TABLE, load, orders, request
 from tests.unit.test_destination_duckdb import torn
 
 COUNT = """
@@ -106,7 +106,7 @@ def test_a_reader_is_waited_for_before_anything_is_put_back(
     left, receipt = torn(path, monkeypatch)
     path.write_bytes(left)
     destination = DuckdbDestination(path, "raw", wait=0.0)
-    destination.marker(OWNER, TABLE)  # puts it right, for the reader to get in
+    destination.marker(TABLE)  # puts it right, for the reader to get in
     with reader(path, HOLD) as ended:
         with path.open("r+b") as file:
             file.write(left)

@@ -87,7 +87,7 @@ def tell_story(
             destination = open_it()
         monkeypatch.setattr(module, "point", quiet)
         destination.publish(waiting)
-        marker = open_it().marker(OWNER, TABLE)
+        marker = open_it().marker(TABLE)
         assert marker is not None
         assert (marker.seq, marker.has_rows) == (seq, bool(model))
         waiting = waiting[-1:]  # the catalog may not have heard of its publish

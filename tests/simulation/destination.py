@@ -211,7 +211,7 @@ class SimDestination:
     def close(self) -> None:
         """Nothing is open."""
 
-    def marker(self, owner: Owner, table: str) -> Marker | None:
+    def marker(self, table: str) -> Marker | None:
         self._process.step("destination.marker")
         content = self._warehouse.tables.get(table)
         if content is None or content.marker is None:

@@ -30,7 +30,6 @@ from reconciler.connectors.ports import (
     Owner,
     Receipt,
     RejectedRow,
-    Secrets,
 )
 from tests.destination_kit import (
     OWNER,
@@ -52,7 +51,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def destination(path: Path) -> DuckdbDestination:
-    return open_duckdb({"path": str(path), "schema": "raw"}, Secrets({}))
+    return open_duckdb({"path": str(path), "schema": "raw"})
 
 
 OPENED = (
@@ -95,9 +94,9 @@ def test_batches_are_appended_in_order(destination: DuckdbDestination, path: Pat
 
 
 def test_the_marker_moves_with_the_rows(destination: DuckdbDestination) -> None:
-    assert destination.marker(OWNER, TABLE) is None
+    assert destination.marker(TABLE) is None
     load(destination, request(1), orders(1))
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.owner, marker.seq, marker.cursor) == (OWNER, 1, cursor(1))
     assert (marker.schema_version, marker.has_rows) == (1, True)
@@ -194,7 +193,7 @@ def test_several_receipts_are_published_in_one_call(
     receipts = [seal(destination, request(n), orders(n)) for n in (1, 2, 3)]
     destination.publish(receipts)
     assert rows(path, "id") == [1, 2, 3]
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert marker.seq == 3
 
@@ -217,7 +216,7 @@ def test_a_replacement_by_a_later_run_follows_whatever_is_there_and_happens_once
     load(destination, request(3, epoch=9), orders(8))
     destination.publish([again])
     assert rows(path, "id") == [7, 8]
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.seq, marker.epoch) == (3, 9)
 
@@ -225,7 +224,7 @@ def test_a_replacement_by_a_later_run_follows_whatever_is_there_and_happens_once
 def test_another_owners_table_is_held(destination: DuckdbDestination, path: Path) -> None:
     load(destination, request(1), orders(1))
     other = Owner("cat-2", "shop", "public.orders")
-    marker = destination.marker(other, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert marker.owner == OWNER
     receipt = seal(destination, request(2, owner=other), orders(9))
@@ -243,7 +242,7 @@ def test_a_table_without_marker_is_held_until_adopted(
         destination.stage(request(1))
     assert held.value.kind is HoldKind.DESTINATION
     destination.adopt(OWNER, TABLE, 4, 1, cursor(4))
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.seq, marker.has_rows) == (4, True)
     load(destination, request(5), orders(6))
@@ -254,7 +253,7 @@ def test_an_adopted_marker_speaks_of_the_table_as_it_is(destination: DuckdbDesti
     load(destination, request(1, version=3), orders(1))
     for table, version, has_rows in ((TABLE, 3, True), ("not_made_yet", 0, False)):
         destination.adopt(OWNER, table, 5, 2, cursor(5))
-        marker = destination.marker(OWNER, table)
+        marker = destination.marker(table)
         assert marker is not None
         assert (marker.seq, marker.epoch, marker.schema_version) == (5, 2, version)
         assert marker.has_rows is has_rows
@@ -266,11 +265,11 @@ def test_a_publish_leaves_the_markers_of_other_tables_known(
     other = Owner("cat-1", "shop", "other")
     load(destination, request(1, owner=other, table="other"), orders(1))
     load(destination, request(1), orders(1))
-    assert destination.marker(other, "other") is not None
+    assert destination.marker("other") is not None
     receipt = seal(destination, request(2), orders(2))
     change(path, "CREATE TABLE more AS SELECT 7 AS id")
     destination.publish([receipt])
-    assert destination.marker(other, "other") is not None
+    assert destination.marker("other") is not None
 
 
 def test_a_batch_that_takes_more_memory_is_published_with_more(
@@ -353,7 +352,7 @@ def test_an_emptied_table_is_noticed(
 ) -> None:
     load(destination, request(1), orders(1))
     change(path, statement)
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is None or (marker.seq, marker.has_rows) == (0, False)
 
 
@@ -383,7 +382,7 @@ def test_a_restored_database_is_noticed(destination: DuckdbDestination, path: Pa
     backup = path.read_bytes()
     load(destination, request(2), orders(2))
     path.write_bytes(backup)
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert marker.seq == 1
 
@@ -403,7 +402,7 @@ def test_rows_that_a_killed_program_took_away_are_missed(
         pass
     assert path.read_bytes() == before
     for _ in range(2):
-        marker = destination.marker(OWNER, TABLE)
+        marker = destination.marker(TABLE)
         assert marker is not None
         assert (marker.seq, marker.epoch, marker.has_rows) == (0, 0, False)
         assert marker.cursor is None
@@ -438,12 +437,12 @@ def test_an_unchanged_database_is_not_opened_for_its_markers(
     load(destination, request(1), orders(1))
     with duckdb.connect(str(path)):  # nobody else gets in now
         pass
-    expected = destination.marker(OWNER, TABLE)
+    expected = destination.marker(TABLE)
     again = DuckdbDestination(path, "raw", wait=0.0)
     blocked = duckdb.connect
     try:
         duckdb.connect = None  # type: ignore[assignment]
-        assert again.marker(OWNER, TABLE) == expected
+        assert again.marker(TABLE) == expected
     finally:
         duckdb.connect = blocked
 
@@ -574,7 +573,7 @@ def test_replacing_rows_by_none_is_held_unless_meant(
     if may_empty:
         destination.publish([stage.seal(None)])
         assert rows(path, "id") == []
-        marker = destination.marker(OWNER, TABLE)
+        marker = destination.marker(TABLE)
         assert marker is not None
         assert (marker.seq, marker.has_rows, marker.cursor) == (2, False, cursor(1))
     else:
@@ -596,7 +595,7 @@ def test_rejected_rows_go_beside_the_table_with_the_batch(
         ("a.csv:7", "no number", "x;y", 3, 2),
     ]
     change(path, "DELETE FROM raw.orders")
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert marker.seq == 0, "that the last batch brought no rows does not say that there were none"
 
@@ -610,7 +609,7 @@ def test_a_table_named_as_rows_set_aside_of_another_is_held(destination: DuckdbD
 def test_a_file_that_is_no_database_is_refused(path: Path, destination: DuckdbDestination) -> None:
     path.write_bytes(b"not a database" * 400)
     with pytest.raises(ConnectorError, match="is not a DuckDB database") as refused:
-        destination.marker(OWNER, TABLE)
+        destination.marker(TABLE)
     assert refused.value.error is ErrorClass.PERMANENT
 
 
@@ -626,7 +625,7 @@ def test_two_schemas_of_one_file_do_not_see_each_other(path: Path) -> None:
     load(two, request(1), orders(2))
     load(one, request(2), orders(3))
     for destination, seq in ((one, 2), (two, 1)):
-        marker = destination.marker(OWNER, TABLE)
+        marker = destination.marker(TABLE)
         assert marker is not None
         assert marker.seq == seq
 
@@ -639,7 +638,7 @@ def test_a_schema_and_a_file_by_another_name_are_the_same(path: Path) -> None:
     receipt = seal(destination, request(2), orders(2))
     other = DuckdbDestination(link, "RAW")
     other.publish([receipt])
-    marker = other.marker(OWNER, TABLE)
+    marker = other.marker(TABLE)
     assert marker is not None
     assert marker.seq == 2
 
@@ -699,14 +698,14 @@ def torn(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, Receipt]:
 
 def test_a_checkpoint_cut_short_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left, receipt = torn(path, monkeypatch)
-    marker = DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+    marker = DuckdbDestination(path, "raw").marker(TABLE)
     assert marker is not None
     assert marker.seq == 2  # it came to its end: nothing is undone
     path.write_bytes(left)
     with pytest.raises(duckdb.Error, match="Corrupt"):
         duckdb.connect(path)
     destination = DuckdbDestination(path, "raw")
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert marker.seq == 1
     destination.publish([receipt])
@@ -743,7 +742,7 @@ def test_a_checkpoint_that_another_has_just_ended_is_not_undone(
             with super().alone(path) as found:
                 yield found
 
-    marker = DuckdbDestination(path, "raw", files=Late()).marker(OWNER, TABLE)
+    marker = DuckdbDestination(path, "raw", files=Late()).marker(TABLE)
     assert marker is not None
     assert marker.seq == 2
     assert path.read_bytes() == ended
@@ -758,7 +757,7 @@ def test_nothing_is_undone_in_a_state_that_another_went_on_to(
     broken = ended[: HEADER + 512] + bytes(1000) + ended[HEADER + 1512 :]
     path.write_bytes(broken)
     with pytest.raises(ConnectorError, match="Corrupt"):
-        DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+        DuckdbDestination(path, "raw").marker(TABLE)
     assert path.read_bytes() == broken
     path.write_bytes(ended)
     code = (
@@ -773,7 +772,7 @@ def test_nothing_is_undone_in_a_state_that_another_went_on_to(
     content = log.read_bytes()[:-400] + bytes(400)
     log.write_bytes(content)
     with pytest.raises(ConnectorError, match="Corrupt WAL"):
-        DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+        DuckdbDestination(path, "raw").marker(TABLE)
     assert log.read_bytes() == content
 
 
@@ -796,7 +795,7 @@ def test_a_copy_put_in_its_place_and_gone_on_from_is_not_undone(
     gone_on = elsewhere.read_bytes()
     path.write_bytes(gone_on)
     assert gone_on[:HEADER] == header, "other states, one header: or this test shows nothing"
-    DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+    DuckdbDestination(path, "raw").marker(TABLE)
     assert path.read_bytes() == gone_on
     assert rows(path, "id") == [1, 77]
 
@@ -853,7 +852,7 @@ def test_a_log_cut_short_is_cut_back_to_what_was_there(
     with pytest.raises(duckdb.Error, match="Corrupt WAL"):
         duckdb.connect(path)
     destination = DuckdbDestination(path, "raw")
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert marker.seq == 1
     destination.publish([receipt])
@@ -877,9 +876,9 @@ def test_the_log_of_another_database_is_named_and_that_of_one_that_is_gone_goes(
     log = path.with_name("shop.duckdb.wal")
     content = log.read_bytes()
     destination = DuckdbDestination(path, "raw")
-    assert destination.marker(OWNER, TABLE) is None
+    assert destination.marker(TABLE) is None
     load(destination, request(1, epoch=2), orders(2))
     assert rows(path, "id") == [2]
     log.write_bytes(content)
     with pytest.raises(ConnectorError, match="the log beside it is another database's"):
-        DuckdbDestination(path, "raw").marker(OWNER, TABLE)
+        DuckdbDestination(path, "raw").marker(TABLE)

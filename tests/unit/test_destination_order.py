@@ -11,7 +11,7 @@ from reconciler.config.desired import Mode
 from reconciler.connectors.destinations.duckdb import DuckdbDestination
 from reconciler.connectors.destinations.parquet import ParquetDestination
 from reconciler.connectors.ports import Destination, NeedsAnswer
-from tests.destination_kit import OWNER, TABLE, load, orders, request, seal
+from tests.destination_kit import TABLE, load, orders, request, seal
 
 _ANY = pytest.mark.parametrize(
     "opened",
@@ -32,7 +32,7 @@ def test_a_table_put_back_from_another_past_after_it_was_looked_at_is_not_writte
         destination.publish([receipt])
     assert "at batch 1 of run 1, but batch 2 comes after batch 1 of run 2" in refusal.value.reason
     assert refusal.value.choices == ("refresh",)
-    there = destination.marker(OWNER, TABLE)
+    there = destination.marker(TABLE)
     assert there is not None
     assert (there.seq, there.epoch) == (1, 1)
 
@@ -46,6 +46,6 @@ def test_a_batch_comes_after_the_one_that_is_there_and_a_replacement_after_any(
     destination = opened(tmp_path)
     load(destination, request(1, epoch=1), orders(1))
     load(destination, request(2, epoch=3, after=after, mode=mode), orders(2))
-    there = destination.marker(OWNER, TABLE)
+    there = destination.marker(TABLE)
     assert there is not None
     assert (there.seq, there.epoch) == (2, 3)

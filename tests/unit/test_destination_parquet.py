@@ -18,7 +18,7 @@ from reconciler.config.desired import Mode
 from reconciler.connectors.destinations import rows as rows_module
 from reconciler.connectors.destinations.files import DISK, Files
 from reconciler.connectors.destinations.parquet import ParquetDestination, open_parquet
-from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, RejectedRow, Secrets
+from reconciler.connectors.ports import ConnectorError, NeedsAnswer, Owner, RejectedRow
 from tests.destination_kit import (
     OWN,
     OWNER,
@@ -58,7 +58,7 @@ def lake(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def destination(lake: Path) -> ParquetDestination:
-    return open_parquet({"path": str(lake)}, Secrets({}))
+    return open_parquet({"path": str(lake)})
 
 
 def test_a_published_batch_is_seen_and_its_staging_is_gone(
@@ -73,9 +73,9 @@ def test_a_published_batch_is_seen_and_its_staging_is_gone(
 
 
 def test_the_marker_moves_with_the_batch(destination: ParquetDestination) -> None:
-    assert destination.marker(OWNER, TABLE) is None
+    assert destination.marker(TABLE) is None
     load(destination, request(1), orders(1))
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.owner, marker.seq, marker.cursor) == (OWNER, 1, cursor(1))
     assert marker.has_rows
@@ -236,7 +236,7 @@ def test_a_replacement_by_a_later_run_follows_whatever_is_there_and_happens_once
     load(destination, request(3, epoch=9), orders(8))
     destination.publish([again])
     assert view_rows(lake / TABLE) == [7, 8]
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.seq, marker.epoch) == (3, 9)
 
@@ -269,7 +269,7 @@ def test_a_folder_without_marker_is_held_until_adopted(
         destination.stage(request(1, mode=mode))
     assert held.value.kind is HoldKind.DESTINATION
     destination.adopt(OWNER, TABLE, 4, 1, cursor(4))
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.seq, marker.cursor, marker.has_rows) == (4, cursor(4), True)
     assert view_rows(lake / TABLE) == [5]
@@ -321,7 +321,7 @@ def test_an_emptied_table_is_noticed(destination: ParquetDestination, lake: Path
     load(destination, request(1), orders(1))
     for file in lake.glob("**/*.parquet"):
         file.unlink()
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.seq, marker.has_rows) == (0, False)
     destination.adopt(OWNER, TABLE, 1, 1, cursor(1))
@@ -334,11 +334,11 @@ def test_a_batch_without_rows_is_no_reason_to_think_that_there_are_none(
 ) -> None:
     load(destination, request(1), orders(1))
     load(destination, request(2), [])
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.seq, marker.has_rows) == (2, True)
     next(lake.glob("**/*.parquet")).unlink()
-    marker = destination.marker(OWNER, TABLE)
+    marker = destination.marker(TABLE)
     assert marker is not None
     assert (marker.seq, marker.has_rows) == (0, False)
 
@@ -440,7 +440,7 @@ def test_replacing_rows_by_none_is_held_unless_meant(
     if may_empty:
         destination.publish([stage.seal(None)])
         assert view_rows(lake / TABLE) == []
-        marker = destination.marker(OWNER, TABLE)
+        marker = destination.marker(TABLE)
         assert marker is not None
         assert (marker.seq, marker.has_rows) == (2, False)
     else:
@@ -741,7 +741,7 @@ def test_a_damaged_marker_is_said_so(destination: ParquetDestination, lake: Path
     assert all(finding.level == "ok" for finding in destination.check())
     (lake / TABLE / "_reconciler.json").write_text("{")
     with pytest.raises(ConnectorError, match="is damaged") as failed:
-        destination.marker(OWNER, TABLE)
+        destination.marker(TABLE)
     assert failed.value.error is ErrorClass.PERMANENT
 
 

@@ -26,7 +26,7 @@ from reconciler.connectors.destinations.duckdb_types import refuse_equal_names
 from reconciler.connectors.destinations.files import DISK, Files, disk_errors
 from reconciler.connectors.destinations.order import elsewhere, follows
 from reconciler.connectors.destinations.stage import FileStage
-from reconciler.connectors.destinations.staging import Staging, refuse_name, verify
+from reconciler.connectors.destinations.staging import Staging, refuse_name
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
     BatchName,
@@ -36,7 +36,6 @@ from reconciler.connectors.ports import (
     NeedsAnswer,
     Owner,
     Receipt,
-    Secrets,
     Stage,
     StagedFile,
     StageRequest,
@@ -46,11 +45,10 @@ WAIT = 10.0
 """Seconds to wait for another process that has the database open."""
 
 
-def open_duckdb(options: Mapping[str, object], secrets: Secrets) -> DuckdbDestination:
+def open_duckdb(options: Mapping[str, object]) -> DuckdbDestination:
     """``options``: ``path``, the absolute path of the file, made with the first batch; and
     ``schema`` (``main``).
     """
-    del secrets  # a file needs none
     return DuckdbDestination(Path(str(options["path"])), str(options.get("schema") or "main"))
 
 
@@ -69,7 +67,6 @@ class DuckdbDestination:
         self._file = DuckdbFile(files, self.path, wait)
         beside = self._file.beside
         self._staging = Staging(files, beside / "staged", beside)
-        self._sealed: set[BatchName] = set()
 
     @property
     def identity(self) -> str:
@@ -97,9 +94,8 @@ class DuckdbDestination:
             findings.append(Finding(level, str(error), hint))
         return findings
 
-    def marker(self, owner: Owner, table: str) -> Marker | None:
+    def marker(self, table: str) -> Marker | None:
         """(B4) The marker of the table, whoever owns it. Opens the database only if it changed."""
-        del owner
         return self._look().markers.get(fold(table))
 
     def refuse_unmarked(self, table: str) -> None:
@@ -160,10 +156,6 @@ class DuckdbDestination:
             ("retry", "cursor adopt"),
         )
 
-    def sealed(self, receipt: Receipt) -> None:
-        """Told by the stage: what this process sealed it need not checksum again."""
-        self._sealed.add(receipt.name)
-
     def staged(self, catalog: str, pipeline: str) -> list[BatchName]:
         with disk_errors():
             return self._staging.list(catalog, pipeline)
@@ -171,7 +163,6 @@ class DuckdbDestination:
     def discard(self, name: BatchName) -> None:
         with disk_errors():
             self._staging.remove(name)
-            self._sealed.discard(name)
 
     # -- publishing --------------------------------------------------------------------------
 
@@ -209,7 +200,6 @@ class DuckdbDestination:
             self._file.remember({**kept, fold(self.schema): look})
             for receipt in receipts:
                 self._staging.remove(receipt.name)
-                self._sealed.discard(receipt.name)
                 point("duckdb.publish.removed")
 
     def _publish(self, schema: OpenSchema, receipt: Receipt) -> None:
@@ -235,12 +225,7 @@ class DuckdbDestination:
         schema.set_marker(receipt.table, row)
 
     def _paths(self, receipt: Receipt, files: Sequence[StagedFile]) -> list[Path]:
-        paths = []
-        for file in files:
-            path = self._staging.root / file.path
-            verify(self._files, receipt, file, path, checksum=receipt.name not in self._sealed)
-            paths.append(path)
-        return paths
+        return [self._staging.verify(receipt, file) for file in files]
 
     # -- the marker by a person's word -----------------------------------------------------------
 

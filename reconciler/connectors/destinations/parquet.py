@@ -37,7 +37,7 @@ from reconciler.connectors.destinations.parquet_table import (
 )
 from reconciler.connectors.destinations.partitions import Partitioning
 from reconciler.connectors.destinations.stage import FileStage
-from reconciler.connectors.destinations.staging import REJECTED, Staging, refuse_name, verify
+from reconciler.connectors.destinations.staging import REJECTED, Staging, refuse_name
 from reconciler.connectors.killpoints import point
 from reconciler.connectors.ports import (
     BatchName,
@@ -46,7 +46,6 @@ from reconciler.connectors.ports import (
     Marker,
     Owner,
     Receipt,
-    Secrets,
     Stage,
     StagedFile,
     StageRequest,
@@ -58,9 +57,8 @@ LOCK_WAIT = 30.0
 """Seconds to wait for another publish into the same table."""
 
 
-def open_parquet(options: Mapping[str, object], secrets: Secrets) -> ParquetDestination:
+def open_parquet(options: Mapping[str, object]) -> ParquetDestination:
     """``options``: ``path``, the absolute folder of all tables; made with the first batch."""
-    del secrets  # a folder needs none
     return ParquetDestination(Path(str(options["path"])))
 
 
@@ -75,7 +73,6 @@ class ParquetDestination:
         self._files = files
         self._lock_wait = lock_wait
         self._staging = Staging(files, self.path / _OWN / "staged", self.path)
-        self._sealed: set[BatchName] = set()
 
     @property
     def identity(self) -> str:
@@ -100,9 +97,8 @@ class ParquetDestination:
     def _is_table(self, name: str) -> bool:
         return self._files.is_dir(self.path / name)
 
-    def marker(self, owner: Owner, table: str) -> Marker | None:
+    def marker(self, table: str) -> Marker | None:
         """(B4) The marker of the table, whoever owns it."""
-        del owner
         with disk_errors():
             return self._folder(table).marker()
 
@@ -144,10 +140,6 @@ class ParquetDestination:
                 folder.refuse_rounding(request.schema)
             return FileStage(self._staging, request, self, partitioning, marker)
 
-    def sealed(self, receipt: Receipt) -> None:
-        """Told by the stage: what this process sealed it need not checksum again."""
-        self._sealed.add(receipt.name)
-
     def staged(self, catalog: str, pipeline: str) -> list[BatchName]:
         with disk_errors():
             return self._staging.list(catalog, pipeline)
@@ -160,7 +152,6 @@ class ParquetDestination:
             if receipt is not None and receipt.mode is Mode.APPEND:
                 self._take_back(receipt)
             self._staging.remove(name)
-            self._sealed.discard(name)
 
     def _take_back(self, receipt: Receipt) -> None:
         table = receipt.table
@@ -168,7 +159,7 @@ class ParquetDestination:
             state = self._folder(table).state()
             moved = (
                 (table, self._targets(receipt, state)),
-                (f"{table}{REJECTED}", self._rejected_targets(receipt, state)),
+                (f"{table}{REJECTED}", self._targets(receipt, state, rejected=True)),
             )
             for name, targets in moved:
                 for target in targets:  # named for the next publish, so none of an earlier one
@@ -210,17 +201,18 @@ class ParquetDestination:
         point("parquet.publish.view")
         self._remove_replaced(receipt, folder)
         self._staging.remove(receipt.name)
-        self._sealed.discard(receipt.name)
         point("parquet.publish.removed")
 
-    def _targets(self, receipt: Receipt, state: TableState | None) -> dict[str, StagedFile]:
+    def _targets(
+        self, receipt: Receipt, state: TableState | None, *, rejected: bool = False
+    ) -> dict[str, StagedFile]:
+        """The batch's files, or those of its rows set aside, by their names in the table's folder
+        once it is the next publish."""
         publish = (state.publishes if state else 0) + 1
-        batch = self._batch(receipt)
-        return {target_name(receipt, file, batch, publish): file for file in receipt.files}
-
-    def _batch(self, receipt: Receipt) -> PurePosixPath:
-        directory = self._staging.directory(receipt.name)
-        return PurePosixPath(directory.relative_to(self._staging.root))
+        directory = self._staging.directory(receipt.name) / ("rejected" if rejected else "")
+        batch = PurePosixPath(directory.relative_to(self._staging.root))
+        files = receipt.rejected if rejected else receipt.files
+        return {target_name(receipt, file, batch, publish): file for file in files}
 
     def _append(
         self,
@@ -276,8 +268,7 @@ class ParquetDestination:
         for target, file in targets.items():
             source, path = self._staging.root / file.path, base / target
             staged = self._files.size(source) is not None
-            here, ours = source if staged else path, receipt.name in self._sealed
-            verify(self._files, receipt, file, here, checksum=not ours)
+            self._staging.verify(receipt, file, source if staged else path)
             if staged:
                 self._files.rename(source, path)
                 point("parquet.publish.renamed")
@@ -309,16 +300,9 @@ class ParquetDestination:
         if not receipt.rejected:
             return
         base = self.path / encode_name(f"{receipt.table}{REJECTED}")
-        targets = self._rejected_targets(receipt, state)
+        targets = self._targets(receipt, state, rejected=True)
         self._move(receipt, targets, base)
         self._sync_targets(targets, base)
-
-    def _rejected_targets(
-        self, receipt: Receipt, state: TableState | None
-    ) -> dict[str, StagedFile]:
-        publish = (state.publishes if state else 0) + 1
-        batch = self._batch(receipt) / "rejected"
-        return {target_name(receipt, file, batch, publish): file for file in receipt.rejected}
 
     # -- the place where a replacement is built and what it replaced is removed ------------------
 

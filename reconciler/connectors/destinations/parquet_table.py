@@ -241,8 +241,8 @@ def target_name(receipt: Receipt, file: StagedFile, batch: PurePosixPath, publis
     return str(inside.parent / f"{publish:08d}-{name.epoch}-{name.seq}-{number}.parquet")
 
 
-def refuse_foreign(folder: TableFolder, ours: Sequence[str] = ()) -> None:
-    """Files in a folder without a marker belong to somebody else (rule 5)."""
+def refuse_foreign(folder: TableFolder, ours: Sequence[str]) -> None:
+    """Files in a folder without a marker belong to somebody else, but for ``ours`` (rule 5)."""
     foreign = [name for name in folder.data_files() if name not in set(ours)]
     if foreign:
         shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")

@@ -97,8 +97,9 @@ class PartFiles:
         directory: Path,
         schema: ArrowSchema,
         *,
-        plain_names: bool = False,
+        plain_names: bool,
     ) -> None:
+        """``plain_names``: see ``FileStage``."""
         self._files = files
         self._root = root
         self._directory = directory

@@ -43,8 +43,6 @@ class _Home(Protocol):
     @property
     def identity(self) -> str: ...
 
-    def sealed(self, receipt: Receipt) -> None: ...
-
 
 class FileStage:
     """A batch being staged; see ``Stage``. Nothing of it is seen by a reader."""
@@ -123,7 +121,6 @@ class FileStage:
         except OSError as error:
             raise flush_failed(self._staging.directory(request.name), error) from error
         self._over = True
-        self._home.sealed(receipt)
         point("staging.seal.done")
         return receipt
 

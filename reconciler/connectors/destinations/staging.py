@@ -61,6 +61,8 @@ class Staging:
         self.files = files
         self.root = root
         self.top = top
+        self._ours: set[BatchName] = set()
+        """What this process has sealed itself, and need not checksum again."""
 
     def directory(self, name: BatchName) -> Path:
         """Where the batch lies, made or not."""
@@ -99,6 +101,7 @@ class Staging:
         write_atomic(self.files, path / _SEALED, msgspec.json.encode(receipt))
         point("staging.seal.receipt")
         sync_up(self.files, path, self.top)
+        self._ours.add(receipt.name)
 
     def sealed(self, name: BatchName) -> Receipt | None:
         """The receipt of a batch, unless it was never sealed or something else wrote it."""
@@ -118,6 +121,22 @@ class Staging:
             path = path.parent
             if not self.files.rmdir(path):
                 break
+        self._ours.discard(name)
+
+    def verify(self, receipt: Receipt, file: StagedFile, path: Path | None = None) -> Path:
+        """Where a committed batch's file lies, as it was sealed; otherwise ``NeedsAnswer`` (B5).
+
+        ``path``: it has been moved there.
+        """
+        path = path or self.root / file.path
+        size = self.files.size(path)
+        if size is None:
+            raise _lost(receipt, path, "is gone")
+        if size != file.size:
+            raise _lost(receipt, path, f"has {size} bytes in place of {file.size}")
+        if receipt.name not in self._ours and self.files.checksum(path) != file.checksum:
+            raise _lost(receipt, path, "does not have the checksum that it was sealed with")
+        return path
 
     def list(self, catalog: str, pipeline: str) -> list[BatchName]:
         """Batches of this catalog and pipeline, in order of stream, epoch, seq."""
@@ -248,20 +267,6 @@ def receipt_of(
         cursor=cursor,
         after=request.after,
     )
-
-
-def verify(files: Files, receipt: Receipt, file: StagedFile, path: Path, *, checksum: bool) -> None:
-    """That a committed batch's file is as it was sealed; otherwise ``NeedsAnswer`` (B5).
-
-    ``checksum``: read all of it; not needed in the process that has just written it.
-    """
-    size = files.size(path)
-    if size is None:
-        raise _lost(receipt, path, "is gone")
-    if size != file.size:
-        raise _lost(receipt, path, f"has {size} bytes in place of {file.size}")
-    if checksum and files.checksum(path) != file.checksum:
-        raise _lost(receipt, path, "does not have the checksum that it was sealed with")
 
 
 def _lost(receipt: Receipt, path: Path, what: str) -> NeedsAnswer:
