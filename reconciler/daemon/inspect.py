@@ -13,8 +13,7 @@ from reconciler.config.desired import Pipeline, Project
 from reconciler.config.hiding import Hiding
 from reconciler.config.rules import DESTINATIONS
 from reconciler.connectors.ports import Finding, FoundStream
-from reconciler.daemon.runs import reveal
-from reconciler.daemon.session import secret_variables
+from reconciler.daemon.secrecy import reveal, secret_variables
 from reconciler.run import messages as m
 from reconciler.run.orders import connection_order
 from reconciler.run.pool import WorkerGone, WorkerPool

@@ -37,12 +37,12 @@ from reconciler.daemon.runs import Runs, limits
 from reconciler.daemon.views import Views
 from reconciler.lease.keeper import Keeper
 from reconciler.plan.plan import CancelRun, Dispatch, Wait, decide
+from reconciler.plan.schedule import SECOND
 from reconciler.run.conduct import Conduct
 from reconciler.telemetry import logs
 from reconciler.telemetry.events import Event
 from reconciler.telemetry.metrics import Metrics
 
-_MICROS = 1_000_000
 _LOOKS_A_TICK = 500
 _TROUBLE_SECONDS = 1.0
 _RIVAL_SECONDS = 0.5
@@ -171,7 +171,7 @@ class Loop:
         before = 0
         while not self.draining:
             now = self._clock.wall_us()
-            if now < before - _MICROS:
+            if now < before - SECOND:
                 # The clock was set back: what was agreed by the old one is too late by as much.
                 self.look(self.project.pipelines)
             before = now
@@ -183,7 +183,7 @@ class Loop:
                 await anyio.lowlevel.checkpoint()
                 continue
             following = self._agenda.next()
-            until = _AWAKE_SECONDS if following is None else (following - now) / _MICROS
+            until = _AWAKE_SECONDS if following is None else (following - now) / SECOND
             self._wake = anyio.Event()  # nothing could happen since the agenda was read
             with anyio.move_on_after(max(min(until, _AWAKE_SECONDS), 0)):
                 await self._wake.wait()
@@ -245,7 +245,7 @@ class Loop:
                 self._recovered()
         except CatalogError as error:
             self.trouble(error)
-            later = self._clock.wall_us() + round(_TROUBLE_SECONDS * _MICROS)
+            later = self._clock.wall_us() + round(_TROUBLE_SECONDS * SECOND)
             for name in names:
                 self._agenda.look(name, later)
         self._metrics.ticked(time.perf_counter() - started)
@@ -261,7 +261,7 @@ class Loop:
                 self._not_renamed.add(name)
                 self._log.warning(Event.RENAME_REFUSED, pipeline=name, reason=str(error))
             return True
-        self._agenda.look(name, self._clock.wall_us() + _MICROS)
+        self._agenda.look(name, self._clock.wall_us() + SECOND)
         return False
 
     def _decide(self, pipeline: Pipeline, state: PipelineState) -> None:
@@ -350,7 +350,7 @@ class Loop:
     def _not_claimed(self, candidate: Candidate, due: Micros, answer: NotClaimed) -> None:
         if answer.why == "connection_full":  # by runs of other processes: no event tells us
             self._put_back(candidate, due)
-        later = self._clock.wall_us() + round(_RIVAL_SECONDS * _MICROS)
+        later = self._clock.wall_us() + round(_RIVAL_SECONDS * SECOND)
         self._agenda.look(candidate.pipeline, 0 if answer.why == "changed" else later)
 
     def _dispatch(
@@ -363,7 +363,7 @@ class Loop:
     ) -> None:
         """``project``: as it was when the run was claimed; a reload may have come since."""
         asked = candidate.trigger.kind is TriggerKind.REQUEST
-        delay = None if asked else max(claimed.run.started_at - due, 0) / _MICROS
+        delay = None if asked else max(claimed.run.started_at - due, 0) / SECOND
         self._runs.teller.began(claimed, delay)
         conduct = self._runs.begin(claimed, project)
         if self.draining:  # told to stop while the catalog was asked: its trigger stays

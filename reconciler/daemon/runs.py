@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,10 +16,11 @@ from catalog.clock import Clock
 from catalog.errors import CatalogError
 from catalog.port import Catalog
 from catalog.records import Claimed, ErrorClass, Finish, Lease, Micros, Outcome, Run
-from reconciler.config import ConfigError, resolve_secret
+from reconciler.config import ConfigError
 from reconciler.config.desired import Connection, Pipeline, Project
 from reconciler.connectors.killpoints import point
 from reconciler.daemon import runlogs
+from reconciler.daemon.secrecy import named_openly, reveal, without_secrets
 from reconciler.daemon.teller import Teller
 from reconciler.lease.keeper import Keeper
 from reconciler.plan.backoff import after_failure
@@ -139,63 +139,6 @@ class Runs:
 
 
 _GOOD = (Outcome.SUCCEEDED, Outcome.NOTHING_NEW)
-_WORD = re.compile(r"[\w.-]+")
-
-
-def named_openly(conduct: Conduct) -> frozenset[str]:
-    """Words that stand in the config and the catalog for all to see, be one a password or not."""
-    pipeline, streams = conduct.pipeline, conduct.claimed.streams
-    ends = (conduct.project.connections[name] for name in (pipeline.source, pipeline.destination))
-    texts = [str(value) for end in ends for value in end.options.values()]
-    for name in {*pipeline.streams, *(stream.stream for stream in streams)}:
-        texts += [name, *pipeline.settings(name).cursor, *pipeline.settings(name).key]
-    texts += [stream.cursor.definition for stream in streams if stream.cursor]
-    return frozenset(word for text in texts for word in _WORD.findall(text))
-
-
-def without_secrets(
-    done: m.Done, redact: Callable[[str], str], openly: Callable[[], Iterable[str]]
-) -> m.Done:
-    """What the worker said, without what it should not have: a server may repeat what it was sent.
-
-    Before anything is made of it: the catalog, the log, the page and the person all get this.
-    ``openly``: words left in what a hold keeps for its answer. A person's answer would be void
-    where the password ``postgres`` took the beginning of ``postgresql://`` out of it.
-    """
-
-    @cache  # a thousand streams may be held at once, and each has a say in these words
-    def left() -> re.Pattern[str] | None:
-        words = "|".join(re.escape(word) for word in openly() if redact(word) != word)
-        return re.compile(rf"(?<![\w.-])({words})(?![\w.-])") if words else None
-
-    def kept(detail: str) -> str:
-        without = redact(detail)
-        if without == detail or (words := left()) is None:
-            return without
-        parts = words.split(detail)
-        return "".join(part if at % 2 else redact(part) for at, part in enumerate(parts))
-
-    streams = tuple(
-        msgspec.structs.replace(
-            result,
-            reason=redact(result.reason),
-            hold=result.hold
-            and msgspec.structs.replace(
-                result.hold, reason=redact(result.hold.reason), detail=kept(result.hold.detail)
-            ),
-        )
-        for result in done.streams
-    )
-    notes = tuple((stream, redact(note)) for stream, note in done.notes)
-    return msgspec.structs.replace(done, streams=streams, notes=notes, failure=redact(done.failure))
-
-
-def reveal(connection: Connection) -> Mapping[str, str]:
-    """The connection's secrets, read now so that a rotated one is used at the next run.
-
-    Raises ``ConfigError`` for one that is not there.
-    """
-    return {option: resolve_secret(ref) for option, ref in connection.secrets.items()}
 
 
 def conclude(claimed: Claimed, pipeline: Pipeline, ended: Ended, now: Micros) -> Finish:

@@ -29,7 +29,8 @@ from reconciler.daemon.loop import Loop
 from reconciler.daemon.loud import Loud
 from reconciler.daemon.notify import notify, watchdog_interval
 from reconciler.daemon.reload import Reloader
-from reconciler.daemon.session import Session, open_session, secret_variables
+from reconciler.daemon.secrecy import secret_variables
+from reconciler.daemon.session import Session, open_session
 from reconciler.daemon.status import Status
 from reconciler.telemetry import logs
 from reconciler.telemetry.events import Event
@@ -126,8 +127,7 @@ class _Daemon:
             await loop.adopt(project)
 
         self._reloader = reloader = Reloader(
-            *(self._config, self._project, adopt, session.clock, self._metrics),
-            self._read_ns,
+            self._config, self._project, adopt, session.clock, self._metrics, self._read_ns
         )
         await loop.observe_all()
         host, port = self._project.daemon.listen.rsplit(":", 1)
@@ -143,6 +143,7 @@ class _Daemon:
             "rivals": loop.watch_rivals,
             "reload": reloader.watch,
             "retention": lambda: upkeep.retain(session, loop),
+            "time zones": lambda: upkeep.follow_time_zones(loop),
             "left open": lambda: upkeep.end_runs_left_open(session, loop),
             "workers": lambda: upkeep.trim_workers(session),
             "lag": lambda: upkeep.watch_lag(self._metrics),

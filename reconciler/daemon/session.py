@@ -17,6 +17,7 @@ from catalog.port import Catalog
 from catalog.records import Holder
 from reconciler.config.desired import Project
 from reconciler.daemon.runs import Runs
+from reconciler.daemon.secrecy import secret_variables
 from reconciler.daemon.teller import Teller
 from reconciler.lease.keeper import Keeper
 from reconciler.lease.locks import HolderLock, new_holder
@@ -88,9 +89,3 @@ async def open_session(
             yield Session(catalog, keeper, hands.pool, runs, clock)
         finally:
             hands.lock.needed = keeper.may_hold()
-
-
-def secret_variables(project: Project) -> set[str]:
-    """Environment variables that hold secrets: workers get them by the pipe alone (rule 9)."""
-    refs = (ref for c in project.connections.values() for ref in c.secrets.values())
-    return {ref.name for ref in refs if ref.scheme == "env"}

@@ -1,4 +1,4 @@
-"""What is done now and then: retention, idle workers, runs left open, numbers for the scrape."""
+"""What is done now and then, for as long as the daemon lives; each a task that never ends."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from reconciler.telemetry.metrics import Metrics
 
 RETAIN_EVERY = 600.0
 """Seconds between two rounds of retention."""
+ZONES_EVERY = 600.0
+"""Seconds between two looks at the rules of time zones."""
 _TRIM_EVERY = 60.0
 LEFT_OPEN_EVERY = 60.0
 """Seconds between two looks for runs that nobody ends."""
@@ -29,13 +31,9 @@ LAG_SAID = 1.0
 
 
 async def retain(session: Session, loop: Loop) -> None:
-    """Delete what may go, and forget what may have changed, for ever."""
+    """Delete what may go."""
     while True:
         await anyio.sleep(RETAIN_EVERY)
-        schedules = (p.schedule for p in loop.project.pipelines.values())
-        zones = {schedule.timezone for schedule in schedules if isinstance(schedule, Cron)}
-        if follow_zones(zones):
-            loop.look(loop.project.pipelines)
         try:
             gone = await retention.retain(session, loop.project)
         except CatalogError:
@@ -44,8 +42,18 @@ async def retain(session: Session, loop: Loop) -> None:
             logs.get_logger().info(Event.CATALOG_RETAINED, rows=gone)
 
 
+async def follow_time_zones(loop: Loop) -> None:
+    """Take up new rules of the zones that schedules name: they are updated while a daemon runs."""
+    while True:
+        await anyio.sleep(ZONES_EVERY)
+        schedules = (p.schedule for p in loop.project.pipelines.values())
+        zones = {schedule.timezone for schedule in schedules if isinstance(schedule, Cron)}
+        if follow_zones(zones):
+            loop.look(loop.project.pipelines)
+
+
 async def end_runs_left_open(session: Session, loop: Loop) -> None:
-    """End what killed daemons left open where nothing runs any more, for ever."""
+    """End what killed daemons left open where nothing runs any more."""
     while True:
         await anyio.sleep(LEFT_OPEN_EVERY)
         with suppress(CatalogError):  # as above
@@ -53,14 +61,14 @@ async def end_runs_left_open(session: Session, loop: Loop) -> None:
 
 
 async def trim_workers(session: Session) -> None:
-    """Let go of workers that a busy hour started, for ever."""
+    """Let go of workers that a busy hour started."""
     while True:
         await anyio.sleep(_TRIM_EVERY)
         await session.pool.trim()
 
 
 async def watch_lag(metrics: Metrics) -> None:
-    """Measure how late the event loop is, for ever."""
+    """Measure how late the event loop is."""
     while True:
         before = time.perf_counter()
         await anyio.sleep(_LAG_EVERY)

@@ -216,7 +216,7 @@ class Conduct:
                 await worker.send(await self._commit(message))
             case m.AskLedger():
                 files = await self.catalog.files(
-                    *(self.lease.pipeline, message.stream), after=message.after, limit=_LEDGER_PAGE
+                    self.lease.pipeline, message.stream, after=message.after, limit=_LEDGER_PAGE
                 )
                 await worker.send(m.Ledger(message.id, files, len(files) == _LEDGER_PAGE))
             case _:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from catalog.records import Outcome, StreamResult, StreamState
 from reconciler.config.desired import StreamSettings, selected
@@ -12,6 +13,8 @@ from reconciler.run import messages as m
 from reconciler.run.connections import Connections
 from reconciler.run.link import LeaseOver, Link
 from reconciler.run.stream import Shared, StreamRun
+
+_Work: TypeAlias = Iterator[tuple[str, StreamSettings, StreamState]]
 
 
 def execute(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
@@ -24,13 +27,22 @@ def execute(order: m.RunOrder, link: Link, connections: Connections) -> m.Done:
     discard_orphans(order, destination)
     work = list(_work(order, connections.source(order.source)))
     shared = Shared(published={}, notes=_gone(order, {name for name, _, _ in work}))
-    lanes = max(1, min(order.parallel, len(work)))
     results: dict[str, StreamResult] = {}
-    queue = iter(work)
-    if lanes == 1:
-        _drain(order, link, connections, shared, queue, results)
+
+    def drain(lane: Connections, queue: _Work) -> None:
+        for name, settings, state in queue:
+            if link.cancelled:
+                results[name] = StreamResult(name, Outcome.CANCELLED, "not started: cancelled")
+                continue
+            results[name] = StreamRun(order, link, lane, shared, settings, state).run()
+            if results[name].outcome is Outcome.FENCED:
+                return  # another holder took over: whatever we would do now is refused
+
+    lanes = min(order.parallel, len(work))
+    if lanes > 1:
+        _in_parallel(drain, connections, iter(work), lanes)
     else:
-        _in_parallel(order, link, connections, shared, queue, results, lanes)
+        drain(connections, iter(work))
     return m.Done(
         streams=tuple(results[name] for name, _, _ in work if name in results),
         published=shared.published,
@@ -53,7 +65,7 @@ def discard_orphans(order: m.RunOrder, destination: Destination) -> None:
             destination.discard(name)
 
 
-def _work(order: m.RunOrder, source: Source) -> Iterator[tuple[str, StreamSettings, StreamState]]:
+def _work(order: m.RunOrder, source: Source) -> _Work:
     states = {state.stream: state for state in order.streams}
     names = dict.fromkeys(order.named)
     if order.select:
@@ -75,35 +87,13 @@ def _gone(order: m.RunOrder, names: set[str]) -> list[tuple[str, str]]:
     ]
 
 
-_Work = Iterator[tuple[str, StreamSettings, StreamState]]
-
-
-def _drain(
-    order: m.RunOrder,
-    link: Link,
-    lane: Connections,
-    shared: Shared,
-    queue: _Work,
-    results: dict[str, StreamResult],
-) -> None:
-    for name, settings, state in queue:
-        if link.cancelled:
-            results[name] = StreamResult(name, Outcome.CANCELLED, "not started: cancelled")
-            continue
-        results[name] = StreamRun(order, link, lane, shared, settings, state).run()
-        if results[name].outcome is Outcome.FENCED:
-            return  # another holder took over: whatever we would do now is refused
-
-
 def _in_parallel(
-    order: m.RunOrder,
-    link: Link,
+    drain: Callable[[Connections, _Work], None],
     connections: Connections,
-    shared: Shared,
     queue: _Work,
-    results: dict[str, StreamResult],
     lanes: int,
 ) -> None:
+    """Drain one queue in so many threads, each with connections of its own."""
     taking = threading.Lock()
     over: list[BaseException] = []
 
@@ -117,7 +107,7 @@ def _in_parallel(
 
     def serve(number: int) -> None:
         try:
-            _drain(order, link, connections.lane(number), shared, take(), results)
+            drain(connections.lane(number), take())
         except BaseException as error:
             over.append(error)
 

@@ -346,11 +346,9 @@ async def _start(inherit: tuple[int, ...], env: Mapping[str, str]) -> Worker:
         undone.callback(ours.close)
         output = printed_to()
         undone.callback(output.close)
+        arguments = (str(theirs.fileno()), str(os.getpid()))
         process = subprocess.Popen(  # noqa: ASYNC220 - returns at exec; its end is seen on the socket
-            [
-                *(sys.executable, "-P", "-m", "reconciler.run.worker"),
-                *(str(theirs.fileno()), str(os.getpid())),
-            ],
+            [sys.executable, "-P", "-m", "reconciler.run.worker", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

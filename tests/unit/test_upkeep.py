@@ -31,7 +31,7 @@ _PROJECT = project(
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RETAIN_EVERY", "_TRIM_EVERY", "LEFT_OPEN_EVERY"):
+    for name in ("RETAIN_EVERY", "ZONES_EVERY", "_TRIM_EVERY", "LEFT_OPEN_EVERY"):
         assert getattr(upkeep, name) >= 60, "not so often as to be felt"
         monkeypatch.setattr(upkeep, name, 0.001)
 
@@ -84,17 +84,19 @@ async def test_retention_goes_on_after_trouble_and_says_what_went(
 async def test_pipelines_are_looked_at_when_the_rules_of_a_zone_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told, changed = _Told(0, 0, 0), [False, True, False, False]
+    changed = [False, True, False, False]
     asked: list[set[str]] = []
+    over = anyio.Event()
 
     def follow(zones: set[str]) -> bool:
         asked.append(zones)
+        if len(asked) == len(changed):
+            over.set()
         return changed[len(asked) - 1]
 
     monkeypatch.setattr(upkeep, "follow_zones", follow)
-    monkeypatch.setattr(retention, "retain", told)
     loop = Mock(spec=Loop, project=_PROJECT)
-    await _until(told.over, upkeep.retain, _session(), loop)
+    await _until(over, upkeep.follow_time_zones, loop)
     assert asked == [{"Europe/Berlin"}] * 4
     loop.look.assert_called_once_with(_PROJECT.pipelines)
 

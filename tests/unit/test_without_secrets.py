@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from catalog.records import Hold, HoldKind, Outcome, StreamResult
 from reconciler.config.hiding import Hiding
-from reconciler.daemon.runs import without_secrets
+from reconciler.daemon.secrecy import without_secrets
 from reconciler.run.messages import Done
 
 
