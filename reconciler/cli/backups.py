@@ -48,7 +48,7 @@ def _target(place: desk.Place, text: str) -> Path:
     path = Path(text)
     if not path.is_dir():
         if text.endswith("/"):  # taken for a file's name, it would be in the next backup's way
-            raise Failure(f"{path} is no directory; make it first", Exit.FAILED)
+            raise Failure(f"{path} is no directory; make it first.", Exit.FAILED)
         return path
     at = output.iso(desk.now_us())
     assert at is not None

@@ -29,7 +29,6 @@ from reconciler.cli.target import name_of, parse
 _PANEL = "State"
 grammar.app.add_typer(grammar.cursor, name="cursor", rich_help_panel=_PANEL)
 _DOUBLES = "Rows beyond it are read again: with mode append they would be there twice."
-_REWIND = "cursor rewind --to-destination"
 _AS_IT_IS = (
     "Rows up to the catalog's cursor that the table lacks are not read again; rows beyond it are, "
     "and with mode append those that it has would be there twice."
@@ -252,9 +251,11 @@ class _Marker(Struct):
 
 
 def _to_destination(stream: StreamState) -> Plan:
+    from reconciler.run.mismatch import REWIND
+
     hold = _must_be_held(stream)
     marker = _marker(hold)
-    if marker is None or _REWIND not in hold.choices:
+    if marker is None or REWIND not in hold.choices:
         raise Failure(
             f"There is nothing at the destination to rewind {name_of(stream)} to: {hold.reason}",
             Exit.HELD,
@@ -262,7 +263,9 @@ def _to_destination(stream: StreamState) -> Plan:
         )
     at = marker.cursor.position.text if marker.cursor else "the beginning"
     action = SetCursor(
-        *(stream.pipeline, stream.stream, marker.cursor),
+        stream.pipeline,
+        stream.stream,
+        marker.cursor,
         seq_at_least=marker.seq,
         adopt=True,
         seen=hold.detail,

@@ -143,16 +143,12 @@ def size(number: int) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration in its two largest units: ``3m 20s``."""
+    """A duration in its two largest units, ``3m 20s``; a short one to the tenth of a second."""
     if seconds < 10:
         return f"{seconds}s" if isinstance(seconds, int) else f"{seconds:.1f}s"
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        number, left = divmod(left, length)
-        if number or parts:
-            parts.append(f"{number}{unit}")
-    return " ".join(p for p in parts[:2] if not p.startswith("0"))
+    from reconciler.plan.words import span as in_units  # which a short run need not load
+
+    return in_units(round(seconds))
 
 
 def ago(at: Micros | None, now: Micros) -> str:

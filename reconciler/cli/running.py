@@ -121,8 +121,9 @@ def _refuse_for_another_user(place: Place, target: Target) -> None:
         return
     as_user = f"setpriv --reuid {user} --regid {user} --clear-groups "
     raise Failure(
-        f"the catalog belongs to user {user}, who could not write what a run of root's leaves at "
-        "the destination: start the daemon, which then carries out the run, or run it as that user",
+        f"The catalog belongs to user {user}, who could not write what a run of root's leaves at "
+        "the destination: start the daemon, which then carries out the run, or run it as that "
+        "user.",
         Exit.USAGE,
         as_user + output.as_typed(f"reconciler run {target.typed}"),
     )

@@ -347,7 +347,7 @@ def test_root_leaves_nothing_at_a_destination_that_the_services_user_cannot_writ
     os.chown(shop.folder / "state" / "catalog.db", 61234, 61234)
     done = shop.cli("run", "shop")
     assert (done.code, done.out) == (Exit.USAGE, "")
-    assert "the catalog belongs to user 61234" in done.err
+    assert "The catalog belongs to user 61234" in done.err
     assert "setpriv --reuid 61234 --regid 61234 --clear-groups reconciler run shop" in done.err
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from catalog import position
-from catalog.records import Cursor, CursorKind, ErrorClass, FileEntry
+from catalog.records import Cursor, CursorKind, ErrorClass, FileEntry, Position
 from reconciler.config.desired import Mode, StreamSettings
 from reconciler.connectors.arrow import to_schema
 from reconciler.connectors.ports import (
@@ -160,9 +160,9 @@ def _closed(folder: str) -> str:
     return f"folder {folder.rstrip('/')!r} cannot be listed, and what lies in it is not read"
 
 
-def _next(cursor: Cursor | None) -> Any:
-    version = 0 if cursor is None else position.decode(cursor.position)
-    return position.encode("snapshot", int(str(version)) + 1)
+def _next(cursor: Cursor | None) -> Position:
+    version = 0 if cursor is None else cast(int, position.decode(cursor.position))
+    return position.encode("snapshot", version + 1)
 
 
 def _number(files: int) -> str:

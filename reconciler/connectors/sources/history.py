@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import pyarrow as pa
 
 from catalog import position
-from catalog.clock import SystemClock
 from catalog.errors import CannotOpen, CatalogError
 from catalog.open import is_made, open_catalog
 from catalog.port import Catalog
@@ -109,7 +108,7 @@ class History:
         if request.cursor is not None and definition.counts(request.cursor, replaced=whole):
             kind, tag = CursorKind.MONOTONIC, "" if whole else request.cursor.position.tag
             definition.refuse_another(request.stream, request.cursor.definition, body, kind, tag)
-            after = int(str(position.decode(request.cursor.position)))
+            after = cast(int, position.decode(request.cursor.position))
         return HistoryRead(self, body, after, bound, open_run, whole=whole)
 
     def ask(self, question: Callable[[Catalog], Awaitable[_Answer]]) -> _Answer:
@@ -118,7 +117,7 @@ class History:
         """
 
         async def main() -> _Answer:
-            async with open_catalog(self._url, clock=SystemClock()) as catalog:
+            async with open_catalog(self._url) as catalog:
                 return await question(catalog)
 
         try:

@@ -79,10 +79,8 @@ class DatabaseFile:
 
     def _as_it_lies(self) -> tuple[int, ...]:
         found = self._path.stat()
-        return (
-            *(found.st_dev, found.st_ino, found.st_size),
-            *(found.st_mtime_ns, found.st_ctime_ns),
-        )
+        times = (found.st_mtime_ns, found.st_ctime_ns)
+        return (found.st_dev, found.st_ino, found.st_size, *times)
 
 
 class Sqlite:
