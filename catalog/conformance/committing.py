@@ -193,6 +193,14 @@ class TestCommit:
         assert stream.rows == state.rows == run.rows == 40
         assert (state.rejected, run.rejected, run.bytes) == (4, 4, 400)
 
+    async def test_data_as_old_as_the_clocks_beginning_has_a_time(self, world: World) -> None:
+        """0 is a moment like any other, and the later one of it and -5."""
+        lease = await world.lease()
+        await world.commit(lease, batch(data_at=0))
+        await world.commit(lease, batch(1, data_at=-5))
+        (stream,) = await world.catalog.streams("shop")
+        assert (stream.data_at, (await world.catalog.pipeline("shop")).data_at) == (0, 0)
+
     async def test_a_commit_of_nothing_still_needs_the_lease(self, world: World) -> None:
         lease = await world.lease()
         assert await world.commit(lease) == ()
