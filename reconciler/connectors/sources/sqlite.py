@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +16,7 @@ from reconciler.config.desired import StreamSettings
 from reconciler.connectors import arrow
 from reconciler.connectors.arrow import Misfits
 from reconciler.connectors.ports import ConnectorError, Finding
-from reconciler.connectors.sources import moments
+from reconciler.connectors.sources import moments, sqlite_bound
 from reconciler.connectors.sources.nearest import no_such
 from reconciler.connectors.sources.relation import (
     CURSOR,
@@ -35,17 +33,8 @@ from reconciler.connectors.sources.relation import (
 from reconciler.connectors.sources.session import Session
 from reconciler.connectors.sources.sqlite_columns import describe, driven, misfit
 
-SETTLE = 1.0
-SETTLE_BY_APPLICATION = 10.0
 _BUSY_MS = 5_000
 _BATCH_BYTES = 8 * 1024 * 1024
-_UTC = r"(?:Z|\+00:00)?"
-_TIME_TEXT = re.compile(rf"\d{{4}}-\d\d-\d\d(?:([T ])\d\d:\d\d(?::\d\d(?:\.\d+)?)?{_UTC})?")
-_SAME_FORM = rf"^\d{{4}}-\d\d-\d\d(?:SEPARATOR\d\d:\d\d(?::\d\d(?:\.\d+)?)?{_UTC})?$"
-
-
-_NO_INTEGER = "9.3e18"
-"""In SQLite's order behind every integer there is; so is all text."""
 
 
 class DatabaseFile:
@@ -92,6 +81,7 @@ class Sqlite:
         self._known: dict[tuple[str, str], Relation] = {}
         self._known_at: tuple[int, int] = (0, 0)
         self._form = ""
+        """What every text of the cursor has to match; empty: any will do."""
         self._misdeclared: set[str] = set()
         """Tables with values that are not of their column's declared type."""
 
@@ -188,122 +178,8 @@ class Sqlite:
     # -- reading -------------------------------------------------------------------------------
 
     def bound(self, wanted: Wanted) -> Bound:
-        column, source = wanted.column, wanted.relation.source
-        operand = self.operand(column)
-        self._form = ""
-        if column.tag == "int":
-            return self._integer_bound(wanted, operand)
-        top = self._greatest(source, operand, "x''")
-        timed = isinstance(top, str) and _TIME_TEXT.fullmatch(top)
-        if top is None or not timed:
-            if top is not None and column.type != "text":
-                raise self._no_order(column, top)
-            self._refuse_other_order(column.name)
-            note = f"cursor {column.name!r} is exact only if rows become visible in its order"
-            return Bound(top, far=f"{operand} >= x''", notes=(note,))
-        assert isinstance(top, str)
-        return self._time_bound(wanted, top, timed[1] or "")
-
-    def _integer_bound(self, wanted: Wanted, operand: str) -> Bound:
-        """The greatest whole number; but where that is the present as a Unix time, the newest that
-        the clock has passed by ``settle``: others may still get the very same.
-        """
-        source, name = wanted.relation.source, wanted.column.name
-        top = self._greatest(source, operand, _NO_INTEGER)
-        now, settle = self._now(), _settle(wanted.settings)
-        for per_second in (1, 1_000, 1_000_000):
-            settled = (now - settle) * per_second
-            if top is not None and settled <= top <= (now + 1.0) * per_second:
-                top = self._greatest(source, operand, str(math.floor(settled)))
-                break
-        note = (
-            f"cursor {name!r} is exact while SQLite assigns it in rising order, inside the "
-            "transaction that writes the row (without AUTOINCREMENT the numbers of deleted newest "
-            "rows are given again, and such rows are passed over); "
-            f"a Unix time of the last {settle:g} s waits"
-        )
-        value = None if top is None else int(top)
-        return Bound(value, far=f"{operand} >= {_NO_INTEGER}", notes=(note,))
-
-    def _now(self) -> float:
-        return float(self.session.value("SELECT unixepoch('now', 'subsec')"))
-
-    def _time_bound(self, wanted: Wanted, top: str, separator: str) -> Bound:
-        """The newest whole time that the clock has passed by ``settle``, as it is stored (C2).
-
-        SQLite has one writer: what is committed later was stamped no earlier than what is visible
-        now. So the newest stored value is a bound; only those of the running second wait.
-        """
-        column, source, settings = wanted.column, wanted.relation.source, wanted.settings
-        operand = self.operand(column)
-        settle = _settle(settings)
-        now = math.floor(self._now() * 1_000)
-        width = min(len(top.removesuffix("+00:00").rstrip("Z")), 19)
-        clock = moments.iso((now - round(settle * 1_000)) * 1_000, separator or " ")[:width]
-        present = moments.iso(now * 1_000, separator or " ")[:width]
-        if separator == "T":
-            day = quote_text(top[:10] + " "), quote_text(top[:10] + "!")
-            others = f"{operand} >= {day[0]} AND {operand} < {day[1]}"
-            if self.session.rows(f"SELECT 1 FROM {source} WHERE {others} LIMIT 1"):
-                raise self._mixed_forms(column.name)
-        least = self.session.value(
-            f"SELECT {operand} FROM {source} WHERE {operand} IS NOT NULL ORDER BY {operand} LIMIT 1"
-        )
-        if not (isinstance(least, str) and _TIME_TEXT.fullmatch(least)):
-            raise self._mixed_forms(column.name)  # before all times, where no read would find it
-        self._refuse_shorter(wanted, top)
-        self._form = _SAME_FORM.replace("SEPARATOR", separator or "[T ]")
-        notes = [f"cursor {column.name!r} is compared as the text that is stored, with UTC"]
-        if settings.stamped_by == "application":
-            notes.append(f"rows that appear more than {settle:g} s late are passed over")
-        return Bound(
-            self._greatest(source, operand, quote_text(clock)),
-            far=f"{operand} > {quote_text(present + '~')}",
-            notes=tuple(notes),
-        )
-
-    def _refuse_shorter(self, wanted: Wanted, top: str) -> None:
-        """A day alone, or a minute, sorts before all that is of it, and so before the cursor."""
-        places = [text for text in (wanted.last, top) if text is not None]
-        parts = {text[:length] for text in places for length in (10, 16) if len(text) > length}
-        listed, operand = ", ".join(map(quote_text, sorted(parts))), self.operand(wanted.column)
-        source = wanted.relation.source
-        if parts and self.session.rows(
-            f"SELECT 1 FROM {source} WHERE {operand} IN ({listed}) LIMIT 1"
-        ):
-            raise self._mixed_forms(wanted.column.name)
-
-    def _greatest(self, source: str, operand: str, below: str) -> Any:
-        return self.session.value(
-            f"SELECT {operand} FROM {source} WHERE {operand} < {below} "
-            f"ORDER BY {operand} DESC LIMIT 1"
-        )
-
-    def _no_order(self, column: Column, found: Any) -> ConnectorError:
-        return ConnectorError(
-            ErrorClass.PERMANENT,
-            f"connection {self.session.name!r}: cursor {column.name!r} is declared a "
-            f"{column.type}, but holds {found!r}, which does not sort as a time: have the "
-            "application store 'YYYY-MM-DD HH:MM:SS' in UTC, or name another cursor",
-        )
-
-    def _refuse_other_order(self, name: str) -> None:
-        """Positions are compared by code points, and SQLite compares the bytes that it stores."""
-        encoding = self.session.value("PRAGMA encoding")
-        if encoding != "UTF-8":
-            raise ConnectorError(
-                ErrorClass.PERMANENT,
-                f"connection {self.session.name!r}: {name!r} cannot be a cursor: texts of a "
-                f"database in {encoding} have another order than Unicode; name another cursor",
-            )
-
-    def _mixed_forms(self, name: str) -> ConnectorError:
-        return ConnectorError(
-            ErrorClass.PERMANENT,
-            f"connection {self.session.name!r}: cursor {name!r} mixes ways to write a time, which "
-            "do not sort together: store one form ('YYYY-MM-DD HH:MM:SS', or with a T), or name "
-            "another cursor",
-        )
+        bound, self._form = sqlite_bound.find(self.session, wanted)
+        return bound
 
     def begin(self) -> None:
         self.session.run("BEGIN")
@@ -316,7 +192,7 @@ class Sqlite:
         self.session.roll_back()
 
     def operand(self, column: Column) -> str:
-        return f"{quote(column.name)} COLLATE BINARY"
+        return sqlite_bound.operand(column)
 
     def closed(self, _column: Column) -> bool:
         return True
@@ -399,7 +275,7 @@ class Sqlite:
             return
         fits = places.type == pa.string() and pc.all(pc.match_substring_regex(places, self._form))
         if not (fits and fits.as_py()):
-            raise self._mixed_forms(column.name)
+            raise sqlite_bound.mixed_forms(self.session, column.name)
 
     def behind(self, column: Column, value: Any, lookback: float) -> Any:
         if column.tag == "int":
@@ -412,7 +288,7 @@ class Sqlite:
         return earlier[: min(len(value), 19)]
 
     def data_at(self, column: Column, value: Any) -> Micros | None:
-        if column.tag == "int" or not _TIME_TEXT.fullmatch(value):
+        if column.tag == "int" or not sqlite_bound.TIME_TEXT.fullmatch(value):
             return None
         return moments.micros(value)
 
@@ -420,12 +296,6 @@ class Sqlite:
         version = self.session.value("SELECT sqlite_version()")
         self.session.value("SELECT count(*) FROM sqlite_schema")
         return [Finding("ok", f"SQLite {version}, {self._path}")]
-
-
-def _settle(settings: StreamSettings) -> float:
-    if settings.settle is not None:
-        return settings.settle
-    return SETTLE_BY_APPLICATION if settings.stamped_by == "application" else SETTLE
 
 
 class _NotAsDeclaredError(Exception):
