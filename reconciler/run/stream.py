@@ -185,7 +185,7 @@ class StreamRun:
             )
         read = self._lane.source(self._order.source).read(self._request())
         try:
-            if read.has_news or self._refresh:
+            if read.has_news or (self._refresh and (self._seq or read.schema.names)):
                 self._copy(read, marker)
             self._note(f"{count} rows left out: {why}" for why, count in read.counts().items())
         finally:

@@ -71,6 +71,8 @@ def decide(
     proposal proposed again keeps the version that it led to.
     """
     version = 0 if current is None else current.version
+    if current is not None and not proposed.fields:
+        proposed = _nothing_shown(load(current.body), proposed.key)
     if (unusable := _unusable(proposed)) is not None:
         return HoldOn(
             Hold(
@@ -99,6 +101,11 @@ def decide(
         return GoOn(current, known, columns, made)
     grown = SchemaVersion(version + 1, fingerprint(target), dump(target), now)
     return GoOn(grown, target, columns, made)
+
+
+def _nothing_shown(known: Schema, key: tuple[str, ...]) -> Schema:
+    """For a read of no file at all, which says nothing of columns: they are as they were."""
+    return Schema(tuple(field for field in known.fields if not field.aside), key)
 
 
 def _first(proposed: Schema, now: Micros) -> GoOn:

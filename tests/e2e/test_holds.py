@@ -757,6 +757,26 @@ def test_a_file_that_changed_is_held_and_each_answer_works(inbox: Inbox, answer:
     assert len(inbox.rows()) == (2 if answer == "put back" else 3)
 
 
+def test_a_folder_without_files_asks_no_more_than_whether_to_empty_the_table(
+    inbox: Inbox,
+) -> None:
+    inbox.write_config(_FILES + 'mode = "replace"\nkey = ["id"]\n')
+    inbox.destination = "parquet"
+    (inbox.folder / "in").mkdir()
+    inbox.do("run", "p")
+    inbox.do("refresh", "p")
+    inbox.do("run", "p")
+    inbox.put("a.csv", 1, 2)
+    inbox.do("run", "p")
+    assert inbox.ids() == [1, 2]
+    (inbox.folder / "in" / "a.csv").unlink()
+    assert inbox.held()["kind"] == "empty_replace"
+    assert inbox.ids() == [1, 2]
+    _edit(inbox, 'mode = "replace"', 'mode = "replace"\nallow_empty = true')
+    inbox.answer("retry")
+    assert inbox.ids() == []
+
+
 _BY_TEXT = ('["updated_at"]', '["name"]')
 
 

@@ -121,6 +121,12 @@ def test_a_dropped_column_stays_and_becomes_null() -> None:
     assert rules(verdict) == [("id", "id", "as_is")]
 
 
+def test_a_read_of_no_file_says_nothing_of_columns() -> None:
+    first = on(proposed(schema("id", id="int64", note="text"))).version
+    again = on(proposed(schema("id"), first, dropped="hold"))
+    assert again.version == first
+
+
 def test_a_dropped_column_that_comes_back_goes_on_where_it_was() -> None:
     gone = on(proposed(schema("id", id="int64"), V1))
     more = on(proposed(schema("id", id="int64", more="text"), V1, gone.decisions))
