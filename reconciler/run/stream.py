@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -44,6 +44,7 @@ from reconciler.connectors.ports import (
     ReadRequest,
     Receipt,
     Rejected,
+    RejectedRow,
     Rows,
     Stage,
     StageRequest,
@@ -99,7 +100,24 @@ class _Pending:
     forgotten: list[str] = field(default_factory=list)
     noted_bytes: int = 0
 
-    def note(self, mark: Mark) -> None:
+    def take(self, item: Rows | Rejected | Mark) -> None:
+        match item:
+            case Rows(batch):
+                shaped, misfits = self.shape.apply(batch)
+                self.stage.write(shaped)
+                self.rows += shaped.num_rows
+                self._reject(misfits)
+            case Rejected(rows):
+                self._reject(rows)
+            case Mark():
+                self._note(item)
+
+    def _reject(self, rows: Sequence[RejectedRow]) -> None:
+        if rows:
+            self.stage.reject(rows)
+            self.rejected += len(rows)
+
+    def _note(self, mark: Mark) -> None:
         self.mark = mark
         paths = (*(entry.path for entry in mark.files), *mark.forgotten)
         self.noted_bytes += sum(NOTED_FILE_BYTES + len(path.encode()) for path in paths)
@@ -107,8 +125,15 @@ class _Pending:
         self.forgotten += mark.forgotten
 
     @property
-    def worth_a_commit(self) -> bool:
+    def is_worth_a_commit(self) -> bool:
         return bool(self.rows or self.rejected or self.files or self.forgotten)
+
+    @property
+    def is_enough(self) -> bool:
+        """It is to be sealed at this mark, for the read to go on behind it."""
+        old = time.monotonic() - self.opened_at > SEAL_SECONDS
+        much = self.stage.bytes >= SEAL_BYTES or self.noted_bytes >= NOTED_BYTES
+        return self.is_worth_a_commit and (much or old)
 
 
 class StreamRun:
@@ -317,40 +342,20 @@ class StreamRun:
                     continue
                 if pending is None:
                     pending = self._open(read)
-                self._take(item, pending)
+                pending.take(item)
+                if isinstance(item, Rows):
+                    self._tell(item.batch.nbytes, item.batch.num_rows)
                 # A replacement is one batch: the next would take the place of the one before (B7).
                 pieces = read.ordered and not self._replaces()
-                if pieces and isinstance(item, Mark) and self._enough(pending):
+                if pieces and isinstance(item, Mark) and pending.is_enough:
                     self._commit(pending, marker)
                     pending = None
-            if pending is not None and (pending.worth_a_commit or self._replaces()):
+            if pending is not None and (pending.is_worth_a_commit or self._replaces()):
                 self._commit(pending, marker)
                 pending = None
         finally:
             if pending is not None:
                 pending.stage.abort()
-
-    def _take(self, item: Rows | Rejected | Mark, pending: _Pending) -> None:
-        match item:
-            case Rows(batch):
-                shaped, misfits = pending.shape.apply(batch)
-                pending.stage.write(shaped)
-                pending.rows += shaped.num_rows
-                if misfits:
-                    pending.stage.reject(misfits)
-                    pending.rejected += len(misfits)
-                self._tell(batch.nbytes, batch.num_rows)
-            case Rejected(rows):
-                pending.stage.reject(rows)
-                pending.rejected += len(rows)
-            case Mark():
-                pending.note(item)
-
-    @staticmethod
-    def _enough(pending: _Pending) -> bool:
-        old = time.monotonic() - pending.opened_at > SEAL_SECONDS
-        much = pending.stage.bytes >= SEAL_BYTES or pending.noted_bytes >= NOTED_BYTES
-        return pending.worth_a_commit and (much or old)
 
     def _replaces(self) -> bool:
         return self._refresh or self._settings.mode is Mode.REPLACE
