@@ -58,11 +58,14 @@ def test_a_forgotten_sync_is_found(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_rests_on_syncs_of_the_databases_log(tmp_path: Path) -> None:
+def test_all_that_rests_on_syncs_of_the_databases_log_is_a_checkpoints_word(tmp_path: Path) -> None:
+    """DuckDB writes into its log that a checkpoint is about to end, and syncs it, before the header
+    moves; without that word it refuses the log as an older one's. No row is gone or there twice.
+    """
     lives = Lives(tmp_path, 9, Recorder(tmp_path))
     lives.record(RUNS)
     lives.cut(90, lambda kind, path: path.name == f"{FILE}.wal")
-    assert lives.report.lost == []
+    assert [loss for loss in lives.report.lost if "an older version of this" not in loss] == []
 
 
 def block(folder: Path, large: bool, number: int) -> Report:

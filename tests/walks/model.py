@@ -7,12 +7,14 @@ stream, and what is at the destination with the place that its marker names.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Row = dict[str, Any]
+numbers = itertools.count(1)
 _WORDS = {"integer": "int64", "real": "float64", "text": "text"}
 _WIDER = {("integer", "real")}
 
@@ -61,6 +63,8 @@ class Known:
 
     cursor: int = -1
     whole: object = None
+    batch: int = 0
+    """The last one, by a number that no other ever has; 0: none was committed."""
     kinds: dict[str, str] = field(default_factory=dict)
     """What its columns hold."""
     let_in: set[tuple[str, str]] = field(default_factory=set)
@@ -87,6 +91,7 @@ class There:
     rows: list[Row] = field(default_factory=list)
     cursor: int = -1
     whole: object = None
+    batch: int = 0
 
     def add(self, rows: list[Row], mode: str, *, anew: bool) -> None:
         """What a run brought; ``anew``: in the place of what was there."""
@@ -120,7 +125,7 @@ def brought(source: Source, known: Known, there: There, reads: Reads, *, refresh
         return
     read = source.after(known.cursor if reads.by_cursor and not anew else -1)
     columns = source.shown(read)
-    if read:
+    if read or (anew and whole is None):
         take_up(columns, known, reads)
     rows = []
     for row in read:
@@ -135,6 +140,8 @@ def brought(source: Source, known: Known, there: There, reads: Reads, *, refresh
     newest = max((row["at"] for row in source.after(-1)), default=-1)
     known.cursor = there.cursor = max(newest, -1 if refresh else known.cursor)
     known.whole = there.whole = whole
+    if read or anew:
+        known.batch = there.batch = next(numbers)
 
 
 def take_up(columns: Mapping[str, str], known: Known, reads: Reads) -> None:

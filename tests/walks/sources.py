@@ -74,7 +74,7 @@ class _Table:
     connection: Sequence[str]
 
     def __init__(self, *, by_time: bool) -> None:
-        self.columns: dict[str, str] = {"amount": "integer"}
+        self.columns: dict[str, str] = {"part": "text", "amount": "integer"}
         self.rows: dict[int, Row] = {}
         self._by_time = by_time
 
@@ -180,7 +180,8 @@ class Postgres(_Table):
         self.connection = ('connector = "sql"', f'url = "{server.url(database=database)}"')
         at = "timestamptz" if by_time else "bigint"
         self._do(
-            f"create table orders (id bigint primary key, at {at} not null, amount bigint)",
+            f"create table orders (id bigint primary key, at {at} not null, part text)",
+            "alter table orders add column amount bigint",
             "create index by_at on orders (at)",
         )
 
@@ -235,6 +236,9 @@ class Postgres(_Table):
         )
 
 
+_A_VALUE = {"integer": 7, "real": 7.5, "text": "w"}
+
+
 class Folder:
     """Files of one format, each written once. Their columns come and go, and keep their type."""
 
@@ -247,7 +251,8 @@ class Folder:
         self.stream: Sequence[str] = (f'path = "*.{form}"', 'key = ["id"]')
         if form == "csv":
             self.stream = (*self.stream, 'columns = { id = "int64", at = "int64" }')
-        self.columns: dict[str, str] = {"amount": "text" if form == "csv" else "integer"}
+        amount = "text" if form == "csv" else "integer"
+        self.columns: dict[str, str] = {"part": "text", "amount": amount}
         self._kinds = dict(self.columns)
         """Those of all columns that there have been."""
         self._files: dict[int, list[Row]] = {}
@@ -306,6 +311,9 @@ class Folder:
     def _put(self, name: str, at: int, rows: list[Row]) -> None:
         for row in rows:
             row["at"] = at
+        for column in rows[0]:  # what shows no value has no kind yet, and that is another story
+            if all(row.get(column) is None for row in rows):
+                rows[0][column] = _A_VALUE[self._kinds[column]]
         self._files[at], self._names[at] = rows, name
         path = self._folder / name
         part = self._folder / "part"

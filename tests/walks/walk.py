@@ -23,6 +23,7 @@ from tests.walks.model import (
     brought,
     difference,
     latest,
+    numbers,
 )
 from tests.walks.sources import Folder, Source
 from tests.walks.stage import KILLED, Said, Stage
@@ -65,6 +66,7 @@ _POINTS = {
 _MODES = {"duckdb": ("merge", "append", "replace"), "parquet": ("append", "replace")}
 _WORDS = ("", "a word", "Ünïcødé ☃", "it's", 'a "quoted" one', "two\nlines", "tab\there", "x" * 300)
 _KINDS = ("integer", "real", "text", "date")
+_PARTS = ("a", "b", "c/d=e", "Ü ☃", None)
 _RETYPED = ("integer", "real", "text")
 _TRIES = 8
 
@@ -93,6 +95,7 @@ class Walk:
         }
         self._changed = chance.choice(("hold", "reread"))
         self._agreed = self._mode
+        self._parted = False
         self._name, self._was, self._names = "p", "", 0
         self._table = "orders"
         self._ids, self._moment, self._columns_made = 0, 0, 0
@@ -111,6 +114,11 @@ class Walk:
     @property
     def there(self) -> There:
         return self.tables[self._table]
+
+    @property
+    def _is_lost(self) -> bool:
+        """Catalog and destination are not at one batch, of which a person is to be asked."""
+        return self.known.batch != self.there.batch
 
     # -- the project ------------------------------------------------------------------------------
 
@@ -136,6 +144,7 @@ class Walk:
             *([] if self.source.has_cursor or self._mode == "append" else [reread]),
             f"[pipelines.{self._name}.streams.orders]",
             *self.source.stream,
+            *(['partition_by = "part"'] if self._parted else []),
             f'table = "{self._table}"',
         ]
         fresh = self._folder / "config.new"
@@ -181,7 +190,7 @@ class Walk:
 
     def _fresh(self, id_: int) -> Row:
         values = {name: self._value(kind) for name, kind in self.source.columns.items()}
-        return {"id": id_, "at": self._moment, **values}
+        return {"id": id_, "at": self._moment, **values, "part": self._chance.choice(_PARTS)}
 
     def insert(self) -> None:
         """Some rows, in one transaction; those of one moment share it."""
@@ -217,13 +226,14 @@ class Walk:
         self.source.add_column(name, kind)
 
     def drop_column(self) -> None:
-        if names := list(self.source.columns):
+        if names := [name for name in self.source.columns if name != "part"]:
             name = self._chance.choice(names)
             self._tell(f"drop column {name}")
             self.source.drop_column(name)
 
     def retype(self) -> None:
-        names = [n for n, kind in self.source.columns.items() if kind in _RETYPED]
+        columns = self.source.columns.items()
+        names = [name for name, kind in columns if kind in _RETYPED and name != "part"]
         if names and self.source.has_cursor:
             name = self._chance.choice(names)
             old = self.source.columns[name]
@@ -272,6 +282,8 @@ class Walk:
             self._sure = False
 
     def _came_to_its_end(self) -> None:
+        if self._is_lost and not self._anew:
+            raise self._wrong("it went on as if nothing were lost")
         by_cursor = self._by_cursor or not self.source.has_cursor
         reads = Reads(self._mode, by_cursor, self._policy["added"], self._policy["retyped"])
         brought(self.source, self.known, self.there, reads, refresh=self._anew)
@@ -288,11 +300,11 @@ class Walk:
 
     def _found(self) -> list[Row]:
         if self._kind == "parquet":
-            files = f"{self._folder}/lake/{self._table}/*.parquet"
-            return self._select(
-                None, f"select * from read_parquet('{files}', union_by_name = true)"
-            )
-        return self._select(self._folder / "out.duckdb", f'select * from "{self._table}"')
+            files = f"'{self._folder}/lake/{self._table}/**/*.parquet'"
+            how = "union_by_name = true, hive_partitioning = false"
+            return self._select(None, f"select * from read_parquet({files}, {how})")
+        found = self._select(self._folder / "out.duckdb", f'select * from "{self._table}"')
+        return [{name: v for name, v in row.items() if name != "mine"} for row in found]
 
     def _viewed(self) -> list[Row]:
         view = self._folder / "lake" / self._table / "_view.sql"
@@ -328,6 +340,8 @@ class Walk:
             choices.append("retry")
         if not self._sure:
             choices = [c for c in choices if c != "cursor adopt"]
+        if hold["kind"] == "destination" and not self._is_lost:
+            raise self._wrong(f"nothing was lost: {hold['reason']}")
         self._tell(f"held, {hold['kind']}: {hold['reason'][:300]} {hold['choices']}")
         if hold["kind"] == "empty_replace":
             self.insert()
@@ -354,7 +368,11 @@ class Walk:
         if choice == "refresh":
             self._anew = True
         elif choice.startswith("cursor rewind"):
-            self.known.cursor, self.known.whole = self.there.cursor, self.there.whole
+            there = self.there
+            self.known.cursor, self.known.whole = there.cursor, there.whole
+            self.known.batch = there.batch
+        elif choice == "cursor adopt":
+            self.known.batch = self.there.batch = next(numbers)
 
     def _answered(self, *, approve: bool) -> None:
         said = self._do("schema", "diff", f"{self._name}.orders", "--json")
@@ -420,6 +438,38 @@ class Walk:
         self._tell(f"mode {self._mode}")
         self._configure()
         self.run()
+
+    def change_layout(self) -> None:
+        """Folders for each ``part``, or none, from the next batch on."""
+        if self._kind == "parquet":
+            self._parted = not self._parted
+            self._tell(f"parted: {self._parted}")
+            self._configure()
+
+    def meddle(self) -> None:
+        """Somebody's own statement in DuckDB's file."""
+        if self._kind == "parquet" or not self.there.rows:
+            return
+        how = self._chance.choice(("drop", "delete", "add", "rename"))
+        name = self._table
+        others = [name for name in ("orders", "sales", "third") if name not in self.tables]
+        if how == "rename" and others:
+            self._table = self._chance.choice(others)
+            self.tables[self._table] = self.tables.pop(name)
+            self._meddled(f'alter table "{name}" rename to "{self._table}"')
+            self._configure()
+            self.there.batch = next(numbers)
+        elif how == "add":
+            self._meddled(f'alter table "{name}" add column if not exists mine integer default 7')
+        else:
+            self._meddled(f'drop table "{name}"' if how == "drop" else f'delete from "{name}"')
+            self.tables[name] = There(batch=next(numbers))
+        self.run()
+
+    def _meddled(self, statement: str) -> None:
+        self._tell(statement)
+        with duckdb.connect(str(self._folder / "out.duckdb")) as db:
+            db.execute(statement)
 
     # -- what is lost -----------------------------------------------------------------------------
 
@@ -495,6 +545,8 @@ class Walk:
                 self.change_mode: 1,
                 self.change_policy: 1,
                 self.change_file: 2,
+                self.change_layout: 1,
+                self.meddle: 2,
                 self.save: 2,
                 self.lose_destination: 2,
                 self.lose_catalog: 2,
