@@ -800,12 +800,14 @@ def test_a_line_that_is_too_long_is_set_aside_without_being_kept(
         ("a.csv:6", "a line of more than 64"),
     ]
     rows = [f'{{"n": "{n}"}}' for n in ("a", more, "x" * 900, "d")]
+    rows.append('{"n": "e"}' + " " * 1010)  # an object long before its end
     inbox.put("a.jsonl", "\n".join(rows) + "\n")
     monkeypatch.setattr(file_jsonl, "BLOCK", 100)
     taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
     assert [len(n) for n in taken.column("n")] == [1, 900, 1]
     assert [(row.place, row.reason[:22]) for row in taken.rejected] == [
-        ("a.jsonl:2", "a line of more than 64")
+        ("a.jsonl:2", "a line of more than 64"),
+        ("a.jsonl:5", "a line of more than 64"),
     ]
 
 
@@ -959,6 +961,42 @@ def test_json_numbers_keep_the_digits_that_a_float_has_no_place_for(inbox: Inbox
     assert taken.column("doc") == ['{"n":[1.10,0.3000000000000000001]}', r'["d\u00e9"]']
     assert taken.column("note") == ["1.10", "x"]
     assert taken.column("whole") == [None, 9007199254740993]
+
+
+def test_json_lines_that_are_like_those_before_are_not_looked_at_one_by_one(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes several times as long. A column that gets its values late is known soon;
+    of lines that are no objects each is looked at by itself, and no other."""
+    looked_at = []
+
+    def look(line: bytes) -> dict[str, Any] | str:
+        looked_at.append(line)
+        return plain(line)
+
+    plain = file_jsonl._object
+    monkeypatch.setattr(file_jsonl, "_object", look)
+    lines = [f'{{"id": {n}, "doc": {{"n": [{n}]}}, "late": null}}' for n in range(1000)]
+    lines[300:] = [line.replace("null", '"x"') for line in lines[300:]]
+    lines[700:800:10] = ["no object"] * 10
+    inbox.put("a.jsonl", "\n".join(lines) + "\n")
+    taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+    assert (len(taken.rows), len(taken.rejected)) == (990, 10)
+    assert taken.rows[-1] == {"id": 999, "doc": '{"n":[999]}', "late": "x"}
+    assert len(looked_at) < 40
+
+
+def test_a_byte_order_mark_that_does_not_begin_the_file_is_no_json(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in range(10, 40):
+        monkeypatch.setattr(file_jsonl, "BLOCK", size)
+        lines = ['\ufeff{"id": 1}\n', '\ufeff{"id": 2, "n": 1}\n', '{"id": 3}\n']
+        inbox.put("a.jsonl", "".join(lines).encode())
+        inbox.ledger.clear()
+        taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+        assert taken.rows == [{"id": 1}, {"id": 3}]
+        assert [row.place for row in taken.rejected] == ["a.jsonl:2"]
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "UTF8"])
