@@ -103,7 +103,7 @@ def pipeline_for(connection: str, found: Sequence[FoundStream], *, cursors: bool
 
 
 def _stream_lines(table: str, stream: FoundStream) -> list[str]:
-    rows = "" if stream.rows is None else f"   # about {stream.rows:,} rows"
+    rows = "" if stream.rows is None else f"   # about {count(stream.rows, 'row')}"
     lines = [f"{table}{rows}"]
     if stream.schema.key:
         lines.append(f"# key: {', '.join(stream.schema.key)} (from the source)")
