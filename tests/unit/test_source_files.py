@@ -986,6 +986,25 @@ def test_json_lines_that_are_like_those_before_are_not_looked_at_one_by_one(
     assert len(looked_at) < 40
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "kept"),
+    [
+        ("1", "9223372036854775808", ["1", "9223372036854775808"]),
+        ("1.5", "-9223372036854775809", ["1.5", "-9223372036854775809"]),
+        ("1", "2.0", [1.0, 2.0]),
+        ("true", "1", ["true", "1"]),
+        ("[1]", '"x"', ["[1]", "x"]),
+        ("[1]", "null", ["[1]", None]),
+    ],
+)
+def test_a_value_of_another_type_that_comes_late_counts_as_well(
+    inbox: Inbox, first: str, later: str, kept: list[Any]
+) -> None:
+    inbox.put("a.jsonl", f'{{"a": {first}}}\n' * 50 + f'{{"a": {later}}}\n')
+    taken = inbox.take(StreamSettings(path="*.jsonl", mode=Mode.APPEND))
+    assert taken.column("a")[-2:] == kept
+
+
 def test_a_byte_order_mark_that_does_not_begin_the_file_is_no_json(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
