@@ -70,6 +70,8 @@ class Known:
     let_in: set[tuple[str, str]] = field(default_factory=set)
     """Columns that a person let become text, each with the kind that was approved."""
     ignored: set[str] = field(default_factory=set)
+    refused: set[tuple[str, str, str]] = field(default_factory=set)
+    """Changes that a person rejected: column, old and new type."""
 
     def place(self, name: str, kind: str, reads: Reads) -> str:
         """The column of the table that takes the values of the source's column of this kind."""
@@ -140,7 +142,7 @@ def brought(source: Source, known: Known, there: There, reads: Reads, *, refresh
     newest = max((row["at"] for row in source.after(-1)), default=-1)
     known.cursor = there.cursor = max(newest, -1 if refresh else known.cursor)
     known.whole = there.whole = whole
-    if read or anew:
+    if read or (anew and (known.batch or whole is None)):
         known.batch = there.batch = next(numbers)
 
 
@@ -167,11 +169,16 @@ def answered(
     """A person answered these changes: what was approved is let in, as a text where nothing else
     holds both; what was rejected stays out."""
     for change in changes:
-        name = change["column"]
+        name, kind = change["column"], columns.get(change["column"], "")
+        this = (name, change["old"], change["new"])
+        if this in known.refused:  # nothing is asked twice
+            continue
+        if not approve:
+            known.refused.add(this)
         if change["kind"] == "added":
             known.ignored = known.ignored - {name} if approve else known.ignored | {name}
         elif change["kind"] == "retyped" and approve:
-            known.let_in |= {(name, known.kinds[name]), (name, columns[name])}
+            known.let_in |= {(name, known.kinds[name]), (name, kind)}
             known.kinds[name] = "text"
 
 

@@ -282,7 +282,7 @@ class Walk:
             self._sure = False
 
     def _came_to_its_end(self) -> None:
-        if self._is_lost and not self._anew:
+        if self._sure and self._is_lost and not self._anew:
             raise self._wrong("it went on as if nothing were lost")
         by_cursor = self._by_cursor or not self.source.has_cursor
         reads = Reads(self._mode, by_cursor, self._policy["added"], self._policy["retyped"])
@@ -340,7 +340,7 @@ class Walk:
             choices.append("retry")
         if not self._sure:
             choices = [c for c in choices if c != "cursor adopt"]
-        if hold["kind"] == "destination" and not self._is_lost:
+        if self._sure and hold["kind"] == "destination" and not self._is_lost:
             raise self._wrong(f"nothing was lost: {hold['reason']}")
         self._tell(f"held, {hold['kind']}: {hold['reason'][:300]} {hold['choices']}")
         if hold["kind"] == "empty_replace":
@@ -529,9 +529,14 @@ class Walk:
             self.run_twice: 1,
             self.insert: 6,
             self.pause: 1,
+            self.refresh: 1,
+            self.lose_destination: 2,
+            self.lose_catalog: 2,
         }
         if self._sure and not self.known.kinds and self._policy["added"] != "add":
             del weights[self.run_killed]  # its first batch would say which columns are new
+        elif self._mode == "merge":
+            weights[self.update] = 4  # whatever came of the row before, it comes again
         if self._sure:
             weights |= {
                 self.update: 4,
@@ -539,7 +544,6 @@ class Walk:
                 self.add_column: 2,
                 self.drop_column: 1,
                 self.retype: 2,
-                self.refresh: 1,
                 self.rename_pipeline: 1,
                 self.change_table: 1,
                 self.change_mode: 1,
@@ -548,8 +552,6 @@ class Walk:
                 self.change_layout: 1,
                 self.meddle: 2,
                 self.save: 2,
-                self.lose_destination: 2,
-                self.lose_catalog: 2,
             }
         (step,) = self._chance.choices(list(weights), list(weights.values()))
         return step
