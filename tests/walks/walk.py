@@ -369,6 +369,7 @@ class Walk:
             self._anew = True
         elif choice.startswith("cursor rewind"):
             there = self.there
+            there.batch = there.batch or next(numbers)  # a table without a marker gets one
             self.known.cursor, self.known.whole = there.cursor, there.whole
             self.known.batch = there.batch
         elif choice == "cursor adopt":
