@@ -19,7 +19,7 @@ from catalog.open import open_catalog
 from catalog.records import PipelineState
 from reconciler.config import resolve_secret
 from reconciler.config.desired import SecretRef
-from reconciler.daemon import runs
+from reconciler.daemon import secrecy
 from reconciler.lease.locks import HolderLock, new_holder
 from tests.e2e.world import PATIENCE, RECONCILER, World, eventually
 
@@ -202,7 +202,7 @@ def test_a_secret_that_is_renewed_at_this_moment_is_waited_for(
         secret.unlink(missing_ok=True)
         return resolve_secret(ref)
 
-    monkeypatch.setattr(runs, "resolve_secret", read_while_it_is_written)
+    monkeypatch.setattr(secrecy, "resolve_secret", read_while_it_is_written)
     world.do("run", "shop", code=1)
     state = state_of(world)
     assert f"{secret} cannot be read" in state.last_reason

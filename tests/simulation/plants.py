@@ -320,7 +320,7 @@ def _what_a_batch_read_is_noted_with_the_next_one() -> tuple[Patch, ...]:
             self.files += before.files
             self.forgotten += before.forgotten
 
-    return ((stream._Pending, "note", late),)
+    return ((stream._Pending, "_note", late),)
 
 
 @_plant(Rule.ONCE, Rule.AHEAD, often=False)
