@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +72,8 @@ class _Table:
     has_cursor = True
     stream: Sequence[str] = ()
     connection: Sequence[str]
+    _types: Mapping[str, str] = {kind: kind for kind in ("integer", "real", "text", "date")}
+    """What the database calls each kind."""
 
     def __init__(self, *, by_time: bool) -> None:
         self.columns: dict[str, str] = {"part": "text", "amount": "integer"}
@@ -99,6 +101,22 @@ class _Table:
 
     def _moment(self, at: datetime) -> int:
         return int((at.replace(tzinfo=UTC) - _START).total_seconds())
+
+    def _do(self, *statements: str | tuple[str, tuple[Any, ...]]) -> None:
+        """Carry them out, in one transaction."""
+        raise NotImplementedError
+
+    def add_column(self, name: str, kind: str) -> None:
+        self.columns[name] = kind
+        for row in self.rows.values():
+            row[name] = None
+        self._do(f'alter table orders add column "{name}" {self._types[kind]}')
+
+    def drop_column(self, name: str) -> None:
+        del self.columns[name]
+        for row in self.rows.values():
+            del row[name]
+        self._do(f'alter table orders drop column "{name}"')
 
     def _changed(self, name: str, kind: str, at: int | None) -> None:
         self.columns[name] = kind
@@ -144,24 +162,11 @@ class Sqlite(_Table):
             del self.rows[id_]
         self._do(*(("delete from orders where id = ?", (id_,)) for id_ in ids))
 
-    def add_column(self, name: str, kind: str) -> None:
-        self.columns[name] = kind
-        for row in self.rows.values():
-            row[name] = None
-        self._do(f'alter table orders add column "{name}" {kind}')
-
-    def drop_column(self, name: str) -> None:
-        del self.columns[name]
-        for row in self.rows.values():
-            del row[name]
-        self._do(f'alter table orders drop column "{name}"')
-
     def retype(self, name: str, kind: str, at: int | None) -> None:
         self._changed(name, kind, at)
         self._do("drop table orders", *self._made(), *(self._row(r) for r in self.rows.values()))
 
 
-_TYPES = {"integer": "bigint", "real": "double precision", "text": "text", "date": "date"}
 _USING = {
     "integer": 'trunc("{0}"::numeric)::bigint',
     "real": '"{0}"::double precision',
@@ -172,6 +177,13 @@ _USING = {
 class Postgres(_Table):
     """A table of a database of its own, changed by one session at a time, and stamped by the clock:
     times are read up to now, and not to the newest row."""
+
+    _types: Mapping[str, str] = {
+        "integer": "bigint",
+        "real": "double precision",
+        "text": "text",
+        "date": "date",
+    }
 
     def __init__(self, server: PostgresServer, database: str, *, by_time: bool) -> None:
         super().__init__(by_time=by_time)
@@ -212,18 +224,6 @@ class Postgres(_Table):
             del self.rows[id_]
         self._do(("delete from orders where id = any(%s)", (list(ids),)))
 
-    def add_column(self, name: str, kind: str) -> None:
-        self.columns[name] = kind
-        for row in self.rows.values():
-            row[name] = None
-        self._do(f'alter table orders add column "{name}" {_TYPES[kind]}')
-
-    def drop_column(self, name: str) -> None:
-        del self.columns[name]
-        for row in self.rows.values():
-            del row[name]
-        self._do(f'alter table orders drop column "{name}"')
-
     def retype(self, name: str, kind: str, at: int | None) -> None:
         old = self.columns[name]
         self._changed(name, kind, at)
@@ -231,7 +231,7 @@ class Postgres(_Table):
         if old == "text":  # what is no number becomes NULL
             using = f"case when \"{name}\" ~ '^-?[0-9.]+$' then {using} end"
         self._do(
-            f'alter table orders alter column "{name}" type {_TYPES[kind]} using {using}',
+            f'alter table orders alter column "{name}" type {self._types[kind]} using {using}',
             *([] if at is None else [("update orders set at = %s", (self._place(at),))]),
         )
 
