@@ -386,8 +386,8 @@ class Walk:
 
     def refresh(self) -> None:
         if self.source.ids():
-            self._do("refresh", f"{self._name}.orders")
-            self._anew = True
+            # Refused where there is no stream yet, or while the lease of a killed run lasts.
+            self._anew |= self._do("refresh", f"{self._name}.orders").code == 0
             self.run()
 
     def pause(self) -> None:
