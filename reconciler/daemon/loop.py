@@ -7,6 +7,7 @@ the pipelines that are due or changed, never all that exist.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -73,12 +74,14 @@ class Loop:
         self._catalog, self._keeper, self._runs = catalog, keeper, runs
         self._clock, self._metrics = clock, metrics
         self._agenda = Agenda()
-        self._wake = anyio.Event()
+        self._wake = asyncio.Event()
         self._backlog = Backlog()
         self._news: dict[str, int] = {}
         self._downstream: Mapping[str, Collection[str]] = {}
         self._rivals: dict[str, str] = {}
         """By pipeline, who else held it when it was last decided on; maybe dead by now."""
+        self._in_trouble = anyio.Event()
+        self._has_rivals = anyio.Event()
         self._seen_change = 0
         self._started_at = clock.wall_us()
         self._first_seen: dict[str, Micros] = {}
@@ -114,11 +117,13 @@ class Loop:
         """The catalog did not do as asked; said once, until it does again."""
         if self.last_trouble != str(error):
             self.last_trouble = str(error)
+            self._in_trouble.set()
             self._log.error(Event.CATALOG_UNAVAILABLE, reason=self.last_trouble)
 
     def _recovered(self) -> None:
         if self.last_trouble:
             self.last_trouble = ""
+            self._in_trouble = anyio.Event()
             self._log.info(Event.CATALOG_RECOVERED)
 
     async def adopt(self, project: Project) -> None:
@@ -168,7 +173,7 @@ class Loop:
 
     async def run(self, tasks: TaskGroup) -> None:
         """Tick when something is due or happened, until draining."""
-        before = 0
+        before, here = 0, asyncio.get_running_loop()
         while not self.draining:
             now = self._clock.wall_us()
             if now < before - SECOND:
@@ -184,9 +189,10 @@ class Loop:
                 continue
             following = self._agenda.next()
             until = _AWAKE_SECONDS if following is None else (following - now) / SECOND
-            self._wake = anyio.Event()  # nothing could happen since the agenda was read
-            with anyio.move_on_after(max(min(until, _AWAKE_SECONDS), 0)):
-                await self._wake.wait()
+            self._wake.clear()  # nothing could happen since the agenda was read
+            alarm = here.call_later(max(min(until, _AWAKE_SECONDS), 0), self._wake.set)
+            await self._wake.wait()
+            alarm.cancel()
 
     async def follow(self) -> None:
         """Look at what other processes change: the command line, other daemons."""
@@ -207,6 +213,7 @@ class Loop:
         """While the catalog is in trouble ask it to write, for nothing else may want to for long:
         what is well again is to be seen as ready."""
         while True:
+            await self._in_trouble.wait()
             await anyio.sleep(_TROUBLE_SECONDS)
             if self.last_trouble:
                 try:
@@ -220,6 +227,9 @@ class Loop:
         """Take over at once from holders on this machine that died (A7)."""
         looked: set[str] = set()
         while True:
+            if not self._rivals:
+                looked, self._has_rivals = set(), anyio.Event()
+                await self._has_rivals.wait()
             await anyio.sleep(_RIVAL_SECONDS)
             dead = self._keeper.lock.dead(set(self._rivals.values()))
             if new := dead - looked:
@@ -297,12 +307,15 @@ class Loop:
             self._rivals.pop(state.name, None)
             return state
         self._rivals[state.name] = holder
+        self._has_rivals.set()
         return replace(state, lapsed=True) if self._keeper.lock.dead((holder,)) else state
 
     # -- claiming and dispatching ----------------------------------------------------------------
 
     async def _claim(self, tasks: TaskGroup) -> bool:
         """Claim and dispatch as many as there is room for; True: the catalog took a write."""
+        if not self._backlog:
+            return False
         room = self.project.daemon.max_runs - sum(1 for _ in self._working())
         if room <= 0 or self.draining:
             return False

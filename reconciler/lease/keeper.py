@@ -52,6 +52,8 @@ class Keeper:
     deadline_ns: int = 0
     _unsure: bool = False
     """The answer to a claim or finish was lost: leases may be ours that ``held`` does not name."""
+    _holds: anyio.Event = field(default_factory=anyio.Event)
+    """Set by what makes ``may_hold`` true."""
     _turn: anyio.Lock = field(default_factory=anyio.Lock)
     """Of ``claim`` and ``renew``: a renewal would take what is just being claimed for unknown."""
 
@@ -62,6 +64,10 @@ class Keeper:
     def may_hold(self) -> bool:
         """The catalog may say of a lease that it is this holder's."""
         return self._unsure or bool(self.held)
+
+    def _doubt(self) -> None:
+        self._unsure = True
+        self._holds.set()
 
     def _deadline(self, before_ns: int) -> int:
         return before_ns + round(self.ttl * (1 - MARGIN) * 1e9)
@@ -87,11 +93,12 @@ class Keeper:
                     dead=self.lock.dead(rivals),
                 )
             except Unknown:
-                self._unsure = True
+                self._doubt()
                 raise
             for answer in answers:
                 if isinstance(answer, Claimed):
                     self.held[answer.lease.pipeline] = answer.lease
+                    self._holds.set()
             if any(isinstance(answer, Claimed) for answer in answers):
                 self.deadline_ns = max(self.deadline_ns, self._deadline(before))
         return answers
@@ -112,7 +119,12 @@ class Keeper:
     async def keep(self) -> None:
         """Renew for ever, at a third of the TTL; each second after an error. Nothing to hold is
         nothing to renew."""
+        pause = self.ttl / 3
         while True:
+            if not self.may_hold():
+                self._holds = anyio.Event()
+                await self._holds.wait()
+            await self._rest(pause)
             pause = self.ttl / 3
             if self.may_hold():
                 try:
@@ -120,7 +132,6 @@ class Keeper:
                 except CatalogError as error:
                     self.on_trouble(error)
                     pause = _RETRY_SECONDS
-            await self._rest(pause)
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, but not longer than it is by the boot clock."""
@@ -155,5 +166,5 @@ class Keeper:
                 return run
         self.held.pop(lease.pipeline, None)
         # A claim of our own could not take it: each one says first that this holder lives.
-        self._unsure = True
+        self._doubt()
         return None

@@ -57,13 +57,12 @@ class News:
     """Wakes those who wait for what other processes change."""
 
     def __init__(self) -> None:
-        self.waiting: dict[SimCatalog, asyncio.Future[None]] = {}
+        self.waiting: dict[SimCatalog, asyncio.Event] = {}
 
     def tell(self) -> None:
         """Something changed."""
-        for future in tuple(self.waiting.values()):
-            if not future.done():
-                future.set_result(None)
+        for told in tuple(self.waiting.values()):
+            told.set()
 
 
 @dataclass(slots=True)
@@ -180,15 +179,17 @@ class SimCatalog:
     async def wait_changed(self, after: int, timeout: float) -> bool:
         """As the port says; what this handle wrote itself is no news."""
         self._there()
-        waiting = self._around.news.waiting
-        with anyio.move_on_after(timeout):
-            while not self._others_changed(after):
-                waiting[self] = future = asyncio.get_running_loop().create_future()
-                try:
-                    await future
-                finally:
-                    waiting.pop(self, None)
-                await asyncio.sleep(0.05)
+        here, waiting = asyncio.get_running_loop(), self._around.news.waiting
+        until = here.time() + timeout
+        while not self._others_changed(after) and here.time() < until:
+            waiting[self] = told = asyncio.Event()
+            alarm = here.call_at(until, told.set)
+            try:
+                await told.wait()
+            finally:
+                alarm.cancel()
+                waiting.pop(self, None)
+            await asyncio.sleep(0.05)
         self._there()
         return self._others_changed(after)
 

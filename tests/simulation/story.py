@@ -405,23 +405,24 @@ class Story(Places):
             return None
         if self.around.under_way:
             return now + _A_MOMENT
+        clock = self.machine.clock()
+        wall, boot = clock.wall_us(), clock.boot_ns()
         following = now + HOUR
         for name, state in self.store.pipelines.items():
             if state.holder:
                 if not self.is_dead(state.holder):
                     return now + _A_WHILE
                 beat = self.store.holders[state.holder]
-                following = min(following, self._boot_to_world(beat.expires_ns))
+                following = min(following, now + (beat.expires_ns - boot) / 1e9)
             if name not in self.project.pipelines or state.paused or state.parked:
                 continue
             if state.request is not None:
                 return now + _A_MOMENT
             if state.retry_at is not None:
-                following = min(following, self._wall_to_world(state.retry_at))
-        wall = self.machine.clock().wall_us()
+                following = min(following, now + (state.retry_at - wall) / 1e6)
         for pipeline in self.project.pipelines.values():
             if pipeline.schedule is not None:
-                following = min(following, self._wall_to_world(self._next_tick(pipeline, wall)))
+                following = min(following, now + (self._next_tick(pipeline, wall) - wall) / 1e6)
         if following <= now:
             return None
         self._awaited = following
@@ -434,12 +435,6 @@ class Story(Places):
             following = next_after(pipeline.schedule, pipeline.name, wall)
             known = self._ticks[(pipeline.name, pipeline.schedule)] = (wall, following)
         return known[1]
-
-    def _wall_to_world(self, us: int) -> float:
-        return self.world.now + (us - self.machine.clock().wall_us()) / 1e6
-
-    def _boot_to_world(self, ns: int) -> float:
-        return self.world.now + (ns - self.machine.clock().boot_ns()) / 1e9
 
     # -- the day --------------------------------------------------------------------------------
 
