@@ -177,8 +177,8 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def due_timers(self) -> None:
         """Timers whose time has come become ready."""
-        timers, now = self.timers, self._world.now - self.lost
-        while timers and timers[0][0] <= now:
+        timers, now = self.timers, self._world.now
+        while timers and timers[0][0] + self.lost <= now:  # rounded as in ``next_timer``
             handle = heapq.heappop(timers)[2]
             if not handle.off:
                 self.ready.append(handle)
