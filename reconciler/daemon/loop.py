@@ -80,8 +80,7 @@ class Loop:
         self._downstream: Mapping[str, Collection[str]] = {}
         self._rivals: dict[str, str] = {}
         """By pipeline, who else held it when it was last decided on; maybe dead by now."""
-        self._in_trouble = anyio.Event()
-        self._has_rivals = anyio.Event()
+        self._in_trouble, self._has_rivals = asyncio.Event(), asyncio.Event()
         self._seen_change = 0
         self._started_at = clock.wall_us()
         self._first_seen: dict[str, Micros] = {}
@@ -123,7 +122,7 @@ class Loop:
     def _recovered(self) -> None:
         if self.last_trouble:
             self.last_trouble = ""
-            self._in_trouble = anyio.Event()
+            self._in_trouble.clear()
             self._log.info(Event.CATALOG_RECOVERED)
 
     async def adopt(self, project: Project) -> None:
@@ -228,7 +227,8 @@ class Loop:
         looked: set[str] = set()
         while True:
             if not self._rivals:
-                looked, self._has_rivals = set(), anyio.Event()
+                looked = set()
+                self._has_rivals.clear()
                 await self._has_rivals.wait()
             await anyio.sleep(_RIVAL_SECONDS)
             dead = self._keeper.lock.dead(set(self._rivals.values()))

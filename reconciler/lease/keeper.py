@@ -124,6 +124,7 @@ class Keeper:
             if not self.may_hold():
                 self._holds = anyio.Event()
                 await self._holds.wait()
+                pause = self.ttl / 3
             await self._rest(pause)
             pause = self.ttl / 3
             if self.may_hold():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.simulation.destination import Content
 from tests.simulation.play import seams
 from tests.simulation.source import Row, Table
 from tests.simulation.story import HOUR, TTL, Story, Trouble
-from tests.simulation.vtime import Node
+from tests.simulation.vtime import Node, World
 from tests.simulation.workers import SimWorker
 
 _SETTINGS = StreamSettings(mode=Mode.APPEND, cursor=("at",), key=("id",))
@@ -295,3 +296,13 @@ def test_a_clock_that_was_ahead_and_is_set_right_skips_no_tick(still: Still) -> 
     began = len(still.history.runs)
     still.pass_time(5 * HOUR)
     assert len(still.history.runs) - began >= 5
+
+
+def test_a_timer_is_due_once_the_world_has_come_to_it() -> None:
+    world = World(0)
+    loop = Node(world, "d1").loop
+    loop.lost = 1_000.0
+    loop.call_at(math.nextafter(65_000.0, math.inf), lambda: None)  # the sum is rounded down
+    world.now = loop.next_timer() or 0.0
+    loop.due_timers()
+    assert len(loop.ready) == 1
